@@ -1,0 +1,75 @@
+# `make repro` and `make test` work from a fresh clone with git, make and Python 3.11; `make help` lists the rest.
+# Arguments for the command behind a target go through ARGS: make test ARGS="tests/sampling -x".
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+PORT ?= 5000
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Each stamp is touched once its packages are in place: a set-up that was cut off is taken up again, a finished one
+# costs nothing until constraints.txt or pyproject.toml change.
+PIPELINE := $(VENV)/.pipeline-installed
+DEVELOPMENT := $(VENV)/.development-installed
+
+# DVC starts `python -m stages.NAME`: the environment's python, activated or not. Nothing here phones home.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+export DVC_STUDIO_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help repro ui test lint format
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
+
+repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its recalls
+	$(BIN)/python -m dvc repro $(ARGS)
+	@$(BIN)/python -m stages.show
+	@echo "Where to look next: make ui"
+
+ui: $(PIPELINE)  ## show the runs in MLflow, on this machine only, at PORT (5000)
+	@case "$(MLFLOW_TRACKING_URI)" in \
+	http*) echo "The runs are on a server: $(MLFLOW_TRACKING_URI)"; exit 0 ;; \
+	"") test -e mlflow.db || { echo "No runs yet: make repro makes the first" >&2; exit 1; } ;; \
+	esac; \
+	echo "http://127.0.0.1:$(PORT) in a few seconds; Ctrl-C ends it"; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/python -m mlflow ui --workers 1 --host 127.0.0.1 \
+		--port "$(PORT)" --backend-store-uri "$(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)" $(ARGS)
+
+test: $(DEVELOPMENT)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEVELOPMENT)  ## check style, types, and who imports whom
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(DEVELOPMENT)  ## put the code into its one style
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
+
+$(PIPELINE): constraints.txt pyproject.toml
+	$(call install,.)
+	@touch $(PIPELINE)
+
+$(DEVELOPMENT): constraints.txt pyproject.toml
+	$(call install,.[dev])
+	@touch $(PIPELINE) $(DEVELOPMENT)
+
+# pip and setuptools are pinned too, and build what comes as source here: hence no isolation.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+		echo "$(PYTHON) is not Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV): some minutes the first time, 7 GB on the disk"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) pip setuptools
+	@$(PIP) --no-build-isolation '$(1)'
+endef

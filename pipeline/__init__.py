@@ -1,0 +1,1 @@
+"""FNE: false negative elimination for image-text matching, as an experiment pipeline."""

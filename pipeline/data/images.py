@@ -1,0 +1,123 @@
+"""Images as bytes: decoding them safely, and the one archive, `data/raw/images.zip`, that holds a data set's."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.archives import BROKEN, open_archive
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and its like, which start other programs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB as RGB
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time ZIP knows: the same images make the same archive
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """The picture in `content`: RGB, upright as its EXIF orientation says, at most `MAX_PIXELS`.
+
+    Raises:
+        InputError: naming the image, for content that does not decode.
+    """
+    from PIL import ImageOps
+
+    try:
+        with _opened(content) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow's readers raise almost anything on damaged content
+        raise _bad_image(name, error) from None
+
+
+def check_image(content: bytes, name: str) -> None:
+    """Raise the `InputError` that `decode` would, at a fraction of its cost for JPEG."""
+    try:
+        with _opened(content) as image:
+            image.draft("RGB", (1, 1))  # JPEG: reads every coefficient, but computes an eighth of the pixels a side
+            image.load()
+    except Exception as error:
+        raise _bad_image(name, error) from None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name; not the shadows that macOS leaves in archives (`__MACOSX`, `._x`)."""
+    path = Path(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+
+
+def write_images(path: Path, images: Iterable[tuple[str, bytes]]) -> int:
+    """Write images, byte for byte, as an archive that depends on nothing but them; returns how many.
+
+    `path` is written directly: it lies in a folder that takes its name only when it is complete.
+    """
+    count = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in images:
+            member = zipfile.ZipInfo(name, EPOCH)
+            member.create_system, member.external_attr = 3, 0o100644 << 16  # the same from every system
+            archive.writestr(member, content)
+            count += 1
+    return count
+
+
+class ImageArchive:
+    """The images of `data/raw/images.zip` by name; each process opens the file for itself on first use."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The name of every image, in the archive's order."""
+        return tuple(self._archive().namelist())
+
+    def read(self, name: str) -> bytes:
+        """The image's content as published.
+
+        Raises:
+            InputError: naming the archive and the image, for one that is not there or is damaged.
+        """
+        try:
+            return self._archive().read(name)
+        except KeyError:
+            raise InputError(f"{self.path}: holds no image {name!r}; `dvc repro download` packs it") from None
+        except BROKEN as error:
+            raise InputError(f"{self.path}: image {name!r} is damaged: {error}") from None
+
+    def decode(self, name: str) -> Image.Image:
+        """The picture, as the module's `decode`."""
+        return decode(self.read(name), f"{self.path}: {name}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_opened": None}  # a worker started afresh opens its own
+
+    def _archive(self) -> zipfile.ZipFile:
+        # A forked worker shares its parent's file position: it must not read through the parent's handle.
+        if self._opened is None or self._opened[0] != os.getpid():
+            if not self.path.exists():
+                raise InputError(f"{self.path}: not found; `dvc repro download` makes it")
+            self._opened = (os.getpid(), open_archive(self.path))
+        return self._opened[1]
+
+
+def _opened(content: bytes) -> Image.Image:
+    from PIL import Image
+
+    image = Image.open(BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} × {image.height} pixels, at most {MAX_PIXELS} are allowed")
+    return image
+
+
+def _bad_image(name: str, error: Exception) -> InputError:
+    reason = "no image in a format known here" if type(error).__name__ == "UnidentifiedImageError" else error
+    return InputError(f"{name}: does not decode: {reason} (formats: {', '.join(FORMATS)})")

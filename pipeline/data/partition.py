@@ -1,0 +1,105 @@
+"""Stage `split`'s work: from data/raw to FNE's own JSON, the vocabulary, and the truth where it is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.annotations import Picture, read_annotations
+from pipeline.data.captions import clean_caption
+from pipeline.data.found import Files
+from pipeline.data.images import ImageArchive
+from pipeline.data.sources import SOURCES
+from pipeline.data.splits import SPLITS, Split, write_split
+from pipeline.data.truth import write_truth
+from pipeline.errors import InputError
+from pipeline.files import write_text
+from pipeline.params import SplitParams
+from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE, VOCABULARY
+
+ALL_WORDS = 10**6  # more than any caption has
+
+
+def partition(raw: Path, params: SplitParams, folder: Path) -> list[str]:
+    """Fill `folder` with train.json, val.json, test.json, vocabulary.txt and the truth; returns lines about it.
+
+    Raises:
+        InputError: naming the file and the row that is wrong, or a split that is left without an image.
+    """
+    source = _read_source(raw / SOURCE.name)
+    files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
+    annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
+    packed = set(ImageArchive(raw / IMAGES.name).names)
+    skipped = set(source["skipped"])
+    pictures = []
+    for picture in annotations.pictures:
+        if picture.image in packed and (picture.split or not annotations.has_splits):
+            pictures.append(picture)
+        elif picture.split and picture.image not in skipped:
+            raise InputError(f"{raw / IMAGES.name}: holds no image {picture.image!r}; run stage download again")
+    if not annotations.has_splits:
+        pictures = seeded_split(pictures, params)
+    splits = {
+        name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
+        for name in SPLITS
+    }
+    for name, split in splits.items():
+        if not split.images:
+            raise InputError(f"{raw}: no image is left in split {name!r}; train, val and test need at least one each")
+        write_split(folder / f"{name}.json", split, one_row_a_caption=name == "train")
+    write_text(
+        folder / VOCABULARY.name, _vocabulary(caption for split in splits.values() for caption in split.captions)
+    )
+    lines = [f"{name}: {len(split.images)} images, {len(split.captions)} captions" for name, split in splits.items()]
+    left = len(annotations.pictures) - len(pictures)
+    return (
+        lines
+        + ([f"dropped: {left} images in no split, missing or broken"] if left else [])
+        + write_truth(source["layout"], files, splits, folder)
+    )
+
+
+def seeded_split(pictures: Sequence[Picture], params: SplitParams) -> list[Picture]:
+    """Give every picture a split, kept in order: by the digest of its name and the seed, the same on every machine.
+
+    An image that is added later moves no other but at the borders of the shares.
+
+    Raises:
+        InputError: for fewer than three images.
+    """
+    if len(pictures) < len(SPLITS):
+        raise InputError(
+            f"{len(pictures)} images: at least {len(SPLITS)} are needed, one for each of train, val and test"
+        )
+    order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
+    val = max(1, round(params.val * len(order)))
+    test = max(1, round(params.test * len(order)))
+    split = dict.fromkeys(order[:test], "test") | dict.fromkeys(order[test : test + val], "val")
+    return [replace(picture, split=split.get(picture.image, "train")) for picture in pictures]
+
+
+def _digest(seed: int, image: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{image}".encode()).digest()
+
+
+def _vocabulary(captions: Iterable[str]) -> str:
+    """`word<TAB>count` lines of every distinct word, sorted."""
+    words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
+    return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
+
+
+def _read_source(path: Path) -> Mapping[str, Any]:
+    try:
+        source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:
+            raise KeyError(source["name"])
+        return source
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro download` makes it") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not what stage download writes ({error!r}); run that stage again") from None

@@ -1,0 +1,171 @@
+"""The catalogue of data sets: where each is published, how its files are named, and what cannot be fetched.
+
+A new data set is one more entry of `SOURCES` (docs/data.md shows one).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+FNE_JSON = "https://drive.google.com/drive/folders/1mondFS6TCbzvz2ZUk4UDFAxnD8xk25ie"
+KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
+COCO = "http://images.cocodataset.org/zips/"
+NPC_TEXT = "https://drive.google.com/drive/folders/1VULI0Pxa4Turimkndpb7LoXP34wEGmtS"
+SCAN_FILES = tuple(f"{split}_{part}.txt" for split in ("train", "dev", "test") for part in ("ids", "caps"))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One published file: the name it is kept under and its address, on the web or in a Drive folder.
+
+    `folder` is the top folder of an image archive, where a data set's images are spread over several archives.
+    """
+
+    name: str
+    address: str
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Annotation files of one published layout: patterns of their base names, and where to fetch them.
+
+    A pattern is `*` for anything and `|` between alternatives. Each one of `files` matches exactly one file, those of
+    `optional` at most one. `items` are the files themselves or archives that hold them; empty where they can only
+    come from the user's own folder.
+    """
+
+    files: tuple[str, ...]
+    items: tuple[Item, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+def base_name(name: str) -> str:
+    """`flickr30k-images/36979.jpg` as `36979.jpg`."""
+    return PurePosixPath(name).name
+
+
+def coco_identity(name: str) -> str:
+    """The 12 digits that name a COCO image, whichever folder it lies in and however it was renamed."""
+    digits = re.search(r"(\d{12})\.jpg$", name)
+    return digits.group(1) if digits else name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its papers, its published files, and how the names in its annotations lead to images.
+
+    `layouts` are those that may be read, by the names of `data.annotations`; the first one with items is fetched
+    where the user's folder holds none. `member` makes the name in images.zip of a name in the annotations;
+    two names with the same `identity` mean the same picture. `scan_image` names the image of an id in SCAN-style text.
+    """
+
+    title: str
+    licence: str
+    citation: str
+    layouts: Mapping[str, Layout]
+    images: tuple[Item, ...] = ()
+    image_folders: tuple[str, ...] = ("images", ".")
+    annotation_folders: tuple[str, ...] = (".", "annotations", "annotations/scan_split")
+    by_hand: str = "set data.root to the folder that holds them"
+    member: Callable[[str], str] = field(default=str)
+    identity: Callable[[str], str] = field(default=str)
+    scan_image: Callable[[str], str] = "{}.jpg".format
+
+
+SOURCES: dict[str, Source] = {
+    "scenes": Source(
+        title="Generated scenes of coloured shapes",
+        licence="Apache-2.0, as this project, which draws them",
+        citation="pipeline.data.scenes",
+        layouts={"scenes": Layout(files=("scenes.json",))},
+    ),
+    "flickr8k": Source(
+        title="Flickr8k",
+        licence="Images under Flickr's terms; for non-commercial research and education",
+        citation="Hodosh, Young and Hockenmaier (2013), Framing Image Description as a Ranking Task: Data, Models and "
+        "Evaluation Metrics, Journal of Artificial Intelligence Research 47, 853-899",
+        layouts={
+            "flickr8k": Layout(
+                files=(
+                    "Flickr8k.token.txt",
+                    *(f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test")),
+                ),
+                items=(Item("Flickr8k_text.zip", FLICKR8K + "Flickr8k_text.zip"),),
+                optional=("CrowdFlowerAnnotations.txt", "ExpertAnnotations.txt", "readme.txt"),
+            )
+        },
+        images=(Item("Flickr8k_Dataset.zip", FLICKR8K + "Flickr8k_Dataset.zip"),),
+        image_folders=("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "."),  # the archive's own folder is misspelt
+        annotation_folders=(".", "Flickr8k_text", "annotations"),
+        member=base_name,
+        identity=base_name,
+    ),
+    "flickr30k": Source(
+        title="Flickr30K",
+        licence="Images under Flickr's terms; for non-commercial research and education, after a signed form",
+        citation="Young, Lai, Hodosh and Hockenmaier (2014), From Image Descriptions to Visual Denotations, TACL 2, "
+        "67-78; split: Karpathy and Fei-Fei (2015), Deep Visual-Semantic Alignments, CVPR",
+        layouts={
+            "karpathy": Layout(files=("dataset_flickr30k.json",), items=(Item("caption_datasets.zip", KARPATHY),)),
+            "fne": Layout(
+                files=tuple(f"flickr30k_{split}.json" for split in ("train", "val", "test")),
+                items=tuple(Item(f"flickr30k_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
+            ),
+            "scan": Layout(files=(*SCAN_FILES, "image_name.txt")),
+        },
+        image_folders=("flickr30k-images", "flickr30k_images", "images", "."),
+        by_hand="they are given out after a signed form: fill in the one at "
+        "https://shannon.cs.illinois.edu/DenotationGraph/, unpack flickr30k-images.tar.gz, and set data.root to the "
+        "folder that then holds flickr30k-images/ with its 31783 files <id>.jpg",
+        member=base_name,
+        identity=base_name,
+    ),
+    "mscoco": Source(
+        title="MS-COCO 2014, captions",
+        licence="Captions CC BY 4.0; images under Flickr's terms",
+        citation="Lin et al. (2014), Microsoft COCO: Common Objects in Context, ECCV; split: Karpathy and Fei-Fei "
+        "(2015), Deep Visual-Semantic Alignments, CVPR",
+        layouts={
+            "karpathy": Layout(files=("dataset_coco.json",), items=(Item("caption_datasets.zip", KARPATHY),)),
+            "fne": Layout(
+                files=tuple(f"coco_{split}.json" for split in ("train", "val", "test")),
+                items=tuple(Item(f"coco_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
+            ),
+            "scan": Layout(files=SCAN_FILES),
+        },
+        images=tuple(Item(f"{part}2014.zip", f"{COCO}{part}2014.zip", f"{part}2014") for part in ("train", "val")),
+        identity=coco_identity,
+        scan_image=lambda identity: f"COCO_2014_{identity:0>12}.jpg",  # as NPC's rename script leaves them
+    ),
+    "cc120k": Source(
+        title="CC120K, a subset of Conceptual Captions",
+        licence="Captions free for any use with acknowledgement of Google; images belong to their sites",
+        citation="Sharma et al. (2018), Conceptual Captions, ACL; subset: Zhang, Li and Ye (2024), Negative Pre-aware "
+        "for Noisy Cross-Modal Matching, AAAI",
+        layouts={"scan": Layout(files=SCAN_FILES)},
+        by_hand="they lie on a service that needs a browser: the README of github.com/ZhangXu0963/NPC has the link and "
+        f"its code (3ble), {NPC_TEXT} has the text; set data.root to the folder that then holds images/<id>.jpg and "
+        "annotations/scan_split/{train,dev,test}_{ids,caps}.txt",
+        member=base_name,
+        identity=base_name,
+    ),
+    "folder": Source(
+        title="A folder of images",
+        licence="The owner's",
+        citation="none",
+        layouts={
+            "karpathy": Layout(files=("dataset*.json",)),
+            "fne": Layout(files=tuple(f"{split}.json|*_{split}.json" for split in ("train", "val", "test"))),
+            "scan": Layout(files=SCAN_FILES, optional=("image_name.txt",)),
+            "table": Layout(files=("*.csv|*.tsv",)),
+        },
+        by_hand="set data.root to a folder that holds images/ (or the images themselves) and one of: <any>_train.json, "
+        "<any>_val.json and <any>_test.json (FNE), dataset<any>.json (Karpathy), {train,dev,test}_{ids,caps}.txt "
+        "(SCAN), or a .csv or .tsv with the columns image, caption and optionally split",
+    ),
+}

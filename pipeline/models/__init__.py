@@ -1,0 +1,1 @@
+"""Towers, heads, the momentum model and the memory."""

@@ -1,0 +1,159 @@
+"""Towers as folders in transformers' format: fetched from the hub or a local path, saved, loaded. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.files import main_root, sha256, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)  # what ViT's own image processor uses, and so a ViT without one
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Two backbones, the tokenizer, and where they came from."""
+
+    image: nn.Module
+    text: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    source: dict[str, Any]
+
+
+def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
+    """Load both towers from the hub or from local folders (relative ones: to the main repository).
+
+    Raises:
+        InputError: when one cannot be had, with what to do instead.
+    """
+    from transformers import AutoTokenizer
+
+    image_model, image_place = _load_backbone("image", image, image_revision)
+    text_model, text_place = _load_backbone("text", text, text_revision)
+    with _explained("text", text):
+        tokenizer = AutoTokenizer.from_pretrained(text_place, revision=text_revision)
+    mean, deviation = _normalisation(image_place, image_revision, image_model.config)
+    source = {
+        "image": {"name": image, "revision": _commit(image_model, image_revision)},
+        "text": {"name": text, "revision": _commit(text_model, text_revision)},
+    }
+    return Pretrained(image_model, text_model, tokenizer, mean, deviation, source)
+
+
+def save(folder: Path, pretrained: Pretrained) -> None:
+    """Write `image/`, `text/` (with its tokenizer) and `base.json`: sources, revisions, normalisation, digests."""
+    pretrained.image.save_pretrained(folder / "image")
+    pretrained.text.save_pretrained(folder / "text")
+    pretrained.tokenizer.save_pretrained(folder / "text")
+    record = {
+        **pretrained.source,
+        "mean": list(pretrained.mean),
+        "std": list(pretrained.deviation),
+        "sha256": {side: sha256(folder / side / "model.safetensors") for side in ("image", "text")},
+    }
+    write_json(folder / "base.json", record)
+
+
+def load(folder: Path) -> Pretrained:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: when the folder or a part of it is missing.
+    """
+    from transformers import AutoTokenizer
+
+    record = read_record(folder / "base.json")
+    image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
+    text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
+    tokenizer = AutoTokenizer.from_pretrained(text_place)
+    source = {side: record[side] for side in ("image", "text")}
+    return Pretrained(image_model, text_model, tokenizer, tuple(record["mean"]), tuple(record["std"]), source)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A stage's own JSON record, or the error that says which stage makes it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro` makes it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON (cut off?): {error}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: expected an object, found {type(record).__name__}")
+    return record
+
+
+def _load_backbone(side: str, name: str, revision: str | None) -> tuple[nn.Module, str]:
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # a pooler that mean pooling drops is no news
+    logging.disable_progress_bar()
+    local = (main_root() / Path(name).expanduser()).resolve()
+    if local.is_dir():
+        for needed in ("config.json", "model.safetensors"):
+            if not (local / needed).is_file():
+                raise InputError(f"model.{side} = {name!r}: the folder has no {needed}; transformers' format is needed")
+        place = str(local)
+    elif name.startswith((".", "/", "~")):
+        raise InputError(f"model.{side} = {name!r}: no such folder ({local})")
+    else:
+        place = name
+    with _explained(side, name):
+        model = AutoModel.from_pretrained(
+            place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+    return model, place
+
+
+@contextmanager
+def _explained(side: str, name: str) -> Iterator[None]:
+    """Turn the many ways in which loading fails into one that a user can act on."""
+    try:
+        yield
+    except ImportError as error:
+        hint = "; it needs the extra `timm`: pip install -c constraints.txt '.[timm]'" if "timm" in str(error) else ""
+        raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"model.{side} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
+            f"config.json, model.safetensors{' and tokenizer files' if side == 'text' else ''} elsewhere "
+            f"and give their folder: -S model.{side}=path/to/folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _commit(model: nn.Module, asked: str | None) -> str | None:
+    return getattr(model.config, "_commit_hash", None) or asked
+
+
+def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The image model's own mean and deviation: from its preprocessor, from timm's configuration, or ViT's."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        place, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    if path is not None:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        return tuple(record.get("image_mean") or HALF), tuple(record.get("image_std") or HALF)
+    timm = getattr(config, "pretrained_cfg", None) or {}
+    return tuple(timm.get("mean", HALF)), tuple(timm.get("std", HALF))

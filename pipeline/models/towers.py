@@ -1,0 +1,123 @@
+"""Image and text towers, each mean-pooled, projected where widths differ, and L2-normalised.
+
+Shapes: B batch, L tokens, W a tower's own width, D the joint width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+Pooling = Literal["masked_mean", "mean_all"]
+
+
+class Tokens(NamedTuple):
+    """A batch of tokenised captions: ids (B, L) and mask (B, L), 1 on tokens and 0 on padding."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+class ImageTower(nn.Module):
+    """A transformers image model whose last hidden states are averaged over positions (or over the feature map)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        """Take over `backbone`; its own pooler, which mean pooling does not use, is dropped."""
+        super().__init__()
+        self.backbone = _without_pooler(backbone)
+        self._interpolates = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        """Pixels, normalised, to features (B, W)."""
+        options = {"interpolate_pos_encoding": True} if self._interpolates and self._resized(pixels_B3HW) else {}
+        hidden = self.backbone(pixel_values=pixels_B3HW, **options).last_hidden_state
+        return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)
+
+    def _resized(self, pixels_B3HW: Tensor) -> bool:
+        return pixels_B3HW.shape[-1] != getattr(self.backbone.config, "image_size", pixels_B3HW.shape[-1])
+
+
+class TextTower(nn.Module):
+    """A BERT-like transformers model whose last hidden states are averaged.
+
+    Args:
+        backbone: the model.
+        pooling: "masked_mean": over a caption's tokens; "mean_all": over padding too, as FNE's published code, so
+            that a caption's embedding depends on the longest one of its batch.
+    """
+
+    def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
+        """Take over `backbone`; its own pooler is dropped."""
+        super().__init__()
+        self.backbone = _without_pooler(backbone)
+        self.pooling = pooling
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Tokens to features (B, W)."""
+        hidden_BLW = self.backbone(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        if self.pooling == "mean_all":
+            return hidden_BLW.mean(dim=1)
+        mask_BL1 = tokens.mask[:, :, None].to(hidden_BLW.dtype)
+        return (hidden_BLW * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1).clamp(min=1)
+
+
+class Head(nn.Sequential):
+    """Two layers over frozen features: what `model.train: heads` trains."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        """Map (B, `width_in`) to (B, `width`)."""
+        super().__init__(
+            nn.LayerNorm(width_in), nn.Linear(width_in, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+
+class MatchingModel(nn.Module):
+    """Two towers into one space, where a match is a cosine similarity near 1.
+
+    Args:
+        image_tower: images to features; `nn.Identity` where the features were computed before.
+        text_tower: tokens to features; likewise.
+        image_head: features to the joint width: a projection, a `Head`, or `nn.Identity`.
+        text_head: likewise.
+    """
+
+    def __init__(
+        self, image_tower: nn.Module, text_tower: nn.Module, image_head: nn.Module, text_head: nn.Module
+    ) -> None:
+        """Take over the four parts."""
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.image_head = image_head
+        self.text_head = text_head
+
+    def forward(self, images: Tensor, texts: Tensor | Tokens) -> tuple[Tensor, Tensor]:
+        """Both sides' unit vectors, (B, D) each, float32 also under mixed precision."""
+        return self.encode_image(images), self.encode_text(texts)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Pixels or frozen features to unit vectors (B, D)."""
+        return normalize(self.image_head(self.image_tower(images)).float(), dim=1)
+
+    def encode_text(self, texts: Tensor | Tokens) -> Tensor:
+        """Tokens or frozen features to unit vectors (B, D)."""
+        return normalize(self.text_head(self.text_tower(texts)).float(), dim=1)
+
+
+@torch.no_grad()
+def tower_widths(image_tower: nn.Module, text_tower: nn.Module, image_size: int) -> tuple[int, int]:
+    """The widths that the towers really give out, whatever their configurations call them."""
+    device = next(image_tower.parameters()).device
+    pixels = torch.zeros(1, 3, image_size, image_size, device=device)
+    one_token = torch.ones(1, 1, dtype=torch.long, device=device)
+    return image_tower(pixels).shape[1], text_tower(Tokens(one_token, one_token)).shape[1]
+
+
+def _without_pooler(backbone: nn.Module) -> nn.Module:
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None  # type: ignore[assignment]
+    return backbone

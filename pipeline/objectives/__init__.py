@@ -1,0 +1,1 @@
+"""Losses, one figure a sample."""

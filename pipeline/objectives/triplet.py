@@ -1,0 +1,41 @@
+"""The hinge on one negative an anchor."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Tensor, margin: float) -> Tensor:
+    """`[margin + s⁻ - s⁺]₊` for the negative drawn for each anchor, in one direction (Faghri et al. 2018).
+
+    Args:
+        similarity_BC: (B, C) cosine similarities of anchors to candidates.
+        own_similarity_B: (B,) s⁺.
+        negative_B: (B,) the column drawn for each anchor.
+        margin: in units of cosine similarity.
+
+    Returns:
+        loss_B: (B,), so that a pair's weight can multiply it.
+    """
+    negative_similarity_B = similarity_BC.gather(1, negative_B[:, None]).squeeze(1)
+    return (margin + negative_similarity_B - own_similarity_B).relu()
+
+
+def mean_violation_loss(
+    similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float
+) -> Tensor:
+    """The weighed mean of an anchor's hinges over the candidates that violate the margin: the triplet loss over `all`.
+
+    Args:
+        similarity_BC: (B, C).
+        own_similarity_B: (B,).
+        weights_BC: (B, C), 0 leaves a candidate out.
+        margin: in units of cosine similarity.
+
+    Returns:
+        loss_B: (B,), 0 for an anchor that nothing violates.
+    """
+    hinge_BC = (margin + similarity_BC - own_similarity_B[:, None]).relu()
+    violating_BC = weights_BC * (hinge_BC.detach() > 0)
+    total_B = violating_BC.sum(dim=1)
+    return (violating_BC * hinge_BC).sum(dim=1) / total_B.where(total_B > 0, 1)

@@ -1,0 +1,266 @@
+"""The only reader of `params.yaml`: one typed class a section, checked whole before any work."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import InputError
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys are refused, and nothing changes it after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ScenesParams(Section):
+    """The generated pictures: how many, how large, how hard (see `pipeline.data.scenes`)."""
+
+    seed: Seed
+    train: Count
+    val: Count
+    test: Count
+    captions: Count
+    size: Annotated[int, Field(ge=16, le=512)]
+    min_shapes: Annotated[int, Field(ge=1, le=4)]
+    max_shapes: Annotated[int, Field(ge=1, le=4)]
+    colours: Annotated[int, Field(ge=2, le=8)]
+    detail: Share
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScenesParams:
+        if self.min_shapes > self.max_shapes:
+            raise ValueError(f"min_shapes {self.min_shapes} is above max_shapes {self.max_shapes}")
+        return self
+
+
+class SplitParams(Section):
+    """Shares of images set aside where a data set names no split itself."""
+
+    val: Annotated[float, Field(gt=0, lt=0.5)]
+    test: Annotated[float, Field(gt=0, lt=0.5)]
+    seed: Seed
+
+
+class DataParams(Section):
+    """Which data set, where it lies, and what to do with what is broken in it."""
+
+    name: Literal["scenes", "flickr8k", "flickr30k", "mscoco", "cc120k", "folder"]
+    root: str | None
+    mirror: str | None
+    annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
+    on_bad_image: Literal["fail", "skip"]
+    split: SplitParams
+    scenes: ScenesParams
+
+
+class BaseParams(Section):
+    """The small towers made here when `model.image` and `model.text` are null."""
+
+    seed: Seed
+    scenes: Count
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Positive
+    temperature: Positive
+    width: Annotated[int, Field(ge=16)]
+    layers: Count
+    heads: Count
+    patch: Annotated[int, Field(ge=4)]
+
+    @model_validator(mode="after")
+    def _divides(self) -> BaseParams:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+        return self
+
+
+class ModelParams(Section):
+    """The towers and what is trained of them."""
+
+    family: Literal["vit_bert"]
+    image: str | None
+    text: str | None
+    image_revision: str | None
+    text_revision: str | None
+    train: Literal["towers", "heads"]
+    image_size: Annotated[int, Field(ge=16, le=1024)]
+    words: Annotated[int, Field(ge=1, le=200)]
+    normalisation: Literal["model", "clip"]
+    width: Annotated[int, Field(ge=2)] | None
+    pooling: Literal["masked_mean", "mean_all"]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+
+
+class MemoryParams(Section):
+    """The momentum memory: 0 means the batch alone."""
+
+    size: Annotated[int, Field(ge=0)]
+    prefill: Literal["empty", "random"]
+
+
+class SamplerParams(Section):
+    """Which candidates become negatives, and with what weight."""
+
+    strategy: Literal["fne", "hardest", "semi_hard", "random", "all"]
+    cutdown: Annotated[float, Field(ge=0, le=2)]
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    prior: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    suspect: Share
+    min_matches: Annotated[int, Field(ge=0)]
+    statistics: Literal["exact", "running"]
+    known_positives: Literal["identity", "diagonal"]
+
+
+class LossParams(Section):
+    """What is minimised, given the negatives."""
+
+    name: Literal["triplet", "infonce"]
+    margin: Annotated[float, Field(ge=0, le=2)]
+    temperature: Positive
+
+
+class TrainParams(Section):
+    """How long, how fast, on how much at once."""
+
+    epochs: Count
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    warmup: Literal["triplet", "infonce"]
+    batch_size: Count
+    lr: Positive
+    milestones: list[Annotated[int, Field(ge=1)]]
+    clip: Positive
+    augment: Literal["none", "fne"]
+    precision: Literal["no", "bf16", "fp16"]
+    validations_per_epoch: Count
+    workers: Annotated[int, Field(ge=0)]
+
+
+class EvaluateParams(Section):
+    """How the trained model is judged; changes nothing about training."""
+
+    batch_size: Count
+    folds: Count
+    truth: Literal["auto", "none"]
+
+
+class TrackingParams(Section):
+    """Where runs are compared."""
+
+    experiment: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
+
+
+class LaunchParams(Section):
+    """How many processes; the result is the same."""
+
+    processes: Count
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    seed: Seed
+    data: DataParams
+    base: BaseParams
+    model: ModelParams
+    memory: MemoryParams
+    sampler: SamplerParams
+    loss: LossParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    tracking: TrackingParams
+    launch: LaunchParams
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Params:
+        if (self.model.image is None) != (self.model.text is None):
+            missing = "image" if self.model.image is None else "text"
+            raise ValueError(
+                f"model.{missing} is null but the other tower is named: name both (a hub name or a local path), "
+                "or neither to have small towers made here"
+            )
+        if self.model.image is None and self.model.image_size % self.base.patch:
+            raise ValueError(
+                f"model.image_size {self.model.image_size} does not divide by base.patch {self.base.patch}"
+            )
+        if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
+            raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
+        return self
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest valid name.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = Path(path)
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run from the repository's root") from None
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__}, expected sections: {', '.join(Params.model_fields)}")
+    return parse_params(content, path)
+
+
+def parse_params(content: dict[str, Any], path: Path | str = "params.yaml") -> Params:
+    """Check already parsed content; errors as `load_params`."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem, content) for problem in error.errors()]
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+
+
+def dotted(params: BaseModel) -> dict[str, Any]:
+    """All values by dotted name, as `dvc exp run -S` and MLflow name them: `{"sampler.cutdown": 0.2, …}`."""
+
+    def walk(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, item in value.items():
+            if isinstance(item, dict):
+                yield from walk(item, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", item
+
+    return dict(walk(params.model_dump(), ""))
+
+
+def valid_names(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Every dotted name that `params.yaml` may hold, sections included."""
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(prefix + name)
+        candidates = (field.annotation, *get_args(field.annotation))
+        for kind in candidates:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names += valid_names(kind, f"{prefix}{name}.")
+    return names
+
+
+def _describe(problem: Any, content: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(name, valid_names(), n=1, cutoff=0)
+        return f"{name} = {problem['input']!r}: unknown key; the nearest valid name is {nearest[0]}"
+    if problem["type"] == "missing":
+        return f"{name}: missing"
+    found = f"{name} = {problem['input']!r}: " if name and not isinstance(problem["input"], dict) else ""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{found}{name + ': ' if name and not found else ''}{message[0].lower()}{message[1:]}"

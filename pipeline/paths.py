@@ -1,0 +1,27 @@
+"""Where each stage's outputs lie, relative to the repository (or DVC's copy of it)."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+IMAGES = RAW / "images.zip"
+ANNOTATIONS = RAW / "annotations"
+SOURCE = RAW / "source.json"
+
+SPLIT = Path("data/split")
+VOCABULARY = SPLIT / "vocabulary.txt"
+TRUTH = SPLIT / "truth.parquet"
+TRUTH_KIND = SPLIT / "truth.json"
+
+BASE = Path("models/base")
+FEATURES = Path("features")
+MANIFEST = FEATURES / "features.json"
+
+TRAINED = Path("models/trained")  # the best validation
+LAST = TRAINED / "last"  # the last epoch
+TRAIN = Path("train")
+HISTORY = TRAIN / "history.csv"
+VALIDATION = TRAIN / "validation.csv"
+RUN = TRAIN / "run.json"
+
+METRICS = Path("metrics.json")
+EVALUATION = Path("evaluation")

@@ -1,0 +1,1 @@
+"""Ranks, recalls and graded relevance."""

@@ -1,0 +1,56 @@
+"""Recall at K and median rank from ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.retrieval.ranks import retrieval_ranks
+
+CUTOFFS = (1, 5, 10)
+
+
+def recall_at(ranks: Tensor, cutoff: int) -> float:
+    """Share of queries whose right answer is among the first `cutoff`, in percent; ranks count from 0."""
+    return 100 * (ranks < cutoff).double().mean().item()
+
+
+def recalls(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, float]:
+    """R@1, R@5 and R@10 both ways and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`."""
+    figures = {
+        f"{direction}_R{cutoff}": recall_at(ranks, cutoff)
+        for direction, ranks in (("i2t", i2t_N), ("t2i", t2i_M))
+        for cutoff in CUTOFFS
+    }
+    return {**figures, "rsum": sum(figures.values())}
+
+
+def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
+    """The figures as `metrics.json` nests them: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
+
+    The median rank counts from 1, as published tables do.
+    """
+    flat = recalls(i2t_N, t2i_M)
+    report: dict[str, Any] = {
+        direction: {
+            **{f"R{cutoff}": flat[f"{direction}_R{cutoff}"] for cutoff in CUTOFFS},
+            "median_rank": ranks.double().median().item() + 1,
+        }
+        for direction, ranks in (("i2t", i2t_N), ("t2i", t2i_M))
+    }
+    return {**report, "rsum": flat["rsum"]}
+
+
+def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int) -> list[tuple[Tensor, Tensor]]:
+    """Ranks within `folds` contiguous folds of images and their captions: COCO 1K is five folds of the 5K test split."""
+    caption_image_M = caption_image_M.to(image_ND.device)
+    answer = []
+    for fold in torch.arange(len(image_ND), device=image_ND.device).tensor_split(folds):
+        first, last = int(fold[0]), int(fold[-1])
+        inside = (caption_image_M >= first) & (caption_image_M <= last)
+        answer.append(
+            retrieval_ranks(image_ND[first : last + 1], text_MD[inside], caption_image_M[inside] - first)
+        )
+    return answer

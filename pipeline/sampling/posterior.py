@@ -1,0 +1,46 @@
+"""How probably a candidate is a false negative, given how similar it is (Bayes' rule)."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SMALLEST_VARIANCE = 1e-12  # a population of equal similarities: keeps the log-ratio finite
+
+
+class Normal(Protocol):
+    """Mean and variance of a population of similarities, as 0-dimensional tensors or numbers."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def variance(self) -> Tensor: ...
+
+
+def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Normal, prior: float) -> Tensor:
+    """Probability that a candidate at this similarity matches its anchor.
+
+    `p(s) = N(s; μ+, σ+²) / (N(s; μ+, σ+²) + (K - 1) N(s; μ-, σ-²))` (Li et al. 2023), taken as the sigmoid of a
+    log-ratio: in the tails both densities underflow and the plain ratio is 0/0.
+
+    Args:
+        similarity: cosine similarities of any shape.
+        positive: the similarities of matched pairs.
+        negative: the similarities of their hardest mismatches.
+        prior: K: one candidate in K is taken for a false negative beforehand.
+
+    Returns:
+        The same shape, in [0, 1], never NaN for finite similarities.
+    """
+    log_ratio = _log_density(similarity, positive) - _log_density(similarity, negative) - math.log(prior - 1)
+    return torch.sigmoid(log_ratio)
+
+
+def _log_density(similarity: Tensor, population: Normal) -> Tensor:
+    """Log of the normal density, less the constant that both populations share."""
+    variance = torch.as_tensor(population.variance).clamp(min=SMALLEST_VARIANCE)
+    return -(similarity - population.mean).square() / (2 * variance) - variance.log() / 2

@@ -1,0 +1,114 @@
+"""The two populations of similarities that the posterior compares: matched pairs and their nearest mismatches.
+
+Shapes: B batch. All figures stay tensors on the features' device, so that a step never waits for the host.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["exact", "running"]
+
+
+class Population:
+    """Count, mean and unbiased variance of similarities seen so far; zeros while nothing was seen."""
+
+    def __init__(self, kind: Kind) -> None:
+        """Start empty."""
+        self.kind = kind
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self._squares = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def variance(self) -> Tensor:
+        """Unbiased variance (n - 1); 0 while fewer than two similarities were seen."""
+        return self._squares / (self.count - 1).clamp(min=1)
+
+    def update(self, values: Tensor, seen: Tensor) -> None:
+        """Add those of `values` where `seen` is True (any shape, the same for both)."""
+        precise = torch.float32 if values.device.type == "mps" else torch.float64  # MPS has no float64
+        self._to(values.device, precise)
+        values = values.detach().to(precise)
+        added = seen.sum()
+        batch_mean = values.where(seen, 0).sum() / added.clamp(min=1)
+        count = self.count + added
+        shift = (batch_mean - self.mean).where(added > 0, 0)
+        mean = self.mean + shift * added / count.clamp(min=1)
+        if self.kind == "exact":  # Chan, Golub and LeVeque's merge of two populations
+            within = (values - batch_mean).square().where(seen, 0).sum()
+            self._squares = self._squares + within + shift.square() * self.count * added / count.clamp(min=1)
+        else:  # FNE's published code: around the mean after this batch, never corrected by later ones
+            self._squares = self._squares + (values - mean).square().where(seen, 0).sum()
+        self.count, self.mean = count, mean
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The three figures, to go on from."""
+        return {"count": self.count, "mean": self.mean, "squares": self._squares}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict()`."""
+        self.count, self.mean, self._squares = state["count"], state["mean"], state["squares"]
+
+    def _to(self, device: torch.device, dtype: torch.dtype) -> None:
+        if self.count.device != device or self.count.dtype != dtype:
+            self.load_state_dict({name: value.to(device, dtype) for name, value in self.state_dict().items()})
+
+
+class SimilarityStatistics:
+    """Similarities of mutually nearest pairs and of their hardest mismatches, over an epoch (Li et al. 2023).
+
+    A pair counts only when the image's most similar caption is its own and the caption's most similar image is its
+    own. It gives one positive similarity and two negative ones: the highest other in its row and in its column.
+    A tie is no match: a collapsed model must not look certain.
+
+    Args:
+        kind: "exact", or "running": the biased variance of FNE's published code.
+    """
+
+    def __init__(self, kind: Kind = "exact") -> None:
+        """Start with both populations empty."""
+        self.positive = Population(kind)
+        self.negative = Population(kind)
+
+    def reset(self) -> None:
+        """Forget both populations, as at an epoch's start."""
+        self.positive.reset()
+        self.negative.reset()
+
+    def update(self, similarity_BB: Tensor, known_positive_BB: Tensor | None = None) -> None:
+        """Add a batch: cosine similarity of image i (row) and caption j (column); the diagonal holds the pairs.
+
+        Args:
+            similarity_BB: (B, B).
+            known_positive_BB: (B, B) bool, True where caption j was written for image i; those off the diagonal are
+                left out of the search. None: only the diagonal is known, as in FNE's published code.
+        """
+        similarity_BB = similarity_BB.detach()
+        others_BB = ~torch.eye(len(similarity_BB), dtype=torch.bool, device=similarity_BB.device)
+        if known_positive_BB is not None:
+            others_BB = others_BB & ~known_positive_BB
+        other_BB = similarity_BB.where(others_BB, -torch.inf)
+        positive_B = similarity_BB.diagonal()
+        hardest_caption_B, hardest_image_B = other_BB.amax(dim=1), other_BB.amax(dim=0)
+        # a pair without any mismatch beside it shows nothing: -inf must not enter the mean
+        compared_B = hardest_caption_B.isfinite() & hardest_image_B.isfinite()
+        matched_B = compared_B & (positive_B > hardest_caption_B) & (positive_B > hardest_image_B)
+        self.positive.update(positive_B, matched_B)
+        self.negative.update(torch.cat([hardest_caption_B, hardest_image_B]), torch.cat([matched_B, matched_B]))
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Both populations, to go on from."""
+        return {"positive": self.positive.state_dict(), "negative": self.negative.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from `state_dict()`."""
+        self.positive.load_state_dict(state["positive"])
+        self.negative.load_state_dict(state["negative"])

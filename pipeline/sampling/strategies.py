@@ -1,0 +1,215 @@
+"""From similarities to sampling weights: which candidates are negatives, and how much each counts.
+
+Shapes: B anchors, C candidates (the batch's, then the memory's). Everything is written for one direction and is
+called once for image→text and once for text→image. `excluded_BC` is True where a candidate must not be a negative:
+a caption (image) known to match, or a memory slot never written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.sampling.posterior import false_negative_posterior
+from pipeline.sampling.statistics import SimilarityStatistics
+
+
+class SamplerSettings(Protocol):
+    """What a strategy may be told; `pipeline.params.SamplerParams` has it."""
+
+    @property
+    def strategy(self) -> str: ...
+
+    @property
+    def cutdown(self) -> float: ...
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def prior(self) -> float: ...
+
+    @property
+    def suspect(self) -> float: ...
+
+    @property
+    def min_matches(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A strategy's answer: the weights, and what it noticed on the way (bool, for the record)."""
+
+    weights_BC: Tensor
+    suspected_BC: Tensor
+    cut_down_BC: Tensor
+
+
+def fne_weights(
+    similarity_BC: Tensor,
+    own_similarity_B: Tensor,
+    known_positive_BC: Tensor,
+    statistics: SimilarityStatistics,
+    *,
+    cutdown: float,
+    alpha: float,
+    prior: float,
+    suspect: float,
+    min_matches: int,
+) -> Tensor:
+    """FNE's sampling weight, cut-down and fall-back (Li et al. 2023), before the draw.
+
+    A suspected false negative, `p(s) > suspect`, weighs `exp(-α p(s))`; any other candidate `exp(-α (s - s⁺)²)`;
+    a known positive and a simple negative, `s ≤ μ+ - cutdown`, weigh 0. An anchor left without any candidate gives
+    weight 1 to its hardest negative; if all its candidates are known positives, its row stays 0.
+
+    Args:
+        similarity_BC: (B, C) cosine similarities.
+        own_similarity_B: (B,) s⁺, each anchor's similarity to its own positive.
+        known_positive_BC: (B, C) bool, candidates that are never negatives.
+        statistics: of the epoch so far, this batch included. The posterior is used once the positive count exceeds
+            `min_matches`; the cut-down always (μ+ counts as 0 while nothing has matched).
+        cutdown: distance below μ+ from which a candidate is too simple.
+        alpha: how sharply the weight falls.
+        prior: K of the posterior.
+        suspect: posterior above which a candidate is suspected.
+        min_matches: positives that must have been seen.
+
+    Returns:
+        weights_BC: (B, C), no gradient.
+    """
+    return _fne_sample(
+        similarity_BC.detach(),
+        own_similarity_B.detach(),
+        known_positive_BC,
+        statistics,
+        cutdown=cutdown,
+        alpha=alpha,
+        prior=prior,
+        suspect=suspect,
+        min_matches=min_matches,
+    ).weights_BC
+
+
+def sample(
+    similarity_BC: Tensor,
+    own_similarity_B: Tensor,
+    excluded_BC: Tensor,
+    statistics: SimilarityStatistics,
+    settings: SamplerSettings,
+    *,
+    margin: float,
+    uniform_B: Tensor,
+) -> Sample:
+    """The weights of the strategy that `settings` names; `margin` bounds `semi_hard`, `uniform_B` draws `random`.
+
+    Whatever the strategy, suspected false negatives and simple negatives are reported as FNE would see them, so that
+    strategies can be compared.
+    """
+    similarity_BC, own_similarity_B = similarity_BC.detach(), own_similarity_B.detach()
+    fne = _fne_sample(
+        similarity_BC,
+        own_similarity_B,
+        excluded_BC,
+        statistics,
+        cutdown=settings.cutdown,
+        alpha=settings.alpha,
+        prior=settings.prior,
+        suspect=settings.suspect,
+        min_matches=settings.min_matches,
+    )
+    match settings.strategy:
+        case "fne":
+            return fne
+        case "hardest":
+            weights_BC = hardest_weights(similarity_BC, excluded_BC)
+        case "semi_hard":
+            weights_BC = semi_hard_weights(similarity_BC, own_similarity_B, excluded_BC, margin)
+        case "random":
+            weights_BC = random_weights(excluded_BC, uniform_B)
+        case "all":
+            weights_BC = all_weights(excluded_BC)
+        case unknown:
+            raise ValueError(f"unknown sampling strategy {unknown!r}")
+    return Sample(weights_BC, fne.suspected_BC, torch.zeros_like(fne.cut_down_BC))
+
+
+def hardest_weights(similarity_BC: Tensor, excluded_BC: Tensor) -> Tensor:
+    """1 on each anchor's most similar candidate, 0 elsewhere; a row without candidates stays 0."""
+    candidate_BC = similarity_BC.where(~excluded_BC, -torch.inf)
+    return _one_hot(candidate_BC.argmax(dim=1), excluded_BC)
+
+
+def semi_hard_weights(
+    similarity_BC: Tensor, own_similarity_B: Tensor, excluded_BC: Tensor, margin: float
+) -> Tensor:
+    """1 on candidates less similar than the positive but within the margin (Schroff et al. 2015).
+
+    An anchor without any takes its hardest candidate that is less similar than the positive; without even that, its
+    hardest candidate.
+    """
+    easier_BC = (similarity_BC < own_similarity_B[:, None]) & ~excluded_BC
+    band_BC = easier_BC & (similarity_BC > own_similarity_B[:, None] - margin)
+    no_easier_B1 = ~easier_BC.any(dim=1, keepdim=True)
+    fallback_BC = hardest_weights(similarity_BC, torch.where(no_easier_B1, excluded_BC, ~easier_BC))
+    return torch.where(band_BC.any(dim=1, keepdim=True), band_BC.to(similarity_BC.dtype), fallback_BC)
+
+
+def random_weights(excluded_BC: Tensor, uniform_B: Tensor) -> Tensor:
+    """1 on one candidate of each anchor, drawn uniformly by `uniform_B` in (0, 1)."""
+    return _one_hot(draw_negative(all_weights(excluded_BC), uniform_B), excluded_BC)
+
+
+def all_weights(excluded_BC: Tensor) -> Tensor:
+    """1 on every candidate."""
+    return (~excluded_BC).float()
+
+
+def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
+    """Draw one candidate of each anchor with probability proportional to its weight.
+
+    Args:
+        weights_BC: (B, C), not negative.
+        uniform_B: (B,) in (0, 1), the draw: the same figure gives the same candidate on any number of processes.
+
+    Returns:
+        negative_B: (B,) column indices; a candidate of weight 0 is never drawn, unless its whole row is 0.
+    """
+    cumulative_BC = weights_BC.cumsum(dim=1)
+    target_B1 = uniform_B.to(weights_BC.dtype)[:, None] * cumulative_BC[:, -1:]
+    drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True).clamp(max=weights_BC.shape[1] - 1)
+    # a parallel scan on a GPU may round so that a weight of 0 seems to add something
+    drawn_B1 = torch.where(weights_BC.gather(1, drawn_B1) > 0, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
+    return drawn_B1.squeeze(1)
+
+
+def _fne_sample(
+    similarity_BC: Tensor,
+    own_similarity_B: Tensor,
+    excluded_BC: Tensor,
+    statistics: SimilarityStatistics,
+    *,
+    cutdown: float,
+    alpha: float,
+    prior: float,
+    suspect: float,
+    min_matches: int,
+) -> Sample:
+    posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior)
+    suspected_BC = (posterior_BC > suspect) & (statistics.positive.count > min_matches) & ~excluded_BC
+    distance_BC = (similarity_BC - own_similarity_B[:, None]).square()
+    cut_down_BC = (similarity_BC <= statistics.positive.mean - cutdown) & ~excluded_BC
+    weights_BC = torch.exp(-alpha * torch.where(suspected_BC, posterior_BC, distance_BC))
+    weights_BC = weights_BC.where(~(excluded_BC | cut_down_BC), 0)
+    # a weight may underflow where alpha is large: ask the masks, not the weights, whether anything was left
+    nothing_left_B1 = (excluded_BC | cut_down_BC).all(dim=1, keepdim=True)
+    weights_BC = torch.where(nothing_left_B1, hardest_weights(similarity_BC, excluded_BC), weights_BC)
+    return Sample(weights_BC, suspected_BC, cut_down_BC)
+
+
+def _one_hot(chosen_B: Tensor, excluded_BC: Tensor) -> Tensor:
+    weights_BC = torch.zeros(excluded_BC.shape, device=excluded_BC.device).scatter_(1, chosen_B[:, None], 1.0)
+    return weights_BC.where(~excluded_BC, 0)

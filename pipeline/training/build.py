@@ -1,0 +1,88 @@
+"""The model that is trained: made from the base towers, saved, loaded again for evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.files import write_json, write_tensors
+from pipeline.models import pretrained
+from pipeline.models.pretrained import Pretrained
+from pipeline.models.towers import Head, ImageTower, MatchingModel, TextTower, tower_widths
+from pipeline.params import ModelParams
+from pipeline.training.pairs import Inputs
+
+
+def model_over_towers(base: Pretrained, model: ModelParams) -> MatchingModel:
+    """Both towers end to end; a linear projection only on a side whose width is not the joint one."""
+    image_tower, text_tower = ImageTower(base.image), TextTower(base.text, model.pooling)
+    widths = tower_widths(image_tower.eval(), text_tower.eval(), model.image_size)
+    joint = model.width or min(widths)
+    heads = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
+    return MatchingModel(image_tower, text_tower, *heads)
+
+
+def model_over_features(image_width: int, text_width: int, model: ModelParams) -> MatchingModel:
+    """A small head a side, over features computed before."""
+    joint = model.width or min(image_width, text_width)
+    return MatchingModel(nn.Identity(), nn.Identity(), Head(image_width, joint), Head(text_width, joint))
+
+
+def make_model(base: Pretrained | None, model: ModelParams, inputs: Inputs) -> MatchingModel:
+    """The model for these inputs; heads and projections start from torch's global generator."""
+    if inputs.frozen:
+        texts = inputs.texts([0], training=True)
+        assert isinstance(texts, torch.Tensor)
+        return model_over_features(inputs.images([0]).shape[1], texts.shape[1], model)
+    assert base is not None
+    return model_over_towers(base, model)
+
+
+def joint_width(model: MatchingModel, inputs: Inputs, mean: list[float], std: list[float]) -> int:
+    """D, asked of the model itself."""
+    from pipeline.training.encoding import model_images
+
+    with torch.inference_mode():
+        return model.encode_image(model_images(inputs.images([0]), mean, std)).shape[1]
+
+
+def save_trained(folder: Path, model: MatchingModel, base: Pretrained | None, record: dict[str, Any]) -> None:
+    """Write `model.json`, `heads.safetensors`, and, where towers were trained, `image/` and `text/` (transformers' format)."""
+    if base is not None:
+        pretrained.save(folder, base)
+    heads = {
+        f"{side}.{name}": tensor.detach().cpu()
+        for side, head in (("image", model.image_head), ("text", model.text_head))
+        for name, tensor in head.state_dict().items()
+    }
+    write_tensors(folder / "heads.safetensors", heads)
+    write_json(folder / "model.json", record)
+
+
+def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingModel:
+    """Read what `save_trained` wrote.
+
+    Raises:
+        InputError: when a part is missing or does not fit the inputs.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    base = None if inputs.frozen else pretrained.load(folder)
+    trained = make_model(base, model, inputs)
+    path = folder / "heads.safetensors"
+    try:
+        heads = load_file(path)
+        for side, head in (("image", trained.image_head), ("text", trained.text_head)):
+            head.load_state_dict(
+                {name.removeprefix(f"{side}."): value for name, value in heads.items() if name.startswith(f"{side}.")}
+            )
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path}: does not fit the model that params.yaml describes: {error}") from None
+    return trained

@@ -1,0 +1,73 @@
+"""Where a killed run goes on: the whole state of a training, kept outside of the stage's outputs.
+
+DVC deletes a stage's outputs before it runs, and runs queued experiments in temporary copies of the repository; so
+checkpoints lie below the main repository, under a digest of everything the result depends on: another parameter
+never goes on from this run's state.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, main_root
+
+CHECKPOINTS = ".checkpoints"
+SHARE_OF_TIME = 0.05  # at most this much of a run goes into writing checkpoints
+SHORTEST_PAUSE = 10.0  # seconds
+
+
+def checkpoint_folder(stage: str, key: str) -> Path:
+    """`<main repository>/.checkpoints/<stage>-<digest>`, created."""
+    folder = main_root() / CHECKPOINTS / f"{stage}-{key[:20]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Checkpoint:
+    """One file of tensors and plain values, replaced as a whole."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Keep it in `folder`."""
+        self.folder = folder
+        self.clock = clock
+        self._written = clock()
+        self._cost = 0.0
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last one was written."""
+        return self.clock() - self._written >= max(SHORTEST_PAUSE, self._cost / SHARE_OF_TIME)
+
+    def save(self, state: dict[str, Any], name: str = "state") -> None:
+        """Write `state` (tensors, numbers, texts, lists and dicts of these)."""
+        started = self.clock()
+        with atomic_path(self.folder / f"{name}.pt") as temporary:
+            torch.save(state, temporary)
+        self._written = self.clock()
+        self._cost = self._written - started
+
+    def load(self, name: str = "state") -> dict[str, Any] | None:
+        """What `save` wrote, or None; no code in the file is run.
+
+        Raises:
+            InputError: when the file is there but is no checkpoint.
+        """
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise InputError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
+        assert isinstance(state, dict)
+        return state
+
+    def remove(self) -> None:
+        """Forget everything: the run is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)

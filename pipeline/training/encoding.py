@@ -1,0 +1,44 @@
+"""A whole split through the model, as evaluation sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.models.towers import MatchingModel, Tokens
+from pipeline.training.pairs import Inputs
+from pipeline.training.pixels import normalised
+
+
+@torch.inference_mode()
+def encode_split(
+    model: MatchingModel, inputs: Inputs, batch_size: int, device: torch.device, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    images = [
+        model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
+        for rows in _chunks(len(inputs.names), batch_size)
+    ]
+    texts = [
+        model.encode_text(_moved(inputs.texts(rows, training=False), device))
+        for rows in _chunks(len(inputs.caption_image), batch_size)
+    ]
+    model.train(was_training)
+    return torch.cat(images), torch.cat(texts)
+
+
+def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixels are normalised on the device; frozen features are what they are."""
+    return normalised(images, mean, std) if images.dtype == torch.uint8 else images
+
+
+def _moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
+    return Tokens(*(part.to(device) for part in texts)) if isinstance(texts, Tokens) else texts.to(device)
+
+
+def _chunks(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(count, start + size)) for start in range(0, count, size))

@@ -1,0 +1,164 @@
+"""A batch's loss under the design's choices: which candidates, what weights, which loss.
+
+Shapes: b anchors on this process, B the global batch, Q memory, C candidates, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.models.memory import Memory
+from pipeline.objectives.contrastive import infonce_loss
+from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
+from pipeline.params import LossParams, SamplerParams
+from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.sampling.strategies import Sample, all_weights, draw_negative, hardest_weights, sample
+
+Draw = Callable[[Tensor, Tensor], Tensor]
+
+
+class Pairs(NamedTuple):
+    """Unit vectors of matched images and captions, (B, D) each, and their numbers in the split, (B,) each."""
+
+    image: Tensor
+    text: Tensor
+    image_id: Tensor
+    caption_id: Tensor
+
+
+class Noticed(NamedTuple):
+    """What a step tells the record, as 0-dimensional tensors: shares of candidates, and of the sampled weight."""
+
+    cut_down: Tensor
+    suspected: Tensor
+    false_negative: Tensor
+
+
+class MatchingObjective:
+    """The loss of each anchor, both directions summed.
+
+    Args:
+        sampler: which candidates are negatives.
+        loss: what is made of them.
+        warmup: the loss of warm-up epochs: "triplet" with the batch's hardest negative, or "infonce" over the batch.
+        statistics: updated by every batch before it is sampled.
+        memory: None: the batch is all.
+        truth_NM: (N, M) bool, where every match of the training split is known: how often the loss is handed a
+            negative that is none is then reported.
+        draw: chooses one candidate an anchor from weights (b, C) and uniform figures (b,).
+    """
+
+    def __init__(
+        self,
+        sampler: SamplerParams,
+        loss: LossParams,
+        warmup: str,
+        statistics: SimilarityStatistics,
+        memory: Memory | None,
+        truth_NM: Tensor | None = None,
+        draw: Draw = draw_negative,
+    ) -> None:
+        """Keep the choices and the state."""
+        self.sampler = sampler
+        self.loss = loss
+        self.warmup = warmup
+        self.statistics = statistics
+        self.memory = memory
+        self.truth_NM = truth_NM
+        self.draw = draw
+
+    def __call__(
+        self, own: Pairs, batch: Pairs, momentum: Pairs | None, first: int, uniform_2b: Tensor, *, warming_up: bool
+    ) -> tuple[Tensor, Noticed]:
+        """Loss of this process's anchors, (b,), and what was noticed.
+
+        Args:
+            own: this process's pairs, with gradient.
+            batch: the global batch's online pairs.
+            momentum: the same pairs through the momentum towers; None without a memory.
+            first: where this process's pairs stand in the global batch.
+            uniform_2b: the draws of image→text and of text→image.
+            warming_up: in-batch, without the memory.
+        """
+        by_identity = self.sampler.known_positives == "identity"
+        same_BB = batch.image_id[:, None] == batch.image_id[None, :]
+        with torch.no_grad():
+            self.statistics.update(batch.image @ batch.text.T, same_BB if by_identity else None)
+        in_batch = warming_up or momentum is None or self.memory is None
+        candidates = batch if in_batch else momentum
+        assert candidates is not None
+        place_b = torch.arange(first, first + len(own.image), device=own.image.device)
+        known_bB = same_BB[place_b]
+        if in_batch and not by_identity:  # FNE's published code goes by identity only where there is a memory
+            known_bB = place_b[:, None] == torch.arange(len(batch.image), device=own.image.device)[None, :]
+        memory = None if in_batch else self.memory
+        known_bC = known_bB if memory is None else torch.cat([known_bB, self._known_in(memory, own.image_id)], dim=1)
+        loss_b, noticed = None, []
+        for direction, uniform_b in enumerate(uniform_2b):
+            to_text = direction == 0
+            anchor, candidate = (own.image, candidates.text) if to_text else (own.text, candidates.image)
+            similarity_bC = anchor @ candidate.T
+            if memory is not None:
+                similarity_bC = torch.cat([similarity_bC, anchor @ (memory.text if to_text else memory.image).T], 1)
+            own_b = (anchor * candidate[place_b]).sum(dim=1)
+            sampled = self._sample(similarity_bC, own_b, known_bC, uniform_b, warming_up)
+            added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, uniform_b, warming_up)
+            loss_b = added_b if loss_b is None else loss_b + added_b
+            noticed.append(self._noticed(sampled, known_bC, own, candidates, memory, to_text))
+        assert loss_b is not None
+        return loss_b, Noticed(*(torch.stack(shares).mean() for shares in zip(*noticed, strict=True)))
+
+    def _sample(
+        self, similarity_bC: Tensor, own_b: Tensor, excluded_bC: Tensor, uniform_b: Tensor, warming_up: bool
+    ) -> Sample:
+        if not warming_up:
+            return sample(
+                similarity_bC,
+                own_b,
+                excluded_bC,
+                self.statistics,
+                self.sampler,
+                margin=self.loss.margin,
+                uniform_B=uniform_b,
+            )
+        nothing_bC = torch.zeros_like(excluded_bC)
+        if self.warmup == "infonce":
+            return Sample(all_weights(excluded_bC), nothing_bC, nothing_bC)
+        return Sample(hardest_weights(similarity_bC.detach(), excluded_bC), nothing_bC, nothing_bC)
+
+    def _loss(
+        self, similarity_bC: Tensor, own_b: Tensor, weights_bC: Tensor, uniform_b: Tensor, warming_up: bool
+    ) -> Tensor:
+        if (self.warmup if warming_up else self.loss.name) == "infonce":
+            return infonce_loss(similarity_bC, own_b, weights_bC, self.loss.temperature)
+        if self.sampler.strategy == "all" and not warming_up:
+            return mean_violation_loss(similarity_bC, own_b, weights_bC, self.loss.margin)
+        drawn_b = self.draw(weights_bC, uniform_b)
+        # an anchor without a single candidate has nothing to be pushed from
+        return triplet_loss(similarity_bC, own_b, drawn_b, self.loss.margin) * (weights_bC > 0).any(dim=1)
+
+    @staticmethod
+    def _known_in(memory: Memory, image_id_b: Tensor) -> Tensor:
+        return (image_id_b[:, None] == memory.image_id[None, :]) | ~memory.filled[None, :]
+
+    @torch.no_grad()
+    def _noticed(
+        self, sampled: Sample, excluded_bC: Tensor, own: Pairs, candidates: Pairs, memory: Memory | None, to_text: bool
+    ) -> Noticed:
+        offered = (~excluded_bC).sum().clamp(min=1)
+        false_negative = torch.full((), torch.nan, device=excluded_bC.device)
+        if self.truth_NM is not None:
+            if to_text:
+                ids_C = candidates.caption_id if memory is None else torch.cat([candidates.caption_id, memory.caption_id])
+                true_bC = self.truth_NM[own.image_id][:, ids_C.clamp(min=0)]
+            else:
+                ids_C = candidates.image_id if memory is None else torch.cat([candidates.image_id, memory.image_id])
+                true_bC = self.truth_NM.T[own.caption_id][:, ids_C.clamp(min=0)]
+            weights_bC = sampled.weights_BC
+            share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
+            false_negative = share_b.mean()
+        return Noticed(sampled.cut_down_BC.sum() / offered, sampled.suspected_BC.sum() / offered, false_negative)

@@ -1,0 +1,58 @@
+"""The global batch on one process or on several: gathering features, and random figures that do not depend on either."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+STEPS_OF_24_BITS = 1 << 22
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def process_index() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def local_span(global_size: int) -> range:
+    """The contiguous part of a global batch that this process takes."""
+    edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
+    return range(int(edges[process_index()]), int(edges[process_index() + 1]))
+
+
+def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> Tensor:
+    """All processes' rows, in the global batch's order.
+
+    Args:
+        rows: (b, …), this process's part of the batch.
+        global_size: rows of the whole batch.
+        differentiable: whether the gradient flows back to the other processes' rows.
+    """
+    if process_count() == 1:
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
+    longest = int(np.diff(edges).max())
+    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))]).contiguous()
+    if differentiable:
+        parts = list(all_gather(padded))
+    else:
+        parts = [torch.empty_like(padded) for _ in range(process_count())]
+        distributed.all_gather(parts, padded.detach())
+    return torch.cat([part[:size] for part, size in zip(parts, np.diff(edges).tolist(), strict=True)])
+
+
+def uniform(seed: int, step: int, batch_size: int) -> Tensor:
+    """Two draws in (0, 1) for every place in the global batch, (2, B) float32, by seed and step alone.
+
+    24 significant bits, less one at either end, so that no draw rounds to 0 or 1 when it is scaled in float32.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
+    drawn = generator.integers(STEPS_OF_24_BITS, size=(2, batch_size))
+    return torch.from_numpy(((drawn + 0.5) / STEPS_OF_24_BITS).astype(np.float32))

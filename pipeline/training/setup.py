@@ -1,0 +1,96 @@
+"""From parameters and the earlier stages' outputs to a training that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.known import Truth
+from pipeline.data.splits import Split, read_split
+from pipeline.errors import InputError
+from pipeline.models import pretrained
+from pipeline.params import Params
+from pipeline.training.build import joint_width, make_model, save_trained
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import Training
+from pipeline.training.pairs import Inputs
+
+LARGEST_TRUTH = 1 << 30  # entries of the training split's truth held as one table
+
+
+def open_inputs(params: Params, features: Path, split_folder: Path, name: str, pad: int, *, augment: bool) -> Inputs:
+    """One split's inputs.
+
+    Raises:
+        InputError: when `features` was made for other parameters.
+    """
+    manifest = pretrained.read_record(features / "features.json")
+    for key in ("train", "image_size"):
+        wanted = getattr(params.model, key)
+        if manifest[key] != wanted:
+            raise InputError(
+                f"{features / 'features.json'}: made for model.{key} {manifest[key]}, params.yaml says {wanted}; "
+                "run `dvc repro features`"
+            )
+    split = read_split(split_folder / f"{name}.json")
+    return Inputs(features / name, split, manifest, params.model, pad, augment=augment)
+
+
+def open_training(
+    params: Params,
+    features: Path,
+    split_folder: Path,
+    base_folder: Path,
+    truth: Truth | None,
+    checkpoint: Checkpoint,
+    on_record: Callable[[list[dict[str, Any]]], None],
+) -> tuple[Training, Callable[[Path], None]]:
+    """A training, and what saves its model into a folder.
+
+    Raises:
+        InputError: when a precision needs hardware that is not here, or the stages' outputs do not fit together.
+    """
+    from accelerate import Accelerator
+
+    if params.train.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("train.precision = 'fp16': needs a GPU; on a CPU use \"no\" or bf16")
+    torch.manual_seed(params.seed)
+    accelerator = Accelerator(mixed_precision=params.train.precision, cpu=not torch.cuda.is_available())
+    base = pretrained.load(base_folder)
+    pad = base.tokenizer.pad_token_id
+    train = open_inputs(params, features, split_folder, "train", pad, augment=params.train.augment == "fne")
+    val = open_inputs(params, features, split_folder, "val", pad, augment=False)
+    manifest = pretrained.read_record(features / "features.json")
+    normalisation = (manifest["mean"], manifest["std"])
+    model = make_model(base, params.model, train)
+    width = joint_width(model, train, *normalisation)
+    table = _truth_table(truth, read_split(split_folder / "train.json"))
+    training = Training(params, model, width, train, val, normalisation, accelerator, checkpoint, table, on_record)
+
+    def save(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "train": params.model.train,
+            "width": width,
+            "pooling": params.model.pooling,
+            "words": params.model.words,
+            "image_size": params.model.image_size,
+            "mean": manifest["mean"],
+            "std": manifest["std"],
+        }
+        save_trained(folder, training.model, None if train.frozen else base, record)
+
+    return training, save
+
+
+def _truth_table(truth: Truth | None, split: Split) -> Tensor | None:
+    """(N, M) bool, where every pair of the training split is known and the table is of a bearable size."""
+    if truth is None or not truth.exact or len(split.images) * len(split.captions) > LARGEST_TRUTH:
+        return None
+    table_NM = torch.zeros(len(split.images), len(split.captions), dtype=torch.bool)
+    table_NM[torch.from_numpy(truth.image_P[truth.true_P]), torch.from_numpy(truth.caption_P[truth.true_P])] = True
+    return table_NM

@@ -1,0 +1,86 @@
+"""Rows of features, prepared images or tokens in numbered safetensors files, read memory-mapped.
+
+A shard holds either `feature` (n, W), or `value` (all rows' items end to end) with `offset` (n + 1): row i is
+`value[offset[i]:offset[i + 1]]`, a JPEG's bytes or a caption's token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.files import write_tensors
+
+SHARD_ROWS = 1024  # what an interrupted features stage loses at most
+
+
+def shard_path(folder: Path, kind: str, number: int) -> Path:
+    """`folder/images-00000.safetensors`."""
+    return folder / f"{kind}-{number:05d}.safetensors"
+
+
+def write_shards(
+    folder: Path, kind: str, rows: int, make: Callable[[range], dict[str, Tensor]], track: Callable[[range], Iterable[int]]
+) -> None:
+    """Write `rows` rows in shards of `SHARD_ROWS`; those that an interrupted run left complete are kept.
+
+    Args:
+        folder: where the shards go.
+        kind: "images" or "captions".
+        rows: how many there are.
+        make: the tensors of the shard that holds a range of rows.
+        track: wraps the shards' numbers, to show progress.
+    """
+    for number in track(range(-(-rows // SHARD_ROWS))):
+        path = shard_path(folder, kind, number)
+        if not path.exists():
+            write_tensors(path, make(range(number * SHARD_ROWS, min(rows, (number + 1) * SHARD_ROWS))))
+
+
+def pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The shard of rows of different lengths (1-dimensional, of one type)."""
+    lengths = torch.tensor([0, *(len(row) for row in rows)])
+    return {"value": torch.cat(list(rows)), "offset": lengths.cumsum(0)}
+
+
+def feature_shards(folder: Path, kind: str) -> Tensor:
+    """All rows (N, W) of fixed-width shards; one shard stays memory-mapped, several are joined in memory."""
+    parts = [shard["feature"] for shard in _shards(folder, kind)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class PackedShards:
+    """Rows of different lengths, by number, without loading a shard into memory."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        """Open all shards of `kind` below `folder`."""
+        self._shards = list(_shards(folder, kind))
+        self._rows = sum(len(shard["offset"]) - 1 for shard in self._shards)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self._rows
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Row `row`, a view into the mapped file."""
+        shard = self._shards[row // SHARD_ROWS]
+        start, end = shard["offset"][row % SHARD_ROWS : row % SHARD_ROWS + 2].tolist()
+        return shard["value"][start:end]
+
+
+def _shards(folder: Path, kind: str) -> Iterator[dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob(f"{kind}-*.safetensors"))
+    if not paths:
+        raise InputError(f"{folder}: holds no {kind}-*.safetensors; `dvc repro features` makes them")
+    for path in paths:
+        try:
+            yield load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file: {error}") from None

@@ -1,0 +1,29 @@
+"""Stage `base`: the towers that every ablation starts from."""
+
+from __future__ import annotations
+
+import click
+
+from stages.command import stage
+
+
+@click.command(name="base")
+@stage
+def main() -> None:
+    """Fetch the towers that params.yaml names, or make small ones, into models/base."""
+    from pipeline.data.vocabulary import read_vocabulary
+    from pipeline.files import atomic_folder
+    from pipeline.models import pretrained
+    from pipeline.params import load_params
+    from pipeline.paths import BASE, VOCABULARY
+    from pipeline.training.base import make_base
+
+    made = make_base(load_params(), read_vocabulary(VOCABULARY))
+    with atomic_folder(BASE) as folder:
+        pretrained.save(folder, made)
+    names = {side: made.source[side]["name"] for side in ("image", "text")}
+    click.echo(f"image tower: {names['image']}; text tower: {names['text']}")
+
+
+if __name__ == "__main__":
+    main()

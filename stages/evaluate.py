@@ -1,0 +1,81 @@
+"""Stage `evaluate`: the trained model on the test split."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from stages.command import stage
+
+
+@click.command(name="evaluate")
+@stage
+def main() -> None:
+    """Rank the test split with the trained model, into metrics.json and evaluation."""
+    import torch
+
+    from pipeline.data.known import read_truth
+    from pipeline.files import digest_of, sha256, write_json
+    from pipeline.models import pretrained
+    from pipeline.params import dotted, load_params
+    from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
+    from pipeline.report.figures import similarity_figure
+    from pipeline.tracking import Tracker, origin_tags
+    from pipeline.training.build import load_trained
+    from pipeline.training.encoding import encode_split
+    from pipeline.training.judging import Encoded, judge, recall_curve, similarity_curves
+    from pipeline.training.setup import open_inputs
+
+    params = load_params()
+    run = pretrained.read_record(RUN)
+    pad = pretrained.load(BASE).tokenizer.pad_token_id
+    inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)
+    truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def encode(folder: Any) -> Encoded:
+        model = load_trained(folder, params.model, inputs).to(device)
+        record = pretrained.read_record(folder / "model.json")
+        image_ND, text_MD = encode_split(
+            model, inputs, params.evaluate.batch_size, device, record["mean"], record["std"]
+        )
+        return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
+
+    metrics = {}
+    for name, folder, part in (("last", LAST, run["last"]), ("test", TRAINED, run["best"])):
+        encoded = encode(folder)
+        state = {**part, "sampler": run["sampler"]}
+        metrics[name] = judge(encoded, params.evaluate.folds, truth, state)
+    ranks = encoded.ranks()
+    curves = similarity_curves(encoded, state)
+    threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
+    EVALUATION.mkdir(parents=True, exist_ok=True)
+    curves.to_csv(EVALUATION / "similarity.csv", index=False)
+    recall_curve(*ranks).to_csv(EVALUATION / "recall.csv", index=False)
+    similarity_figure(EVALUATION / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
+    write_json(METRICS, metrics)
+
+    tracker = Tracker(params.tracking.experiment)
+    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
+    if tracker.continue_for_evaluation(run["key"], evaluate_key, "evaluation", dotted(params), origin_tags()):
+        now = int(time.time() * 1000)
+        tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])
+        for path in (EVALUATION / "similarity.png", METRICS):
+            tracker.artifact(path)
+        tracker.finish()
+    click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
+
+
+def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """`{"test": {"i2t": {"R1": 5}}}` as MLflow names it: `{"test/i2t/R1": 5}`; a metric's name takes no `@`."""
+    flat = {}
+    for name, value in metrics.items():
+        path = f"{prefix}{name.replace('@', '_at_')}"
+        flat.update(_flat(value, f"{path}/") if isinstance(value, dict) else {path: value})
+    return flat
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Stage `train`: one run, resumed where it was killed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stages.command import stage
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+@click.command(name="train")
+@stage
+def main() -> None:
+    """Train as params.yaml says, into models/trained (best validation) and train (history)."""
+    from pipeline.files import digest_of, sha256
+    from pipeline.params import dotted, load_params
+    from pipeline.paths import BASE, MANIFEST, SPLIT
+    from pipeline.tracking import Tracker, origin_tags
+
+    params = load_params()
+    inputs = {str(path): sha256(path) for path in (MANIFEST, BASE / "base.json", *sorted(SPLIT.iterdir()))}
+    sections = ("seed", "model", "memory", "sampler", "loss", "train")
+    key = digest_of(params.model_dump(include=set(sections)), inputs)
+    tracker = Tracker(params.tracking.experiment)
+    tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
+    tracker.begin(key, _name(params), dotted(params), tags)
+    try:
+        _train(params, key, tracker)
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
+
+
+def _train(params: Params, key: str, tracker: Any) -> None:
+    from filelock import FileLock
+
+    from pipeline.data.known import read_truth
+    from pipeline.files import atomic_folder, write_json
+    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION
+    from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
+    from pipeline.training.record import write_history, write_validations
+    from pipeline.training.setup import open_training
+
+    folder = checkpoint_folder("train", key)
+    with FileLock(folder.with_suffix(".lock")):  # the same experiment, queued twice, runs one after the other
+        sent = 0
+
+        def send(history: list[dict[str, Any]]) -> None:
+            nonlocal sent
+            tracker.log_rows(history[sent:])
+            sent = len(history)
+
+        checkpoint = Checkpoint(folder)
+        training, save = open_training(params, FEATURES, SPLIT, BASE, read_truth(SPLIT, "train"), checkpoint, send)
+        if training.resume():
+            click.echo(f"going on at epoch {training.at.epoch + 1}, step {training.at.step}")
+        at = training.run()
+        with atomic_folder(TRAINED) as trained:
+            last = trained / LAST.relative_to(TRAINED)
+            save(last)
+            last_statistics = training.statistics_record()
+            training.restore_best()
+            save(trained)
+        write_history(HISTORY, at.history)
+        write_validations(VALIDATION, at.history)
+        final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
+        settings = params.sampler.model_dump() | {"loss": params.loss.name}
+        write_json(RUN, {"key": key, "best": at.best, "last": final, "sampler": settings})
+        send(at.history)
+        checkpoint.remove()
+    click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
+
+
+def _name(params: Params) -> str:
+    """A run's name says what people vary."""
+    import os
+
+    parts = [
+        os.environ.get("DVC_EXP_NAME", ""),
+        f"{params.sampler.strategy} {params.loss.name}",
+        f"memory {params.memory.size}",
+        f"cutdown {params.sampler.cutdown:g}",
+        f"seed {params.seed}",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    main()

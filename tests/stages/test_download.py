@@ -1,0 +1,347 @@
+"""Every source, as published, through the stages download and split; and what bad input does to them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pandas
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.data.splits import read_split
+from stages.download import main as download
+from stages.split import main as split
+from tests.data.published import (
+    COPIES,
+    Copy,
+    cc120k,
+    flickr8k,
+    flickr30k,
+    fne_json,
+    jpeg,
+    mscoco,
+    own_folder,
+    serve,
+    write_copy_params,
+    write_files,
+    write_params,
+)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run stages in, as a clone is."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return folder
+
+
+def run(stage: click.Command) -> str:
+    result = CliRunner().invoke(stage, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(stage: click.Command) -> str:
+    """The one line with which a stage refuses, having changed nothing."""
+    before = files_below(Path("data"))
+    result: Result = CliRunner().invoke(stage, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert result.output.count("\n") == 1
+    assert files_below(Path("data")) == before
+    return result.output
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def packed() -> dict[str, bytes]:
+    with zipfile.ZipFile("data/raw/images.zip") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("build", COPIES.values(), ids=COPIES.keys())
+def test_every_source_goes_through_download_and_split(build: Callable[[Path], Copy], tmp_path: Path) -> None:
+    copy = build(tmp_path / "published")
+    before = files_below(tmp_path / "published")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        said = run(download)
+    run(split)
+
+    assert packed() == {name: copy.content[name] for name in copy.expected}
+    assert all(note in said.splitlines() for note in copy.notes)
+    assert json.loads(Path("data/raw/source.json").read_text())["notes"] == copy.notes
+    assert files_below(tmp_path / "published") == before, "the user's own folder is read in place"
+    for name in ("train", "val", "test"):
+        made = read_split(Path(f"data/split/{name}.json"))
+        expected = {image: texts for image, (of, texts) in copy.expected.items() if of == name}
+        if "" not in dict(copy.expected.values()):
+            assert made.images == tuple(expected)
+        for image, caption in zip(made.caption_image, made.captions, strict=True):
+            assert caption in copy.expected[made.images[image]][1]
+        assert len(made.captions) == sum(len(copy.expected[image][1]) for image in made.images)
+    assert Path("data/split/truth.json").exists() == Path("data/split/truth.parquet").exists() == copy.has_truth
+
+
+def test_what_was_downloaded_is_used_again_without_a_server(tmp_path: Path) -> None:
+    copy = mscoco(tmp_path / "published", "karpathy")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    first = files_below(Path("data"))
+    shutil.rmtree("data")
+    run(download)
+    assert files_below(Path("data")) == first
+    assert not list(Path(".downloads").rglob("*.part*"))
+
+
+def test_a_queued_experiment_shares_the_downloads_of_the_main_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = flickr8k(tmp_path / "published")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    temporary = tmp_path / "experiment"
+    temporary.mkdir()
+    write_copy_params(temporary, copy, mirror)
+    monkeypatch.setenv("DVC_ROOT", str(Path.cwd()))
+    monkeypatch.chdir(temporary)
+    run(download)
+    assert not Path(".downloads").exists()
+
+
+def test_an_archive_in_the_users_folder_is_used_in_place(tmp_path: Path) -> None:
+    copy = flickr8k(tmp_path / "published")
+    copy.root = next((tmp_path / "published").rglob("Flickr8k_text.zip")).parent
+    write_copy_params(Path(), copy, None)
+    run(download)
+    assert packed().keys() == copy.expected.keys()
+    assert not list(Path(".downloads").rglob("*.zip"))
+
+
+def test_an_archive_that_has_changed_since_its_first_use_is_refused(tmp_path: Path) -> None:
+    copy = flickr8k(tmp_path / "published")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    kept = Path(".downloads/flickr8k/Flickr8k_text.zip")
+    recorded = sha256(kept.read_bytes()).hexdigest()
+    kept.write_bytes(kept.read_bytes() + b"x")
+    said = refused(download)
+    assert recorded in said
+    assert sha256(kept.read_bytes()).hexdigest() in said
+    assert str(kept) in said
+
+
+def test_only_the_missing_half_of_coco_is_fetched(tmp_path: Path) -> None:
+    copy = mscoco(tmp_path / "published", "karpathy")
+    copy.root = tmp_path / "mine"
+    write_files(copy.root, {name: data for name, data in copy.content.items() if name.startswith("train2014")})
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    assert packed() == copy.content
+    assert sorted(path.name for path in Path(".downloads").rglob("*.zip")) == ["caption_datasets.zip", "val2014.zip"]
+
+
+def test_coco_images_are_found_under_the_names_that_npc_gives_them(tmp_path: Path) -> None:
+    copy = mscoco(tmp_path / "published", "fne")
+    copy.root = tmp_path / "mine"
+    write_files(copy.root / "images", {f"COCO_2014_{name[-16:]}": data for name, data in copy.content.items()})
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    assert packed() == copy.content
+
+
+def test_the_same_images_make_the_same_archive(tmp_path: Path) -> None:
+    copy = own_folder(tmp_path / "mine", "csv")
+    write_copy_params(Path(), copy, None)
+    run(download)
+    first = files_below(Path("data"))
+    for path in sorted((tmp_path / "mine/images").rglob("*.jpg"), reverse=True):
+        path.touch()
+    run(download)
+    assert files_below(Path("data")) == first
+
+
+def test_a_folder_that_changed_since_it_was_packed_is_reported(tmp_path: Path) -> None:
+    copy = own_folder(tmp_path / "mine", "csv")
+    write_copy_params(Path(), copy, None)
+    assert "has changed" not in run(download)
+    assert "has changed" not in run(download)
+    write_files(tmp_path / "mine/images", {"one more.jpg": jpeg(30)})
+    assert "data.root has changed since it was last packed: 10 images" in run(download)
+
+
+def test_scenes_need_no_network_and_their_truth_holds_their_own_pairs() -> None:
+    write_params(
+        Path(), data__scenes__train=6, data__scenes__val=2, data__scenes__test=3, data__mirror="http://0.0.0.0:1"
+    )
+    run(download)
+    run(split)
+    truth = pandas.read_parquet("data/split/truth.parquet")
+    pairs = set(truth[["split", "caption", "image"]].itertuples(index=False, name=None))
+    for name in ("train", "val", "test"):
+        own = read_split(Path(f"data/split/{name}.json")).caption_image
+        assert {(name, caption, image) for caption, image in enumerate(own)} <= pairs
+    assert json.loads(Path("data/split/truth.json").read_text())["kind"] == "exact"
+    assert set(truth["relevance"]) == {1.0}
+
+
+def test_a_larger_split_of_scenes_keeps_the_smaller_one() -> None:
+    write_params(Path(), data__scenes__train=3, data__scenes__val=2, data__scenes__test=2)
+    run(download)
+    small = packed()
+    write_params(Path(), data__scenes__train=5, data__scenes__val=2, data__scenes__test=2)
+    run(download)
+    assert small.items() < packed().items()
+
+
+def test_the_train_file_is_one_that_fnes_published_reader_takes(tmp_path: Path) -> None:
+    copy = flickr8k(tmp_path / "published")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        run(download)
+    run(split)
+    rows = json.loads(Path("data/split/train.json").read_text())
+    assert [set(row) for row in rows] == [{"image", "caption", "image_id"}] * 25
+    assert [row["image_id"] for row in rows] == [number for number in range(5) for _ in range(5)]
+    test = json.loads(Path("data/split/test.json").read_text())
+    assert [set(row) for row in test] == [{"image", "caption"}] * 2
+    assert all(len(row["caption"]) == 5 for row in test)
+
+
+# Bad input: one line, and nothing that existed is lost.
+
+
+def good_then(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
+    """A good run on a folder with FNE's JSON, whose outputs must outlive what `spoil` does to the folder."""
+    copy = own_folder(tmp_path / "mine", "fne")
+    write_copy_params(Path(), copy, None)
+    run(download)
+    run(split)
+    spoil(tmp_path / "mine")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    good_then(tmp_path, shutil.rmtree)
+    assert f"data.root = '{tmp_path / 'mine'}': there is no folder" in refused(download)
+
+
+def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
+    good_then(tmp_path, lambda mine: shutil.rmtree(mine / "images"))
+    assert str(tmp_path / "mine/images") in refused(download)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda text: text[: len(text) // 2], "mine_test.json: not readable as JSON (cut off?)"),
+        (
+            lambda text: text.replace('"image"', '"picture"', 1),
+            "row 0: no 'image'; found the keys 'picture', 'caption'",
+        ),
+        (lambda text: text.replace("holiday", "../holiday", 1), "the name '../holiday/day 8.jpg' leaves its folder"),
+        (lambda text: text.replace("holiday", "/holiday", 1), "the name '/holiday/day 8.jpg' leaves its folder"),
+        (lambda text: json.dumps([row | {"caption": []} for row in json.loads(text)]), "day 8.jpg' has no caption"),
+        (lambda text: json.dumps([row | {"caption": [" "]} for row in json.loads(text)]), "an empty caption"),
+        (lambda text: text.replace("day 8", "day 1", 1), "is there twice, in split train and in split test"),
+        (
+            lambda text: text.replace("day 8", "day 88", 1),
+            "1 images that the annotations name are missing: holiday/day 88",
+        ),
+    ],
+)
+def test_broken_annotations_are_named(spoil: Callable[[str], str], expected: str, tmp_path: Path) -> None:
+    def spoil_test(mine: Path) -> None:
+        path = mine / "mine_test.json"
+        path.write_text(spoil(path.read_text()))
+
+    good_then(tmp_path, spoil_test)
+    assert expected in refused(download)
+
+
+def test_an_image_that_does_not_decode_is_named_or_skipped(tmp_path: Path) -> None:
+    broken = tmp_path / "mine/images/holiday/day 3.jpg"
+    good_then(tmp_path, lambda _: broken.write_bytes(broken.read_bytes()[:-60]))
+    assert f"{broken}: does not decode" in refused(download)
+
+    write_params(Path(), data__name="folder", data__root=str(tmp_path / "mine"), data__on_bad_image="skip")
+    assert "skipped: 1 images that are missing or do not decode: holiday/day 3.jpg" in run(download)
+    run(split)
+    assert len(packed()) == 9
+    assert json.loads(Path("data/raw/source.json").read_text())["skipped"] == ["holiday/day 3.jpg"]
+    assert len(read_split(Path("data/split/train.json")).images) == 5
+
+
+def test_a_full_disk_is_seen_before_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good_then(tmp_path, lambda _: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert "no space left for packing 10 images" in refused(download)
+
+
+def test_two_layouts_in_one_folder_need_a_choice(tmp_path: Path) -> None:
+    good_then(tmp_path, lambda mine: own_folder(mine, "csv"))
+    assert "2 layouts: fne, table; set data.annotations" in refused(download)
+    write_params(Path(), data__name="folder", data__root=str(tmp_path / "mine"), data__annotations="table")
+    run(download)
+
+
+def test_half_of_a_layout_is_named(tmp_path: Path) -> None:
+    good_then(tmp_path, lambda mine: (mine / "mine_val.json").unlink())
+    assert "found mine_test.json, mine_train.json but not val.json or *_val.json" in refused(download)
+
+
+def test_flickr30k_says_where_its_images_are_given_out(tmp_path: Path) -> None:
+    write_params(Path(), data__name="flickr30k")
+    said = refused(download)
+    assert "signed form" in said
+    assert "https://shannon.cs.illinois.edu/DenotationGraph/" in said
+    assert "flickr30k-images/" in said
+    copy = flickr30k(tmp_path, "karpathy")
+    shutil.rmtree(tmp_path / "mine/flickr30k-images")
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        assert "signed form" in refused(download)
+
+
+def test_a_layout_that_a_source_does_not_have_is_refused(tmp_path: Path) -> None:
+    write_copy_params(Path(), cc120k(tmp_path / "mine"), None, data__annotations="fne")
+    assert "data.annotations = 'fne': data.name = 'cc120k' can be read with auto, scan" in refused(download)
+
+
+def test_split_without_download_says_what_to_run() -> None:
+    write_params(Path())
+    assert "`dvc repro download` makes it" in refused(split)
+
+
+def test_rows_of_an_image_may_lie_apart_in_a_train_file(tmp_path: Path) -> None:
+    copy = own_folder(tmp_path / "mine", "fne")
+    path = tmp_path / "mine/mine_train.json"
+    assert fne_json(copy.expected, "mine")["mine_train.json"] == path.read_text()
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps(rows[::2] + rows[1::2]))
+    write_copy_params(Path(), copy, None)
+    run(download)
+    run(split)
+    assert len(read_split(Path("data/split/train.json")).images) == 6
