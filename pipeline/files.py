@@ -60,7 +60,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with `\\n` line ends, whole or not at all."""
+    """Write `text` to `path` as UTF-8 with Unix line ends, whole or not at all."""
     write_bytes(path, text.encode())
 
 
@@ -74,7 +74,11 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata) if metadata else None)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            dict(metadata) if metadata else None,
+        )
 
 
 def sha256(path: Path | str) -> str:

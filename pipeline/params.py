@@ -203,7 +203,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check `params.yaml`.
 
     Raises:
-        InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest valid name.
+        InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest
+            valid name.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def stage(command: Callable[..., None]) -> Callable[..., None]:
-    """Print an `InputError` or a full disk as one `error: …` line and exit with 1; anything else keeps its traceback."""
+    """Print an `InputError` or a full disk as one `error: …` line and exit with 1; the rest keeps its traceback."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:

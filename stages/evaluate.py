@@ -26,6 +26,7 @@ def main() -> None:
     from pipeline.training.build import load_trained
     from pipeline.training.encoding import encode_split
     from pipeline.training.judging import Encoded, judge, recall_curve, similarity_curves
+    from pipeline.training.processes import use_threads
     from pipeline.training.setup import open_inputs
 
     params = load_params()
@@ -37,6 +38,7 @@ def main() -> None:
 
     def encode(folder: Any) -> Encoded:
         model = load_trained(folder, params.model, inputs).to(device)
+        use_threads(sum(parameter.numel() for parameter in model.parameters()))
         record = pretrained.read_record(folder / "model.json")
         image_ND, text_MD = encode_split(
             model, inputs, params.evaluate.batch_size, device, record["mean"], record["std"]
@@ -70,7 +72,7 @@ def main() -> None:
 
 def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """`{"test": {"i2t": {"R1": 5}}}` as MLflow names it: `{"test/i2t/R1": 5}`; a metric's name takes no `@`."""
-    flat = {}
+    flat: dict[str, float] = {}
     for name, value in metrics.items():
         path = f"{prefix}{name.replace('@', '_at_')}"
         flat.update(_flat(value, f"{path}/") if isinstance(value, dict) else {path: value})

@@ -25,7 +25,9 @@ def main() -> None:
         report = metrics[name]
         figures = [report[side][cutoff] for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
         truth = [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")] if "truth" in report else [None, None]
-        table.add_row(label, *("–" if figure is None else f"{figure:.1f}" for figure in (*figures, report["rsum"], *truth)))
+        table.add_row(
+            label, *("–" if figure is None else f"{figure:.1f}" for figure in (*figures, report["rsum"], *truth))
+        )
     console = Console()
     console.print(table)
     console.print("i2t: image to text; t2i: text to image; mAP@R: against the truth, where every match is known")

@@ -1,4 +1,4 @@
-"""What a generated picture is made of, and how it is drawn: shapes in the cells of a 3×3 grid, on a plain background."""
+"""What a generated picture is made of, and how it is drawn: shapes in cells of a 3×3 grid, on a plain background."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Point, ...]] = {  # outlines; large and small are measure
     "circle": _regular(64, (0.95,)),
     "square": _regular(4, (1.18,), turn=0.5),
     "triangle": tuple((x, y + 0.2) for x, y in _regular(3, (1.18,))),
-    "star": _regular(10, (1.12, 0.46)),
+    "star": _regular(10, (1.02, 0.43)),
     "cross": (
         *((-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM)),
         *((_ARM, 1.0), (-_ARM, 1.0), (-_ARM, _ARM), (-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM)),

@@ -90,6 +90,7 @@ def generate(params: ScenesParams, seed: int, count: int, stream: str = "") -> l
 
     Scenes of two streams (the splits, say) are independent of each other under the same seed.
     """
+    # Seeding by text goes through SHA-512, so that neighbouring seeds and scenes have nothing in common.
     return [_scene(params, random.Random(f"{stream}:{seed}:{index}")) for index in range(count)]
 
 
@@ -206,7 +207,7 @@ def _scene(params: ScenesParams, rng: random.Random) -> Scene:
 
 
 def _claim(shapes: Sequence[Shape], background: str, detail: float, rng: random.Random) -> Predicate:
-    """Draw a claim that holds for the scene; each thing that it may leave out is mentioned with probability `detail`."""
+    """Draw a claim that holds for the scene; what it may leave out is mentioned with probability `detail`."""
 
     def mentioned() -> bool:
         return rng.random() < detail
@@ -259,9 +260,12 @@ def _is_at(shape: Shape, phrase: str) -> bool:
 
 
 def _fits(shape: Shape, description: Description) -> bool:
-    wanted = (description.kind, description.colour, description.size)
-    attributes_fit = all(value in (None, found) for value, found in zip(wanted, (shape.kind, shape.colour, shape.size)))
-    return attributes_fit and (description.place is None or _is_at(shape, description.place))
+    return (
+        description.kind in (None, shape.kind)
+        and description.colour in (None, shape.colour)
+        and description.size in (None, shape.size)
+        and (description.place is None or _is_at(shape, description.place))
+    )
 
 
 def _relations(subject: Shape, other: Shape) -> list[str]:

@@ -19,7 +19,8 @@ def momentum_copy(model: Model) -> Model:
 @torch.no_grad()
 def update_momentum(averaged: nn.Module, model: nn.Module, momentum: float) -> None:
     """`θ_m ← m θ_m + (1 - m) θ` for all parameters in one multi-tensor pass; buffers are copied."""
-    targets, sources = list(averaged.parameters()), list(model.parameters())
+    targets: list[torch.Tensor] = list(averaged.parameters())
+    sources: list[torch.Tensor] = list(model.parameters())
     if targets:
         torch._foreach_lerp_(targets, sources, 1 - momentum)
     for target, source in zip(averaged.buffers(), model.buffers(), strict=True):

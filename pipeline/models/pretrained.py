@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from pipeline.errors import InputError
 from pipeline.files import main_root, sha256, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -27,8 +26,8 @@ HALF = (0.5, 0.5, 0.5)  # what ViT's own image processor uses, and so a ViT with
 class Pretrained:
     """Two backbones, the tokenizer, and where they came from."""
 
-    image: nn.Module
-    text: nn.Module
+    image: PreTrainedModel
+    text: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -98,7 +97,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _load_backbone(side: str, name: str, revision: str | None) -> tuple[nn.Module, str]:
+def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
     from transformers import AutoModel
     from transformers.utils import logging
 
@@ -141,7 +140,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _commit(model: nn.Module, asked: str | None) -> str | None:
+def _commit(model: PreTrainedModel, asked: str | None) -> str | None:
     return getattr(model.config, "_commit_hash", None) or asked
 
 

@@ -70,9 +70,7 @@ class Head(nn.Sequential):
 
     def __init__(self, width_in: int, width: int) -> None:
         """Map (B, `width_in`) to (B, `width`)."""
-        super().__init__(
-            nn.LayerNorm(width_in), nn.Linear(width_in, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        super().__init__(nn.LayerNorm(width_in), nn.Linear(width_in, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 class MatchingModel(nn.Module):

@@ -21,9 +21,7 @@ def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Te
     return (margin + negative_similarity_B - own_similarity_B).relu()
 
 
-def mean_violation_loss(
-    similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float
-) -> Tensor:
+def mean_violation_loss(similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float) -> Tensor:
     """The weighed mean of an anchor's hinges over the candidates that violate the margin: the triplet loss over `all`.
 
     Args:

@@ -43,7 +43,12 @@ def similarity_figure(path: Path, curves: pandas.DataFrame, threshold: float, ti
     weights.set(ylabel="posterior, weight", ylim=(0, 1.05))
     lines = [axis.get_legend_handles_labels() for axis in (densities, weights)]
     densities.legend(
-        lines[0][0] + lines[1][0], lines[0][1] + lines[1][1], loc="upper center", ncols=3, fontsize=8, frameon=False,
+        lines[0][0] + lines[1][0],
+        lines[0][1] + lines[1][1],
+        loc="upper center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
         bbox_to_anchor=(0.5, -0.14),
     )
     with atomic_path(path) as temporary:

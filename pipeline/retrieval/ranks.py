@@ -36,7 +36,7 @@ def retrieval_ranks(
     count = len(image_ND)
     if len(caption_image_M) != len(text_MD):
         raise ValueError(f"{len(text_MD)} captions but {len(caption_image_M)} entries in caption_image_M")
-    if len(caption_image_M) and not (0 <= int(caption_image_M.min()) and int(caption_image_M.max()) < count):
+    if len(caption_image_M) and not (int(caption_image_M.min()) >= 0 and int(caption_image_M.max()) < count):
         raise ValueError(f"caption_image_M names images outside of 0 … {count - 1}")
     without = torch.bincount(caption_image_M, minlength=count) == 0
     if without.any():

@@ -44,13 +44,11 @@ def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
 
 
 def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int) -> list[tuple[Tensor, Tensor]]:
-    """Ranks within `folds` contiguous folds of images and their captions: COCO 1K is five folds of the 5K test split."""
+    """Ranks within `folds` contiguous folds of images and their captions: COCO 1K is five folds of COCO 5K."""
     caption_image_M = caption_image_M.to(image_ND.device)
     answer = []
     for fold in torch.arange(len(image_ND), device=image_ND.device).tensor_split(folds):
         first, last = int(fold[0]), int(fold[-1])
         inside = (caption_image_M >= first) & (caption_image_M <= last)
-        answer.append(
-            retrieval_ranks(image_ND[first : last + 1], text_MD[inside], caption_image_M[inside] - first)
-        )
+        answer.append(retrieval_ranks(image_ND[first : last + 1], text_MD[inside], caption_image_M[inside] - first))
     return answer

@@ -15,10 +15,12 @@ class Normal(Protocol):
     """Mean and variance of a population of similarities, as 0-dimensional tensors or numbers."""
 
     @property
-    def mean(self) -> Tensor: ...
+    def mean(self) -> Tensor:
+        """μ."""
 
     @property
-    def variance(self) -> Tensor: ...
+    def variance(self) -> Tensor:
+        """σ², unbiased."""
 
 
 def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Normal, prior: float) -> Tensor:

@@ -21,22 +21,28 @@ class SamplerSettings(Protocol):
     """What a strategy may be told; `pipeline.params.SamplerParams` has it."""
 
     @property
-    def strategy(self) -> str: ...
+    def strategy(self) -> str:
+        """fne, hardest, semi_hard, random or all."""
 
     @property
-    def cutdown(self) -> float: ...
+    def cutdown(self) -> float:
+        """Distance below μ+ from which a candidate is too simple."""
 
     @property
-    def alpha(self) -> float: ...
+    def alpha(self) -> float:
+        """How sharply a weight falls."""
 
     @property
-    def prior(self) -> float: ...
+    def prior(self) -> float:
+        """K of the posterior."""
 
     @property
-    def suspect(self) -> float: ...
+    def suspect(self) -> float:
+        """Posterior above which a candidate is suspected."""
 
     @property
-    def min_matches(self) -> int: ...
+    def min_matches(self) -> int:
+        """Positives that must have been seen before the posterior is used."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,7 @@ def hardest_weights(similarity_BC: Tensor, excluded_BC: Tensor) -> Tensor:
     return _one_hot(candidate_BC.argmax(dim=1), excluded_BC)
 
 
-def semi_hard_weights(
-    similarity_BC: Tensor, own_similarity_B: Tensor, excluded_BC: Tensor, margin: float
-) -> Tensor:
+def semi_hard_weights(similarity_BC: Tensor, own_similarity_B: Tensor, excluded_BC: Tensor, margin: float) -> Tensor:
     """1 on candidates less similar than the positive but within the margin (Schroff et al. 2015).
 
     An anchor without any takes its hardest candidate that is less similar than the positive; without even that, its

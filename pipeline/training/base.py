@@ -20,6 +20,7 @@ from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.training.features import padded
 from pipeline.training.pixels import normalised, square_pixels
+from pipeline.training.processes import use_threads
 
 RARE = 5  # a word seen less often than this in all captions is left unknown, as is usual for word vocabularies
 FRAME = 2  # [CLS] and [SEP]
@@ -76,6 +77,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     identity = torch.nn.Identity()
     model = MatchingModel(ImageTower(made.image), TextTower(made.text, params.model.pooling), identity, identity)
     model.to(device).train()
+    use_threads(sum(parameter.numel() for parameter in model.parameters()))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
     plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
     for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan))):

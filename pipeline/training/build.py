@@ -51,7 +51,7 @@ def joint_width(model: MatchingModel, inputs: Inputs, mean: list[float], std: li
 
 
 def save_trained(folder: Path, model: MatchingModel, base: Pretrained | None, record: dict[str, Any]) -> None:
-    """Write `model.json`, `heads.safetensors`, and, where towers were trained, `image/` and `text/` (transformers' format)."""
+    """Write `model.json`, `heads.safetensors` and, of trained towers, `image/` and `text/` in transformers' format."""
     if base is not None:
         pretrained.save(folder, base)
     heads = {

@@ -14,7 +14,12 @@ from pipeline.training.pixels import normalised
 
 @torch.inference_mode()
 def encode_split(
-    model: MatchingModel, inputs: Inputs, batch_size: int, device: torch.device, mean: Sequence[float], std: Sequence[float]
+    model: MatchingModel,
+    inputs: Inputs,
+    batch_size: int,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
     was_training = model.training

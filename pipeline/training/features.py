@@ -62,7 +62,9 @@ def make_features(
         "image_size": model.image_size,
         "mean": list(mean),
         "std": list(deviation),
-        "rows": {name: {"images": len(split.images), "captions": len(split.captions)} for name, split in splits.items()},
+        "rows": {
+            name: {"images": len(split.images), "captions": len(split.captions)} for name, split in splits.items()
+        },
         "sha256": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
     }
 
@@ -115,7 +117,7 @@ class _FrozenTowers:
 
 
 def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
-    """Rows of token ids as one batch, padded to the longest, or cut (keeping the closing token) and padded to `length`."""
+    """Rows of token ids as one batch: padded to the longest, or cut (the closing token kept) and padded to `length`."""
     if length is not None:
         rows = [row if len(row) <= length else torch.cat([row[: length - 1], row[-1:]]) for row in rows]
     width = length or max(len(row) for row in rows)
@@ -158,7 +160,7 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, model: ModelParams) -> None:
-    """An upper bound of what will be written: prepared images never outgrow the archive, features are 4 bytes a number."""
+    """Ask for an upper bound: prepared images never outgrow the archive, features take 4 bytes a number."""
     rows = sum(len(split.images) + len(split.captions) for split in splits.values())
     widest = 4 * 2048  # bytes of a feature row, of the widest towers in use
     needed = rows * widest if model.train == "heads" else Path(archive.path).stat().st_size + rows * 4 * SHARD_ROWS // 8

@@ -74,7 +74,8 @@ def posterior(similarity: Tensor, run: Mapping[str, Any]) -> Tensor:
     """The false-negative posterior by the statistics that a run ended with."""
     populations = {
         name: SimpleNamespace(
-            mean=torch.tensor(part["mean"], dtype=torch.float64), variance=torch.tensor(part["variance"], dtype=torch.float64)
+            mean=torch.tensor(part["mean"], dtype=torch.float64),
+            variance=torch.tensor(part["variance"], dtype=torch.float64),
         )
         for name, part in run["statistics"].items()
     }

@@ -115,7 +115,9 @@ class Training:
             image, text = self.prepared(images, batch.texts)
         own = Pairs(image, text, batch.image_id, batch.caption_id)
         in_batch = warming_up or self.memory is None
-        everyone = Pairs(*(gather(part, batch.global_size, differentiable=in_batch and i < 2) for i, part in enumerate(own)))
+        everyone = Pairs(
+            *(gather(part, batch.global_size, differentiable=in_batch and i < 2) for i, part in enumerate(own))
+        )
         momentum = self._momentum_pairs(images, batch)
         draws_2b = uniform(self.params.seed, self.at.step, batch.global_size)[:, batch.first : batch.first + len(image)]
         loss_b, noticed = self.objective(
@@ -150,7 +152,10 @@ class Training:
         plan = epoch_plan(len(self.train_inputs.caption_image), settings.batch_size, self.params.seed, at.epoch)
         plan = [batch for batch in plan if len(batch) >= process_count()]
         spans = [local_span(len(batch)) for batch in plan]
-        validated = {math.ceil(len(plan) * part / settings.validations_per_epoch) for part in range(1, settings.validations_per_epoch + 1)}
+        validated = {
+            math.ceil(len(plan) * part / settings.validations_per_epoch)
+            for part in range(1, settings.validations_per_epoch + 1)
+        }
         recorded = validated | set(range(0, len(plan), max(1, len(plan) // RECORDS_PER_EPOCH)))
         batches = training_batches(
             self.train_inputs, plan, spans, seeds=(self.params.seed, at.epoch), start=at.batch, workers=settings.workers
@@ -170,11 +175,13 @@ class Training:
         means = torch.stack(self._sums).mean(dim=0).tolist()
         self._sums = []
         names = ("train/loss", "sampler/cut_down_share", "sampler/suspected_share", "sampler/false_negative_share")
-        row = {name: value for name, value in zip(names, means, strict=True) if not math.isnan(value) or name == names[0]}
+        row = {
+            name: value for name, value in zip(names, means, strict=True) if not math.isnan(value) or name == names[0]
+        }
         if not math.isfinite(row["train/loss"]):
             raise InputError(
                 f"loss is {row['train/loss']} at epoch {self.at.epoch}, step {self.at.step}: training cannot go on. "
-                "A lower train.lr or train.clip, or precision \"no\", may help; the last checkpoint is kept"
+                'A lower train.lr or train.clip, or precision "no", may help; the last checkpoint is kept'
             )
         row["train/lr"] = self.optimiser.param_groups[0]["lr"]
         for name, population in (("positive", self.statistics.positive), ("negative", self.statistics.negative)):
@@ -235,7 +242,10 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.statistics.load_state_dict(
-            {name: {key: value.to(self.device) for key, value in part.items()} for name, part in state["statistics"].items()}
+            {
+                name: {key: value.to(self.device) for key, value in part.items()}
+                for name, part in state["statistics"].items()
+            }
         )
         torch.set_rng_state(state["generator"])
         self._sums = [row.to(self.device) for row in state["sums"]]

@@ -153,7 +153,9 @@ class MatchingObjective:
         false_negative = torch.full((), torch.nan, device=excluded_bC.device)
         if self.truth_NM is not None:
             if to_text:
-                ids_C = candidates.caption_id if memory is None else torch.cat([candidates.caption_id, memory.caption_id])
+                ids_C = (
+                    candidates.caption_id if memory is None else torch.cat([candidates.caption_id, memory.caption_id])
+                )
                 true_bC = self.truth_NM[own.image_id][:, ids_C.clamp(min=0)]
             else:
                 ids_C = candidates.image_id if memory is None else torch.cat([candidates.image_id, memory.image_id])

@@ -1,12 +1,24 @@
-"""The global batch on one process or on several: gathering features, and random figures that do not depend on either."""
+"""The global batch on one process or on several: threads, gathering, and draws that depend on neither."""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
 STEPS_OF_24_BITS = 1 << 22
+SMALL_MODEL = 5_000_000  # parameters below which a second thread costs more than it brings
+
+
+def use_threads(parameters: int) -> None:
+    """All cores for a large model, one for a small one, whose operators are too short to share; `OMP_NUM_THREADS` wins.
+
+    With one thread, small runs also repeat bit for bit on machines with different numbers of cores.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if parameters < SMALL_MODEL else os.cpu_count() or 1)
 
 
 def process_count() -> int:

@@ -21,9 +21,7 @@ def write_history(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 def write_validations(path: Path, history: Sequence[dict[str, Any]]) -> None:
     """The rows that hold validation recalls, as columns a plot can name: `val_rsum`, `val_i2t_R1` …"""
-    rows = [
-        {name.replace("/", "_"): value for name, value in row.items()} for row in history if "val/rsum" in row
-    ]
+    rows = [{name.replace("/", "_"): value for name, value in row.items()} for row in history if "val/rsum" in row]
     names = sorted({name for row in rows for name in row if name.startswith("val_")})
     _write_rows(path, [*PLACE, *names], rows)
 

@@ -18,6 +18,7 @@ from pipeline.training.build import joint_width, make_model, save_trained
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
 from pipeline.training.pairs import Inputs
+from pipeline.training.processes import use_threads
 
 LARGEST_TRUTH = 1 << 30  # entries of the training split's truth held as one table
 
@@ -67,6 +68,7 @@ def open_training(
     manifest = pretrained.read_record(features / "features.json")
     normalisation = (manifest["mean"], manifest["std"])
     model = make_model(base, params.model, train)
+    use_threads(sum(parameter.numel() for parameter in model.parameters()))
     width = joint_width(model, train, *normalisation)
     table = _truth_table(truth, read_split(split_folder / "train.json"))
     training = Training(params, model, width, train, val, normalisation, accelerator, checkpoint, table, on_record)

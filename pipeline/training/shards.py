@@ -24,7 +24,11 @@ def shard_path(folder: Path, kind: str, number: int) -> Path:
 
 
 def write_shards(
-    folder: Path, kind: str, rows: int, make: Callable[[range], dict[str, Tensor]], track: Callable[[range], Iterable[int]]
+    folder: Path,
+    kind: str,
+    rows: int,
+    make: Callable[[range], dict[str, Tensor]],
+    track: Callable[[range], Iterable[int]],
 ) -> None:
     """Write `rows` rows in shards of `SHARD_ROWS`; those that an interrupted run left complete are kept.
 

@@ -1,0 +1,94 @@
+"""24 steps of training agree with the published code, its quirks switched on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import BertModel, ViTModel
+
+from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
+from pipeline.params import Params, load_params, parse_params
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import Training
+from pipeline.training.pairs import Batch, Inputs
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+ROOT = Path(__file__).parents[2]
+CAPTIONS_AN_IMAGE = 2
+STATISTICS = ("pos_count", "pos_mean", "pos_var", "neg_count", "neg_mean", "neg_var")
+NEVER_READ = cast(Any, SimpleNamespace())  # inputs and checkpoint: `step` touches neither
+
+
+def published_params() -> Params:
+    content = load_params(ROOT / "params.yaml").model_dump()
+    changes: dict[str, dict[str, Any]] = {
+        "model": {"momentum": 0.9, "pooling": "mean_all"},
+        "memory": {"size": 16, "prefill": "random"},
+        "sampler": {
+            "strategy": "fne",
+            "cutdown": 0.2,
+            "alpha": 0.5,
+            "prior": 10_000,
+            "suspect": 0.001,
+            "min_matches": 1,
+            "statistics": "running",
+            "known_positives": "diagonal",
+        },
+        "loss": {"name": "triplet", "margin": 0.2},
+        "train": {"warmup": "triplet", "lr": 0.001, "clip": 2.0},
+    }
+    for section, values in changes.items():
+        content[section] |= values
+    return parse_params(content)
+
+
+def published_training(figures: Any) -> Training:
+    towers = (
+        ImageTower(ViTModel.from_pretrained(GOLDEN / "vit")),
+        TextTower(BertModel.from_pretrained(GOLDEN / "bert"), "mean_all"),
+    )
+    model = MatchingModel(*towers, nn.Identity(), nn.Identity()).train()
+    inputs, checkpoint = cast(Inputs, NEVER_READ), cast(Checkpoint, NEVER_READ)
+    width = figures["image_queue"].shape[1]
+    training = Training(published_params(), model, width, inputs, inputs, ([], []), Accelerator(cpu=True), checkpoint)
+    training.objective.draw = lambda weights_bC, uniform_b: weights_bC.argmax(dim=1)
+    assert training.memory is not None
+    training.memory.image.copy_(torch.from_numpy(figures["image_queue"]))
+    training.memory.text.copy_(torch.from_numpy(figures["text_queue"]))
+    return training
+
+
+def published_batch(figures: Any, number: int) -> Batch:
+    names = ("image_ids", "caption_index", "input_ids", "attention_mask")
+    image_id, caption, *tokens = (torch.from_numpy(figures[f"batch{number:02d}/{name}"]) for name in names)
+    pixels = torch.from_numpy(figures["pixel_values"])[image_id]
+    return Batch(pixels, Tokens(*tokens), image_id, CAPTIONS_AN_IMAGE * image_id + caption, 0, len(image_id))
+
+
+def test_loss_and_statistics_agree_at_every_step() -> None:
+    with np.load(GOLDEN / "run.npz") as figures:
+        columns = figures["trajectory_columns"].tolist()
+        published = [dict(zip(columns, row, strict=True)) for row in figures["trajectory"].tolist()]
+        training = published_training(figures)
+        for number, expected in enumerate(published):
+            if number and expected["epoch"] != published[number - 1]["epoch"]:
+                training.statistics.reset()
+            warming_up = expected["epoch"] == 0
+            loss, _ = training.step(published_batch(figures, number), warming_up=warming_up)
+            assert loss.item() == pytest.approx(expected["loss"], rel=1e-4), f"loss at step {number}"
+            if warming_up:
+                continue
+            positive, negative = training.statistics.positive, training.statistics.negative
+            found = [
+                getattr(side, name).item() for side in (positive, negative) for name in ("count", "mean", "variance")
+            ]
+            for name, value in zip(STATISTICS, found, strict=True):
+                if not np.isnan(expected[name]):  # published: 0/0 for one similarity; here 0
+                    assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-7), f"{name} at step {number}"
