@@ -56,7 +56,7 @@ _ARM = 0.32
 KINDS: dict[str, tuple[Point, ...]] = {  # outlines; large and small are measured by the unit circle around them
     "circle": _regular(64, (0.95,)),
     "square": _regular(4, (1.18,), turn=0.5),
-    "triangle": tuple((x, y + 0.2) for x, y in _regular(3, (1.18,))),
+    "triangle": tuple((x, y + 0.2) for x, y in _regular(3, (1.15,))),
     "star": _regular(10, (1.02, 0.43)),
     "cross": (
         *((-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM)),
