@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -82,11 +84,18 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def sha256(path: Path | str) -> str:
-    """Hexadecimal SHA-256 of a file's content, read in chunks."""
+    """Hexadecimal SHA-256 of a file's content, read in chunks.
+
+    Raises:
+        InputError: when an earlier stage has not made the file.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(CHUNK_BYTES):
-            digest.update(chunk)
+    try:
+        with open(path, "rb") as handle:
+            while chunk := handle.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro` runs the stage that makes it") from None
     return digest.hexdigest()
 
 

@@ -25,3 +25,19 @@ RUN = TRAIN / "run.json"
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
+
+MADE_BY = {
+    RAW: "download",
+    SPLIT: "split",
+    BASE: "base",
+    FEATURES: "features",
+    TRAINED: "train",
+    TRAIN: "train",
+    METRICS: "evaluate",
+    EVALUATION: "evaluate",
+}
+
+
+def maker(path: Path | str) -> str | None:
+    """The stage that makes `path` or a folder above it; None where no stage does."""
+    return next((stage for output, stage in MADE_BY.items() if Path(path).is_relative_to(output)), None)

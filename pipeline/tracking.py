@@ -54,12 +54,12 @@ def store_uri() -> str:
 class Tracker:
     """Writes into one MLflow run, or does nothing once the store has failed."""
 
-    def __init__(self, experiment: str) -> None:
-        """Open the store and the experiment, creating both where they are missing."""
+    def __init__(self, experiment: str, *, silent: bool = False) -> None:
+        """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all."""
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
         self.run_id: str | None = None
-        self.failed = False
+        self.failed = silent
         self._experiment = experiment
         self._client: MlflowClient | None = None
         self._experiment_id = ""
@@ -218,3 +218,41 @@ def origin_tags() -> dict[str, str]:
     if answer.returncode == 0:
         tags["git.commit"] = tags["mlflow.source.git.commit"] = answer.stdout.strip()
     return {name: value for name, value in tags.items() if value}
+
+
+def finished_runs(experiment: str) -> list[dict[str, Any]]:
+    """Every finished run that was evaluated: its parameters, figures, seconds and tags, newest first.
+
+    Returns:
+        One dict a run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty where there is no store yet.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store_uri())
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    rows: list[dict[str, Any]] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        rows += [
+            {
+                "run_id": run.info.run_id,
+                "name": run.info.run_name,
+                "seconds": (run.info.end_time - run.info.start_time) / 1000,
+                "params": run.data.params,
+                "metrics": run.data.metrics,
+                "tags": run.data.tags,
+            }
+            for run in page
+            if "test/rsum" in run.data.metrics and "mlflow.parentRunId" not in run.data.tags
+        ]
+        token = page.token
+        if not token:
+            return rows

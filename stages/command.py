@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 from collections.abc import Callable
 
 import click
@@ -16,33 +17,54 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # pipeline.tracking says in one line what MLflow says in sixty
 }
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def stage(command: Callable[..., None]) -> Callable[..., None]:
-    """Print an `InputError` or a full disk as one `error: …` line and exit with 1; the rest keeps its traceback."""
+    """Print what a user can mend as one `error: …` line and exit with 1; the rest keeps its traceback.
+
+    That is an `InputError`, a file that an earlier stage has not made, and a full disk.
+    """
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from pipeline.errors import InputError
+        from pipeline.paths import maker
 
         try:
             command(*arguments, **options)
         except InputError as error:
             raise _Refused(str(error)) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        except FileNotFoundError as error:
+            made_by = maker(error.filename or "")
+            if made_by is None:
                 raise
-            place = error.filename or "the output"
+            raise _Refused(f"{error.filename}: not found; `dvc repro {made_by}` makes it") from error
+        except Exception as error:
+            full = _no_room(error)
+            if full is None:
+                raise
+            place = getattr(full, "filename", None) or "the output"
             raise _Refused(
                 f"{place}: no space left on the disk; what was there before is unchanged. "
                 "Make room and run the same command again"
             ) from error
 
     return run
+
+
+def _no_room(error: BaseException | None) -> BaseException | None:
+    """What says that the disk is full, if `error` comes of that: torch hides it behind its own, safetensors in words."""
+    while error is not None:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        if (int(told[1]) if told else getattr(error, "errno", None)) in NO_ROOM:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class _Refused(click.ClickException):

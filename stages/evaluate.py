@@ -17,7 +17,7 @@ def main() -> None:
     import torch
 
     from pipeline.data.known import read_truth
-    from pipeline.files import digest_of, sha256, write_json
+    from pipeline.files import atomic_folder, digest_of, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.params import dotted, load_params
     from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
@@ -41,7 +41,7 @@ def main() -> None:
         use_threads(sum(parameter.numel() for parameter in model.parameters()))
         record = pretrained.read_record(folder / "model.json")
         image_ND, text_MD = encode_split(
-            model, inputs, params.evaluate.batch_size, device, record["mean"], record["std"]
+            model, inputs, params.evaluate.batch_size, device, record["mean"], record["std"], "test"
         )
         return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
 
@@ -53,10 +53,10 @@ def main() -> None:
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, state)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
-    EVALUATION.mkdir(parents=True, exist_ok=True)
-    curves.to_csv(EVALUATION / "similarity.csv", index=False)
-    recall_curve(*ranks).to_csv(EVALUATION / "recall.csv", index=False)
-    similarity_figure(EVALUATION / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
+    with atomic_folder(EVALUATION) as folder:
+        curves.to_csv(folder / "similarity.csv", index=False)
+        recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
+        similarity_figure(folder / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
     write_json(METRICS, metrics)
 
     tracker = Tracker(params.tracking.experiment)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,10 +26,13 @@ def main() -> None:
     from pipeline.tracking import Tracker, origin_tags
 
     params = load_params()
+    if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
+        _launch(params.launch.processes)
+        return
     inputs = {str(path): sha256(path) for path in (MANIFEST, BASE / "base.json", *sorted(SPLIT.iterdir()))}
     sections = ("seed", "model", "memory", "sampler", "loss", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
-    tracker = Tracker(params.tracking.experiment)
+    tracker = Tracker(params.tracking.experiment, silent=bool(int(os.environ.get("RANK", "0"))))
     tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
     tracker.begin(key, _name(params), dotted(params), tags)
     try:
@@ -34,6 +41,14 @@ def main() -> None:
         tracker.finish("FAILED")
         raise
     tracker.finish()
+
+
+def _launch(processes: int) -> None:
+    """Start this command once a process, through torch's launcher; accelerate finds its place in the environment."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    status = subprocess.run([*launcher, "-m", "stages.train"], check=False).returncode
+    if status:
+        raise SystemExit(status)
 
 
 def _train(params: Params, key: str, tracker: Any) -> None:
@@ -47,7 +62,9 @@ def _train(params: Params, key: str, tracker: Any) -> None:
     from pipeline.training.setup import open_training
 
     folder = checkpoint_folder("train", key)
-    with FileLock(folder.with_suffix(".lock")):  # the same experiment, queued twice, runs one after the other
+    main = os.environ.get("RANK", "0") == "0"
+    # the same experiment, queued twice, runs one after the other
+    with FileLock(folder.with_suffix(".lock")) if main else nullcontext():
         sent = 0
 
         def send(history: list[dict[str, Any]]) -> None:
@@ -60,6 +77,8 @@ def _train(params: Params, key: str, tracker: Any) -> None:
         if training.resume():
             click.echo(f"going on at epoch {training.at.epoch + 1}, step {training.at.step}")
         at = training.run()
+        if not main:
+            return
         with atomic_folder(TRAINED) as trained:
             last = trained / LAST.relative_to(TRAINED)
             save(last)
@@ -78,8 +97,6 @@ def _train(params: Params, key: str, tracker: Any) -> None:
 
 def _name(params: Params) -> str:
     """A run's name says what people vary."""
-    import os
-
     parts = [
         os.environ.get("DVC_EXP_NAME", ""),
         f"{params.sampler.strategy} {params.loss.name}",

@@ -67,7 +67,7 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
 def _learn_scenes(made: Pretrained, params: Params) -> None:
     """InfoNCE over the batch, other captions of an image left out, on scenes that no split contains."""
     base, words = params.base, params.model.words
-    scenes = generate(params.data.scenes, base.seed, base.scenes)
+    scenes = generate(params.data.scenes, base.seed, base.scenes, stream="base")
     size = params.data.scenes.size
     pixels_N = torch.stack([square_pixels(scene.image(size), params.model.image_size) for scene in scenes])
     captions = [clean_caption(caption, words) for scene in scenes for caption in scene.captions]

@@ -84,5 +84,6 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fit the model that params.yaml describes: {error}") from None
+        said = " ".join(str(error).split())
+        raise InputError(f"{path}: does not fit the model that params.yaml describes: {said}") from None
     return trained

@@ -48,7 +48,9 @@ class Checkpoint:
         """Write `state` (tensors, numbers, texts, lists and dicts of these)."""
         started = self.clock()
         with atomic_path(self.folder / f"{name}.pt") as temporary:
-            torch.save(state, temporary)
+            # given a path, torch would not say that the disk is full
+            with open(temporary, "wb") as handle:
+                torch.save(state, handle)
         self._written = self.clock()
         self._cost = self._written - started
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.towers import MatchingModel, Tokens
+from pipeline.progress import progress
 from pipeline.training.pairs import Inputs
 from pipeline.training.pixels import normalised
 
@@ -20,17 +21,18 @@ def encode_split(
     device: torch.device,
     mean: Sequence[float],
     std: Sequence[float],
+    label: str = "validation",
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
     was_training = model.training
     model.eval()
     images = [
         model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
-        for rows in _chunks(len(inputs.names), batch_size)
+        for rows in _chunks(len(inputs.names), batch_size, f"{label} images")
     ]
     texts = [
         model.encode_text(_moved(inputs.texts(rows, training=False), device))
-        for rows in _chunks(len(inputs.caption_image), batch_size)
+        for rows in _chunks(len(inputs.caption_image), batch_size, f"{label} captions")
     ]
     model.train(was_training)
     return torch.cat(images), torch.cat(texts)
@@ -45,5 +47,6 @@ def _moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
     return Tokens(*(part.to(device) for part in texts)) if isinstance(texts, Tokens) else texts.to(device)
 
 
-def _chunks(count: int, size: int) -> Iterator[range]:
-    return (range(start, min(count, start + size)) for start in range(0, count, size))
+def _chunks(count: int, size: int, label: str) -> Iterator[range]:
+    chunks = [range(start, min(count, start + size)) for start in range(0, count, size)]
+    return progress(chunks, label=label, total=len(chunks))

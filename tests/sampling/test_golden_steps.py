@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from pipeline.sampling.strategies import fne_weights, hardest_weights
 GOLDEN = Path(__file__).parents[1] / "golden" / "steps.npz"
 STEPS = 6
 MARGIN = 0.2
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
 
 
 class Step(NamedTuple):
@@ -77,8 +78,8 @@ def weights(step: Step, direction: Direction) -> Tensor:
 def test_the_statistics_agree(step: Step) -> None:
     for name, population in (("pos", step.statistics.positive), ("neg", step.statistics.negative)):
         assert int(population.count) == int(step.golden[f"{name}_count"])
-        torch.testing.assert_close(population.mean.float(), step.golden[f"{name}_mean"], **CLOSE)
-        torch.testing.assert_close(population.variance.float(), step.golden[f"{name}_var"], **CLOSE)
+        assert_close(population.mean.float(), step.golden[f"{name}_mean"])
+        assert_close(population.variance.float(), step.golden[f"{name}_var"])
 
 
 def test_the_weights_agree_wherever_something_violates_the_margin(step: Step) -> None:
@@ -87,9 +88,7 @@ def test_the_weights_agree_wherever_something_violates_the_margin(step: Step) ->
         offered_BC = direction.similarity_BC.masked_fill(step.golden["mask"], -torch.inf)
         violated_B = offered_BC.amax(dim=1) > direction.own_B - MARGIN
         compared += int(violated_B.sum())
-        torch.testing.assert_close(
-            weights(step, direction)[violated_B], step.golden[f"weights_{direction.name}"][violated_B], **CLOSE
-        )
+        assert_close(weights(step, direction)[violated_B], step.golden[f"weights_{direction.name}"][violated_B])
     assert compared > 0
 
 
@@ -101,11 +100,11 @@ def test_the_loss_and_its_gradient_agree(step: Step) -> None:
             for d in directions(step.golden, image_BD, text_BD)
         ]
     ).sum()
-    torch.testing.assert_close(loss, step.golden["loss_sum"], **CLOSE)
+    assert_close(loss, step.golden["loss_sum"])
     for name, gradient in zip(
         ("image", "text"), torch.autograd.grad(loss / len(image_BD), [image_BD, text_BD]), strict=True
     ):
-        torch.testing.assert_close(gradient, step.golden[f"grad_{name}"], **CLOSE)
+        assert_close(gradient, step.golden[f"grad_{name}"])
 
 
 def test_the_hardest_negatives_loss_agrees(step: Step) -> None:
@@ -113,7 +112,7 @@ def test_the_hardest_negatives_loss_agrees(step: Step) -> None:
     for d in directions(step.golden, step.golden["image"], step.golden["text"]):
         hardest_B = hardest_weights(d.similarity_BC, step.golden["mask"]).argmax(dim=1)
         loss = loss + triplet_loss(d.similarity_BC, d.own_B, hardest_B, MARGIN).sum()
-    torch.testing.assert_close(loss, step.golden["hardest_loss_sum"], **CLOSE)
+    assert_close(loss, step.golden["hardest_loss_sum"])
 
 
 def test_the_warmup_loss_agrees(step: Step) -> None:
@@ -122,4 +121,4 @@ def test_the_warmup_loss_agrees(step: Step) -> None:
     loss = torch.zeros(())
     for side_BB in (similarity_BB, similarity_BB.T):
         loss = loss + triplet_loss(side_BB, own_B, hardest_weights(side_BB, diagonal_BB).argmax(dim=1), MARGIN).sum()
-    torch.testing.assert_close(loss, step.golden["warmup_loss_sum"], **CLOSE)
+    assert_close(loss, step.golden["warmup_loss_sum"])

@@ -1,0 +1,115 @@
+"""Write docs/results.md from the raw figures beside it: no number there is typed by hand.
+
+python -m benchmarks.results
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import pandas
+
+RAW = Path("docs/results")
+PAGE = Path("docs/results.md")
+NOTES = RAW / "notes"  # what a person says about a table; one Markdown file a study
+RECALLS = [f"{side}/R{k}" for side in ("i2t", "t2i") for k in (1, 5, 10)]
+TITLES = {
+    "scenes": "Generated scenes",
+    "cutdown": "Generated scenes: the cut-down threshold",
+    "flickr8k": "Flickr8k, heads over frozen towers",
+}
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="only say whether the page is up to date")
+def main(check: bool) -> None:
+    """Write docs/results.md from docs/results/*.csv and docs/results/notes/*.md."""
+    import pandas
+
+    from pipeline.files import write_text
+
+    parts = ["# Results\n", _file(NOTES / "introduction.md")]
+    for study, title in TITLES.items():
+        path = RAW / f"{study}.csv"
+        if path.exists():
+            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), _table(pandas.read_csv(path)), _source(study)]
+    page = "\n".join(part for part in parts if part)
+    if not check:
+        write_text(PAGE, page)
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
+        raise click.ClickException(f"{PAGE} is not what the CSV files say: python -m benchmarks.results")
+
+
+def _table(runs: pandas.DataFrame) -> str:
+    """Both tables of a study: recalls at the best validation, and best against last with the truth's figures."""
+    methods = list(dict.fromkeys(runs["method"]))
+    seeds = runs["seed"].nunique()
+    recalls = [
+        [method, *(_figure(runs, method, f"test/{name}") for name in RECALLS), _figure(runs, method, "test/rsum")]
+        for method in methods
+    ]
+    first = methods[0]
+    extra = {
+        "test/truth/i2t/mAP_at_R": "i2t mAP@R",
+        "test/truth/t2i/mAP_at_R": "t2i mAP@R",
+        "test/posterior/auc": "posterior AUC",
+        "sampler/false_negative_share": "true among sampled, %",
+    }
+    known = {name: title for name, title in extra.items() if runs[name].notna().any()}
+    compared = [
+        [
+            method,
+            _figure(runs, method, "test/rsum"),
+            _difference(runs, first, method, "test/rsum"),
+            _figure(runs, method, "last/rsum"),
+            _difference(runs, first, method, "last/rsum"),
+            *(_figure(runs, method, name, scale=100 if "share" in name else 1) for name in known),
+        ]
+        for method in methods
+    ]
+    columns = [f"{side} R@{k}" for side in ("i2t", "t2i") for k in (1, 5, 10)]
+    return (
+        f"Test split, best validation, mean ± standard deviation over {seeds} seeds (percent):\n\n"
+        + _markdown(["method", *columns, "rsum"], recalls)
+        + f"\nBest validation against last epoch; Δ is {first} less the row's method, over the same seeds:\n\n"
+        + _markdown(["method", "rsum, best", "Δ", "rsum, last", "Δ", *known.values()], compared)
+    )
+
+
+def _figure(runs: pandas.DataFrame, method: str, name: str, scale: float = 1) -> str:
+    values = runs.loc[runs["method"] == method, name] * scale
+    digits = 3 if "auc" in name else 1
+    if values.isna().any():
+        return "–"
+    return (
+        f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) > 1 else f"{values.mean():.{digits}f}"
+    )
+
+
+def _difference(runs: pandas.DataFrame, first: str, method: str, name: str) -> str:
+    if method == first:
+        return ""
+    by_seed = runs.set_index(["method", "seed"])[name]
+    values = by_seed.loc[first] - by_seed.loc[method]
+    return f"{values.mean():+.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():+.1f}"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _source(study: str) -> str:
+    return f"\nRaw figures: [results/{study}.csv](results/{study}.csv), made by `python -m benchmarks.study {study}`.\n"
+
+
+def _file(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Compare methods over seeds through DVC's queue, and keep the raw figures as CSV.
+
+    python -m benchmarks.study scenes --jobs 2
+
+queues one experiment a method and seed in the present repository (its params.yaml decides the data set and the base
+towers), works the queue off, and writes `docs/results/<study>.csv` from the MLflow runs. What DVC has in its run
+cache is not trained again: its earlier MLflow run stands for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+RESULTS = Path("docs/results")
+SEEDS = "1,2,3"
+METHODS: dict[str, dict[str, str]] = {
+    "FNE": {"sampler.strategy": "fne", "loss.name": "triplet"},
+    "hardest": {"sampler.strategy": "hardest", "loss.name": "triplet"},
+    "random": {"sampler.strategy": "random", "loss.name": "triplet"},
+    "InfoNCE, memory": {"sampler.strategy": "all", "loss.name": "infonce", "train.warmup": "infonce"},
+    "InfoNCE, batch only": {
+        "sampler.strategy": "all",
+        "loss.name": "infonce",
+        "train.warmup": "infonce",
+        "memory.size": "0",
+    },
+}
+CUTDOWNS: dict[str, dict[str, str]] = {
+    f"cutdown {value}": {"sampler.strategy": "fne", "loss.name": "triplet", "sampler.cutdown": value}
+    for value in ("0.05", "0.1", "0.2", "0.3", "0.4")
+}
+STUDIES = {"scenes": METHODS, "flickr8k": METHODS, "cutdown": CUTDOWNS}
+FIGURES = (
+    *(f"{part}/{side}/R{k}" for part in ("test", "last") for side in ("i2t", "t2i") for k in (1, 5, 10)),
+    "test/rsum",
+    "last/rsum",
+    *(f"{part}/truth/{side}/mAP_at_R" for part in ("test", "last") for side in ("i2t", "t2i")),
+    "test/posterior/auc",
+    "last/posterior/auc",
+    "sampler/false_negative_share",
+)
+
+
+@click.command()
+@click.argument("study", type=click.Choice(list(STUDIES)))
+@click.option("--seeds", default=SEEDS, show_default=True, help="comma-separated")
+@click.option("--jobs", default=2, show_default=True, help="queue workers")
+@click.option("--collect-only", is_flag=True, help="write the CSV from the runs that are there")
+def main(study: str, seeds: str, jobs: int, collect_only: bool) -> None:
+    """Queue a study's experiments, wait for them, write docs/results/STUDY.csv."""
+    if not collect_only:
+        for overrides in STUDIES[study].values():
+            values = [f"-S{name}={value}" for name, value in (overrides | {"seed": seeds}).items()]
+            _dvc("exp", "run", "--queue", *values)
+        _dvc("queue", "start", "--jobs", str(jobs))
+        _wait()
+    rows = _collect(study, [int(seed) for seed in seeds.split(",")])
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    from pipeline.files import write_text
+
+    write_text(RESULTS / f"{study}.csv", content.getvalue())
+    click.echo(f"{RESULTS / study}.csv: {len(rows)} runs")
+
+
+def _collect(study: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """The newest run of each method and seed that differs from params.yaml in nothing else."""
+    from pipeline.params import dotted, load_params
+    from pipeline.tracking import finished_runs
+
+    params = load_params()
+    present = {name: "null" if value is None else str(value) for name, value in dotted(params).items()}
+    free = ("evaluate.", "tracking.", "launch.")
+    runs = finished_runs(params.tracking.experiment)
+    rows = []
+    for method, overrides in STUDIES[study].items():
+        for seed in seeds:
+            wanted = present | overrides | {"seed": str(seed)}
+            wanted = {name: value for name, value in wanted.items() if not name.startswith(free)}
+            match = next((run for run in runs if wanted.items() <= run["params"].items()), None)
+            if match is None:
+                raise click.ClickException(f"no finished run of {method!r} with seed {seed}: dvc queue status, logs")
+            figures = {name: match["metrics"].get(name, "") for name in FIGURES}
+            rows.append({"method": method, "seed": seed, "seconds": round(match["seconds"], 1), **figures})
+    return rows
+
+
+def _wait() -> None:
+    while True:
+        answer = subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
+        waiting = answer.count("Queued") + answer.count("Running")
+        if not waiting:
+            return
+        click.echo(f"{waiting} experiments to go", err=True)
+        time.sleep(15)
+
+
+def _dvc(*arguments: str) -> None:
+    if subprocess.run(["dvc", *arguments], check=False).returncode:
+        sys.exit(f"dvc {' '.join(arguments)} failed")
+
+
+if __name__ == "__main__":
+    main()

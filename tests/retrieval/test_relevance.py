@@ -1,0 +1,83 @@
+"""mAP@R, R-Precision and the quality of a score, against loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from pipeline.retrieval.relevance import precision_at_r, ranking_quality
+
+
+def one_query(order: list[int], relevant: set[int]) -> tuple[float, float]:
+    """mAP@R and R-Precision of items in order of similarity."""
+    first = order[: len(relevant)]
+    hits, average = 0, 0.0
+    for place, item in enumerate(first, start=1):
+        if item in relevant:
+            hits += 1
+            average += hits / place
+    return average / len(relevant), hits / len(relevant)
+
+
+@given(seed=st.integers(0, 1000), queries=st.integers(1, 9), items=st.integers(1, 12), chunk_size=st.integers(1, 10))
+@settings(deadline=None)
+def test_both_figures_are_those_of_a_loop_over_queries(seed: int, queries: int, items: int, chunk_size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query_QD = normalize(torch.randn(queries, 6, generator=generator, dtype=torch.float64), dim=1)
+    item_ID = normalize(torch.randn(items, 6, generator=generator, dtype=torch.float64), dim=1)
+    true_QI = torch.rand(queries, items, generator=generator) < 0.3
+    true_query_P, true_item_P = true_QI.nonzero(as_tuple=True)
+    shuffled = torch.randperm(len(true_query_P), generator=generator)
+    average, precision = precision_at_r(query_QD, item_ID, true_query_P[shuffled], true_item_P[shuffled], chunk_size)
+    slow = [
+        one_query(
+            (query_QD[q] @ item_ID.T).argsort(descending=True).tolist(), set(true_QI[q].nonzero().flatten().tolist())
+        )
+        for q in range(queries)
+        if true_QI[q].any()
+    ]
+    assert average.tolist() == pytest.approx([figures[0] for figures in slow])
+    assert precision.tolist() == pytest.approx([figures[1] for figures in slow])
+
+
+def test_a_model_that_ranks_all_true_items_first_is_perfect() -> None:
+    average, precision = precision_at_r(
+        torch.eye(2, 4),
+        torch.tensor([[1.0, 0, 0, 0], [0.9, 0, 0, 0], [0, 1.0, 0, 0]]),
+        torch.tensor([0, 0, 1]),
+        torch.tensor([0, 1, 2]),
+    )
+    assert average.tolist() == precision.tolist() == [1, 1]
+
+
+def test_without_any_true_pair_there_is_nothing_to_average() -> None:
+    nothing = torch.empty(0, dtype=torch.long)
+    average, precision = precision_at_r(torch.eye(3), torch.eye(3), nothing, nothing)
+    assert len(average) == len(precision) == 0
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    score_P = torch.randint(6, (40,), generator=generator).float()  # with ties, which count a half
+    true_P = torch.rand(40, generator=generator) < 0.4
+    right = [
+        1.0 if high > low else 0.5 if high == low else 0.0
+        for high in score_P[true_P].tolist()
+        for low in score_P[~true_P].tolist()
+    ]
+    assert ranking_quality(score_P, true_P)["auc"] == pytest.approx(sum(right) / len(right))
+
+
+def test_average_precision_is_the_mean_precision_at_each_true_one() -> None:
+    score_P = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    true_P = torch.tensor([True, False, True, False, True])
+    assert ranking_quality(score_P, true_P)["ap"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_one_class_alone_says_nothing_about_a_score(truth: bool) -> None:
+    with pytest.raises(ValueError, match="both classes are needed"):
+        ranking_quality(torch.rand(3), torch.full((3,), truth))

@@ -1,0 +1,164 @@
+"""FNE's sampling weights against loops over single elements."""
+
+from __future__ import annotations
+
+import math
+from typing import TypedDict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.sampling.posterior import false_negative_posterior
+from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.sampling.strategies import fne_weights
+
+
+class Choices(TypedDict):
+    cutdown: float
+    alpha: float
+    prior: float
+    suspect: float
+    min_matches: int
+
+
+PUBLISHED: Choices = {"cutdown": 0.2, "alpha": 0.5, "prior": 10_000, "suspect": 0.001, "min_matches": 200}
+NONE_KNOWN = torch.zeros(1, 4, dtype=torch.bool)
+
+
+def seen(positives: list[float], negatives: list[float]) -> SimilarityStatistics:
+    statistics = SimilarityStatistics()
+    for population, values in ((statistics.positive, positives), (statistics.negative, negatives)):
+        population.update(torch.tensor(values, dtype=torch.float64), torch.ones(len(values), dtype=torch.bool))
+    return statistics
+
+
+def one_by_one(
+    similarity_BC: Tensor, own_B: Tensor, known_BC: Tensor, statistics: SimilarityStatistics, choices: Choices
+) -> Tensor:
+    """The definition, element by element."""
+    weights_BC = torch.zeros_like(similarity_BC)
+    mean = float(statistics.positive.mean) if int(statistics.positive.count) else 0.0
+    for b, own in enumerate(own_B.tolist()):
+        left = False
+        for c, similarity in enumerate(similarity_BC[b].tolist()):
+            if known_BC[b, c] or similarity <= mean - choices["cutdown"]:
+                continue
+            left = True
+            chance = float(
+                false_negative_posterior(
+                    similarity_BC[b, c], statistics.positive, statistics.negative, choices["prior"]
+                )
+            )
+            if int(statistics.positive.count) > choices["min_matches"] and chance > choices["suspect"]:
+                weights_BC[b, c] = math.exp(-choices["alpha"] * chance)
+            else:
+                weights_BC[b, c] = math.exp(-choices["alpha"] * (similarity - own) ** 2)
+        candidates = [c for c in range(similarity_BC.shape[1]) if not known_BC[b, c]]
+        if not left and candidates:
+            weights_BC[b, max(candidates, key=lambda c, b=b: float(similarity_BC[b, c]))] = 1  # type: ignore[misc]
+    return weights_BC
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    matched=st.integers(0, 6),
+    min_matches=st.integers(0, 4),
+    cutdown=st.floats(0, 1),
+    alpha=st.floats(0, 5),
+    prior=st.sampled_from([2.0, 100.0, 10_000.0]),
+)
+@settings(deadline=None)
+def test_weights_are_those_of_the_definition(
+    seed: int, matched: int, min_matches: int, cutdown: float, alpha: float, prior: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    similarity_BC = torch.rand(4, 9, generator=generator, dtype=torch.float64) * 2 - 1
+    own_B = torch.rand(4, generator=generator, dtype=torch.float64)
+    known_BC = torch.rand(4, 9, generator=generator) < 0.4
+    statistics = seen(
+        (0.5 + torch.rand(matched, generator=generator) / 2).tolist(),
+        (torch.rand(2 * matched, generator=generator) / 2).tolist(),
+    )
+    choices: Choices = {
+        "cutdown": cutdown,
+        "alpha": alpha,
+        "prior": prior,
+        "suspect": 0.001,
+        "min_matches": min_matches,
+    }
+    found_BC = fne_weights(similarity_BC, own_B, known_BC, statistics, **choices)
+    torch.testing.assert_close(found_BC, one_by_one(similarity_BC, own_B, known_BC, statistics, choices))
+
+
+def test_while_nothing_has_matched_the_cutdown_is_from_zero() -> None:
+    weights_BC = fne_weights(
+        torch.tensor([[-0.3, -0.2, -0.1, 0.4]]), torch.tensor([0.5]), NONE_KNOWN, SimilarityStatistics(), **PUBLISHED
+    )
+    assert (weights_BC > 0).tolist() == [[False, False, True, True]]  # s ≤ 0 - 0.2 is cut down
+
+
+def test_a_simple_negative_weighs_nothing() -> None:
+    statistics = seen([0.5, 0.7], [0.1, 0.2, 0.1, 0.2])  # μ+ = 0.6: the threshold is 0.4
+    weights_BC = fne_weights(
+        torch.tensor([[0.39, 0.41, 0.2, 0.7]]), torch.tensor([0.6]), NONE_KNOWN, statistics, **PUBLISHED
+    )
+    assert (weights_BC > 0).tolist() == [[False, True, False, True]]
+
+
+def test_where_all_are_simple_the_hardest_is_taken() -> None:
+    statistics = seen([0.9, 0.95], [0.1, 0.2, 0.1, 0.2])
+    known_14 = torch.tensor([[False, False, True, False]])
+    weights_BC = fne_weights(
+        torch.tensor([[0.1, 0.3, 0.5, 0.2]]), torch.tensor([0.9]), known_14, statistics, **PUBLISHED
+    )
+    assert weights_BC.tolist() == [[0, 1, 0, 0]]
+
+
+def test_a_suspected_false_negative_weighs_by_its_posterior() -> None:
+    statistics = seen([0.78, 0.8, 0.82], [0.38, 0.4, 0.42, 0.38, 0.4, 0.42])
+    similarity_BC = torch.tensor([[0.8, 0.4, 0.3, 0.5]])
+    chance_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, 10_000)
+    assert (chance_BC > 0.001).tolist() == [[True, False, False, False]]
+    choices: Choices = {**PUBLISHED, "cutdown": 2.0, "alpha": 3.0, "min_matches": 2}
+    weights_BC = fne_weights(similarity_BC, torch.tensor([0.8]), NONE_KNOWN, statistics, **choices)
+    assert weights_BC[0, 0].item() == pytest.approx(math.exp(-3.0 * chance_BC[0, 0].item()))
+    assert weights_BC[0, 1].item() == pytest.approx(math.exp(-3.0 * 0.4**2))
+
+
+def test_the_posterior_is_used_once_more_than_min_matches_were_seen() -> None:
+    statistics = seen([0.78, 0.8, 0.82], [0.38, 0.4, 0.42, 0.38, 0.4, 0.42])
+    similarity_BC = torch.tensor([[0.8, 0.8, 0.8, 0.8]])
+
+    def first(min_matches: int) -> float:
+        choices: Choices = {**PUBLISHED, "min_matches": min_matches}
+        return fne_weights(similarity_BC, torch.tensor([0.8]), NONE_KNOWN, statistics, **choices)[0, 0].item()
+
+    assert first(min_matches=3) == 1  # as similar as the positive
+    assert first(min_matches=2) == pytest.approx(math.exp(-0.5), rel=1e-3)
+
+
+def test_known_positives_weigh_nothing_and_an_anchor_with_no_other_candidate_has_no_negative() -> None:
+    known_2C = torch.tensor([[True, False, False], [True, True, True]])
+    weights_BC = fne_weights(
+        torch.full((2, 3), 0.9), torch.full((2,), 0.9), known_2C, SimilarityStatistics(), **PUBLISHED
+    )
+    assert weights_BC.tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_a_weight_that_underflows_is_not_taken_for_a_cutdown() -> None:
+    choices: Choices = {**PUBLISHED, "alpha": 1e6}
+    weights_BC = fne_weights(
+        torch.tensor([[0.5, 0.4, 0.3, 0.2]]), torch.tensor([0.9]), NONE_KNOWN, SimilarityStatistics(), **choices
+    )
+    assert weights_BC.tolist() == [[0, 0, 0, 0]]
+
+
+def test_weights_carry_no_gradient() -> None:
+    similarity_BC = torch.rand(2, 4, requires_grad=True)
+    weights_BC = fne_weights(
+        similarity_BC, similarity_BC[:, 0], NONE_KNOWN.expand(2, 4), SimilarityStatistics(), **PUBLISHED
+    )
+    assert not weights_BC.requires_grad

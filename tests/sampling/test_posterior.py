@@ -1,0 +1,92 @@
+"""Bayes' rule for "is this negative a false one?", also where the plain ratio is 0/0."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.sampling.posterior import Normal, false_negative_posterior
+from pipeline.sampling.statistics import Population
+
+MEANS = st.floats(-1, 1)
+VARIANCES = st.floats(0, 1)
+PRIORS = st.floats(1.001, 1e9)
+
+
+def normal(mean: float, variance: float) -> Normal:
+    return SimpleNamespace(
+        mean=torch.tensor(mean, dtype=torch.float64), variance=torch.tensor(variance, dtype=torch.float64)
+    )
+
+
+def density(value: float, mean: float, variance: float) -> float:
+    return math.exp(-((value - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+
+@given(
+    similarity=st.floats(-1, 1),
+    means=st.tuples(MEANS, MEANS),
+    spread=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+    prior=PRIORS,
+)
+@settings(deadline=None)
+def test_it_is_the_plain_ratio_where_that_can_be_computed(
+    similarity: float, means: tuple[float, float], spread: tuple[float, float], prior: float
+) -> None:
+    matched = density(similarity, means[0], spread[0])
+    unmatched = (prior - 1) * density(similarity, means[1], spread[1])
+    found = false_negative_posterior(
+        torch.tensor(similarity, dtype=torch.float64), normal(means[0], spread[0]), normal(means[1], spread[1]), prior
+    )
+    assert float(found) == pytest.approx(matched / (matched + unmatched), rel=1e-9)
+
+
+@given(
+    similarity=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8),
+    means=st.tuples(MEANS, MEANS),
+    variances=st.tuples(VARIANCES, VARIANCES),
+    prior=PRIORS,
+    precise=st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_it_is_a_probability_whatever_the_populations(
+    similarity: list[float], means: tuple[float, float], variances: tuple[float, float], prior: float, precise: bool
+) -> None:
+    dtype = torch.float64 if precise else torch.float32
+    found = false_negative_posterior(
+        torch.tensor(similarity, dtype=dtype), normal(means[0], variances[0]), normal(means[1], variances[1]), prior
+    )
+    assert found.shape == (len(similarity),)
+    assert found.dtype == dtype
+    assert bool(((found >= 0) & (found <= 1)).all())  # a NaN fails both
+
+
+@given(mean=MEANS, variance=VARIANCES, similarity=st.floats(-1, 1), prior=PRIORS)
+@settings(deadline=None)
+def test_equal_populations_leave_the_prior(mean: float, variance: float, similarity: float, prior: float) -> None:
+    found = false_negative_posterior(
+        torch.tensor(similarity, dtype=torch.float64), normal(mean, variance), normal(mean, variance), prior
+    )
+    assert float(found) == pytest.approx(1 / prior, rel=1e-9)
+
+
+def test_populations_of_one_value_each_still_tell_them_apart() -> None:
+    found = false_negative_posterior(torch.tensor([0.8, 0.2]), normal(0.8, 0), normal(0.2, 0), 10_000)
+    assert found.tolist() == [1, 0]
+
+
+def test_before_anything_was_seen_it_is_the_prior() -> None:
+    nothing = Population("exact")
+    found = false_negative_posterior(torch.tensor([[0.5, -0.5]]), nothing, nothing, 10_000)
+    torch.testing.assert_close(found, torch.full((1, 2), 1e-4))
+
+
+def test_it_rises_with_the_similarity_between_equally_wide_populations() -> None:
+    similarity = torch.linspace(-1, 1, 101, dtype=torch.float64)
+    found = false_negative_posterior(similarity, normal(0.6, 0.01), normal(0.3, 0.01), 10_000)
+    assert bool((found.diff() > 0).all())

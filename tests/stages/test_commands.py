@@ -1,0 +1,188 @@
+"""What holds for every stage's command: a quick --help, and one line for what a user can mend."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import write_tensors
+from tests.stages.running import (
+    ROOT,
+    STAGES,
+    files_below,
+    invoke,
+    refused,
+    run,
+    start,
+    work_in,
+    write_tiny_params,
+)
+
+HEAVY = ("torch", "torchvision", "transformers", "accelerate", "pandas", "pyarrow", "mlflow", "sklearn", "matplotlib")
+IMPORTED_BY_HELP = """
+import runpy, sys
+sys.argv = ["stages." + sys.argv[1], "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+print("imported:", *{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder)
+        run(*STAGES)
+    return folder
+
+
+@pytest.fixture
+def ready(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    shutil.copytree(finished, tmp_path / "clone")
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "show"])
+def test_help_imports_nothing_heavy(stage: str) -> None:
+    command = [sys.executable, "-c", IMPORTED_BY_HELP, stage]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text, _, imported = said.partition("imported: ")
+    assert text.startswith("Usage: ")
+    assert set(HEAVY) & set(imported.split()) == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_misspelt_parameter_is_refused_with_the_nearest_name(stage: str, clone: Path) -> None:
+    write_tiny_params(clone, sampler__cutdwon=0.1)
+    said = refused(stage)
+    assert said == (
+        "error: params.yaml: sampler.cutdwon = 0.1: unknown key; the nearest valid name is sampler.cutdown\n"
+    )
+
+
+def test_a_mistake_ends_the_real_command_with_status_1_and_one_line(clone: Path) -> None:
+    write_tiny_params(clone, train__epochs="many")
+    process = start("train")
+    said, error = process.communicate()
+    assert process.returncode == 1
+    assert said == ""
+    assert error.startswith("error: params.yaml: train.epochs = 'many': ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_before_its_time_says_what_to_run(stage: str, clone: Path) -> None:
+    write_tiny_params(clone)
+    assert "not found; `dvc repro" in refused(stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [
+        *(("split", path) for path in ("data/raw/images.zip", "data/raw/source.json")),
+        *(("base", path) for path in ("data/split/vocabulary.txt",)),
+        *(("features", path) for path in ("data/raw/images.zip", "data/split/val.json", "models/base/base.json")),
+        *(("train", path) for path in ("data/split", "features/features.json", "features/train", "models/base")),
+        *(("evaluate", path) for path in ("data/split/test.json", "features/test", "models/trained/heads.safetensors")),
+        *(("evaluate", path) for path in ("train/run.json", "models/trained/last")),
+        ("show", "metrics.json"),
+    ],
+)
+def test_a_part_that_is_missing_is_named(stage: str, missing: str, ready: Path) -> None:
+    path = ready / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = refused(stage)
+    assert missing.removesuffix(".json") in said
+    assert "dvc repro" in said
+
+
+@pytest.mark.parametrize(("key", "value"), [("train", "heads"), ("image_size", 48)])
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_features_made_for_other_parameters_are_refused(
+    stage: str, key: str, value: str | int, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_params(ready, **{f"model__{key}": value})
+    said = refused(stage)
+    assert f"params.yaml says {value}; run `dvc repro features`" in said
+
+
+def test_features_of_another_split_are_refused(ready: Path) -> None:
+    write_tiny_params(ready, data__scenes__train=11)
+    run("download", "split")
+    assert "holds 12 images and 60 captions, the split 11 and 55; run `dvc repro features`" in refused("train")
+
+
+def test_heads_of_another_width_are_refused(ready: Path) -> None:
+    import torch
+
+    write_tensors(ready / "models/trained/heads.safetensors", {"image.weight": torch.zeros(3, 3)})
+    assert "heads.safetensors: does not fit the model that params.yaml describes" in refused("evaluate")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk (EFBIG where a disk says ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 3000])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    stage: str, size: int, ready: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = files_below(ready)
+    write_tiny_params(ready, seed=4)  # a run of its own: nothing is there to go on from
+    before["params.yaml"] = files_below(ready)["params.yaml"]
+    with capfd.disabled(), largest_file(size):
+        result = invoke(stage)
+    if result.exit_code == 0:
+        assert size, "all that this stage writes is smaller than that"
+        return
+    errors = [line for line in result.output.splitlines() if not line.startswith("warning: MLflow")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert "no space left on the disk; what was there before is unchanged" in errors[0]
+    assert files_below(ready) == before
+    assert invoke(stage).exit_code == 0
+
+
+def test_a_disk_that_is_really_full_is_the_same_one_line(clone: Path) -> None:
+    place = clone / "data"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        write_tiny_params(clone)
+        result = invoke("download")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert "no space left" in result.output
+    assert result.output.count("\n") == 1

@@ -1,0 +1,157 @@
+"""The one writer of files: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pipeline.files import (
+    CHUNK_BYTES,
+    atomic_folder,
+    atomic_path,
+    digest_of,
+    main_root,
+    sha256,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+
+class Interrupted(Exception):
+    """What happens in the middle of a write."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_that_was_written_takes_the_old_ones_place(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "figures.txt"
+    for content in ("old", "new"):
+        with atomic_path(target) as temporary:
+            assert temporary.parent == target.parent
+            temporary.write_text(content)
+    assert target.read_text() == "new"
+    assert names(target.parent) == ["figures.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "figures.txt"
+    target.write_text("old")
+    with pytest.raises(Interrupted), atomic_path(target) as temporary:
+        temporary.write_text("half of the n")
+        raise Interrupted
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["figures.txt"]
+
+
+def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), atomic_path(tmp_path / "figures.txt") as temporary:
+        temporary.write_text("half")
+        raise Interrupted
+    assert names(tmp_path) == []
+
+
+def test_a_linked_output_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    cached = tmp_path / "cached"
+    cached.write_text("in the cache")
+    (tmp_path / "soft").symlink_to(cached)
+    (tmp_path / "hard").hardlink_to(cached)
+    for name in ("soft", "hard"):
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+    assert cached.read_text() == "in the cache"
+
+
+def test_a_folder_takes_the_old_ones_place_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for content in ("old", "new"):
+        with atomic_folder(target) as temporary:
+            assert names(temporary) == []
+            (temporary / content).write_text(content)
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(Interrupted), atomic_folder(target) as temporary:
+        (temporary / "new").write_text("half")
+        raise Interrupted
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_output_folder_is_readable_like_any_other(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+
+
+def test_text_is_utf8_with_unix_line_ends(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "é\n→\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n\xe2\x86\x92\n"
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    value = {"R@1": 12.5, "names": ["é", None], "nested": {"deep": True}}
+    write_json(tmp_path / "a.json", value)
+    content = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(content) == value
+    assert content.endswith("}\n")
+    assert "é" in content
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_neither_nan_nor_infinity_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "a.json", {"loss": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "a.json", {"loss": value})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1}
+
+
+def test_tensors_come_back_whatever_their_layout(tmp_path: Path) -> None:
+    wide = torch.rand(4, 6)
+    tensors = {"plain": torch.arange(5), "turned": wide.T, "part": wide[:, 2:4], "half": wide.to(torch.bfloat16)}
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, tensors, {"made by": "a test"})
+    loaded = load_file(path)
+    assert set(loaded) == set(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor), name
+    with safe_open(path, "pt") as handle:
+        assert handle.metadata() == {"made by": "a test"}
+    assert names(tmp_path) == ["weights.safetensors"]
+
+
+@pytest.mark.parametrize("size", [0, 10, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_a_files_digest_is_its_contents(tmp_path: Path, size: int) -> None:
+    content = b"x" * size
+    write_bytes(tmp_path / "a", content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_digest_of_values_sees_every_value_and_no_order_of_keys() -> None:
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert len({digest_of(), digest_of(1), digest_of("1"), digest_of([1]), digest_of(1, 2), digest_of([1, 2])}) == 6
+
+
+def test_the_main_root_is_the_one_dvc_names_or_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert main_root() == tmp_path.resolve()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
+    assert main_root() == tmp_path.resolve() / "elsewhere"

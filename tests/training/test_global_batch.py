@@ -1,0 +1,64 @@
+"""The global batch's spans and draws, whatever number of processes shares it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.training import processes
+from pipeline.training.processes import gather, local_span, uniform
+
+SEEDS = st.integers(0, 2**32 - 1)
+STEPS = st.integers(0, 10**9)
+
+
+@given(seed=SEEDS, step=STEPS, size=st.integers(1, 500))
+@settings(deadline=None)
+def test_draws_are_decided_by_seed_and_step_and_lie_strictly_between_0_and_1(seed: int, step: int, size: int) -> None:
+    drawn = uniform(seed, step, size)
+    assert drawn.shape == (2, size)
+    assert drawn.dtype == torch.float32
+    assert bool(((drawn > 0) & (drawn < 1)).all())
+    torch.rand(3)  # whatever else is drawn meanwhile
+    assert torch.equal(uniform(seed, step, size), drawn)
+
+
+@pytest.mark.parametrize("integer", [0, processes.STEPS_OF_24_BITS - 1])
+def test_the_outermost_draws_stay_inside_when_they_are_scaled(integer: int) -> None:
+    drawn = torch.tensor((integer + 0.5) / processes.STEPS_OF_24_BITS, dtype=torch.float32)
+    for total in (1e-6, 0.1, 1.0, 1.5, 8000.0):
+        assert 0 < drawn * torch.tensor(total) < torch.tensor(total)
+
+
+def test_another_seed_step_direction_or_place_draws_differently() -> None:
+    drawn = torch.cat([uniform(1, 5, 8), uniform(2, 5, 8), uniform(1, 6, 8), uniform(5, 1, 8)])
+    assert len(drawn.unique()) == drawn.numel()
+
+
+def test_draws_are_spread_evenly() -> None:
+    drawn = torch.cat([uniform(3407, step, 64).flatten() for step in range(200)])
+    counts = torch.histc(drawn, bins=16, min=0, max=1)
+    expected = len(drawn) / 16
+    assert float(((counts - expected) ** 2 / expected).sum()) < 30.58  # 99th percentile of chi-square, 15 degrees
+
+
+@given(size=st.integers(1, 200), count=st.integers(1, 9))
+@settings(deadline=None)
+def test_spans_partition_the_batch_into_nearly_equal_parts(size: int, count: int) -> None:
+    spans = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "process_count", lambda: count)
+        for index in range(count):
+            patch.setattr(processes, "process_index", lambda index=index: index)
+            spans.append(local_span(size))
+    assert [place for span in spans for place in span] == list(range(size))
+    lengths = [len(span) for span in spans]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_one_process_has_everything() -> None:
+    rows = torch.rand(5, 3)
+    assert local_span(5) == range(5)
+    assert gather(rows, 5) is rows

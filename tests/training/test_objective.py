@@ -1,0 +1,251 @@
+"""A batch's loss: which candidates are offered, where the gradient flows, and that places in the batch decide draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pipeline.models.memory import Memory
+from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
+from pipeline.params import LossParams, Params, SamplerParams, load_params
+from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.training.objective import Draw, MatchingObjective, Noticed, Pairs
+from pipeline.training.processes import uniform
+
+PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
+WIDTH = 8
+STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
+
+
+def features(rows: int, seed: int) -> Tensor:
+    return normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def pairs(image_id: list[int], seed: int, *, gradient: bool = False) -> Pairs:
+    image, text = (features(len(image_id), 10 * seed + side).requires_grad_(gradient) for side in range(2))
+    return Pairs(image, text, torch.tensor(image_id), 100 + torch.arange(len(image_id)))
+
+
+class Offered(NamedTuple):
+    """A draw that is the hardest candidate, and the weights it was shown."""
+
+    shown: list[Tensor]
+
+    def draw(self, weights_bC: Tensor, uniform_b: Tensor) -> Tensor:
+        self.shown.append(weights_bC)
+        return weights_bC.argmax(dim=1)
+
+
+def objective(
+    memory: Memory | None = None,
+    *,
+    warmup: str = "triplet",
+    loss: str = "triplet",
+    truth_NM: Tensor | None = None,
+    draw: Draw | None = None,
+    **sampler: Any,
+) -> MatchingObjective:
+    chosen = SamplerParams.model_validate(PARAMS.sampler.model_dump() | {"cutdown": 2.0} | sampler)
+    weighed = LossParams.model_validate(PARAMS.loss.model_dump() | {"name": loss})
+    made = MatchingObjective(chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM)
+    if draw is not None:
+        made.draw = draw
+    return made
+
+
+def loss_of(
+    made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, *, warming_up: bool = False
+) -> tuple[Tensor, Noticed]:
+    return made(batch, batch, momentum, 0, uniform(1, 2, len(batch.image)), warming_up=warming_up)
+
+
+def shown_weights(made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, **how: Any) -> list[Tensor]:
+    offered = Offered([])
+    made.draw = offered.draw
+    loss_of(made, batch, momentum, **how)
+    return offered.shown
+
+
+def remembered(image_id: list[int], size: int) -> Memory:
+    memory = Memory(size, WIDTH)
+    memory.enqueue(*pairs(image_id, seed=7))
+    return memory
+
+
+def test_unfilled_slots_and_known_positives_are_never_offered() -> None:
+    memory = remembered([1, 9, 9], size=5)
+    for weights_bC in shown_weights(objective(memory), pairs([1, 2, 1], 0), pairs([1, 2, 1], 1)):
+        assert (weights_bC > 0).tolist() == [
+            [False, True, False, False, True, True, False, False],
+            [True, False, True, True, True, True, False, False],
+            [False, True, False, False, True, True, False, False],
+        ]
+
+
+def test_by_the_diagonal_another_caption_of_the_image_is_a_negative_where_the_batch_is_all() -> None:
+    batch = pairs([1, 2, 1], 0)
+    for known, expected in (
+        ("identity", [[0, 1, 0], [1, 0, 1], [0, 1, 0]]),
+        ("diagonal", [[0, 1, 1], [1, 0, 1], [1, 1, 0]]),
+    ):
+        for weights_bC in shown_weights(objective(known_positives=known), batch):
+            assert (weights_bC > 0).int().tolist() == expected
+
+
+def test_with_a_memory_the_published_code_goes_by_identity_too() -> None:
+    memory = remembered([1, 9], size=2)
+    shown = shown_weights(objective(memory, known_positives="diagonal"), pairs([1, 2, 1], 0), pairs([1, 2, 1], 1))
+    assert (shown[0] > 0).int().tolist() == [[0, 1, 0, 0, 1], [1, 0, 1, 1, 1], [0, 1, 0, 0, 1]]
+
+
+def test_warming_up_offers_the_batchs_hardest_and_leaves_the_memory_out() -> None:
+    batch = pairs([1, 2, 3], 0)
+    shown = shown_weights(objective(remembered([9], size=2)), batch, pairs([1, 2, 3], 1), warming_up=True)
+    similarity_BB = (batch.image @ batch.text.T).fill_diagonal_(-2)
+    assert torch.equal(shown[0], torch.nn.functional.one_hot(similarity_BB.argmax(dim=1), 3).float())
+    assert torch.equal(shown[1], torch.nn.functional.one_hot(similarity_BB.argmax(dim=0), 3).float())
+
+
+def test_both_directions_are_summed_an_anchor() -> None:
+    batch, momentum, memory = pairs([1, 2, 3], 0), pairs([1, 2, 3], 1), remembered([8, 9], size=2)
+    loss_b, _ = loss_of(objective(memory, strategy="hardest"), batch, momentum)
+    slow = []
+    for b in range(3):
+        total = 0.0
+        for anchor, other, stored in (
+            (batch.image[b], momentum.text, memory.text),
+            (batch.text[b], momentum.image, memory.image),
+        ):
+            candidates = [float(anchor @ other[c]) for c in range(3) if c != b] + (stored @ anchor).tolist()
+            total += max(0.0, PARAMS.loss.margin + max(candidates) - float(anchor @ other[b]))
+        slow.append(total)
+    assert loss_b.tolist() == pytest.approx(slow, abs=1e-6)
+
+
+def test_the_memory_is_no_part_of_the_gradient_and_the_batch_alone_is_on_both_sides() -> None:
+    batch, momentum = pairs([1, 2, 3], 0, gradient=True), pairs([1, 2, 3], 1)
+    memory = remembered([8, 9], size=2)
+    loss_b, _ = loss_of(objective(memory, strategy="all", loss="infonce"), batch, momentum)
+    loss_b.sum().backward()
+    with_memory = batch.image.grad
+    assert with_memory is not None
+    candidate_CD = torch.cat([momentum.text, memory.text])
+    for b in range(3):  # one anchor's own gradient: nothing comes from other anchors' terms
+        logits = candidate_CD @ batch.image[b] / PARAMS.loss.temperature
+        share = logits.detach().softmax(0)
+        expected = (share @ candidate_CD - momentum.text[b]) / PARAMS.loss.temperature
+        torch.testing.assert_close(with_memory[b], expected, rtol=1e-4, atol=1e-5)
+
+    alone = pairs([1, 2, 3], 0, gradient=True)
+    loss_of(objective(strategy="all", loss="infonce"), alone)[0][0].backward()
+    assert alone.text.grad is not None
+    assert bool((alone.text.grad.abs().sum(dim=1) > 0).all())  # the first anchor pushes the others' captions
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("loss", ["triplet", "infonce"])
+@pytest.mark.parametrize("size", [0, 5])
+def test_every_strategy_goes_with_every_loss(strategy: str, loss: str, size: int) -> None:
+    batch = pairs([1, 2, 1, 3], 0, gradient=True)
+    momentum, memory = (pairs([1, 2, 1, 3], 1), remembered([1, 5], size)) if size else (None, None)
+    loss_b, _ = loss_of(objective(memory, strategy=strategy, loss=loss), batch, momentum)
+    loss_b.sum().backward()
+    assert loss_b.shape == (4,)
+    assert bool(loss_b.isfinite().all() and (loss_b >= 0).all())
+    assert batch.image.grad is not None and bool(batch.image.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("warmup", ["triplet", "infonce", None])
+def test_an_anchor_without_any_negative_has_no_loss(strategy: str, warmup: str | None) -> None:
+    batch = pairs([4, 4], 0, gradient=True)
+    made = objective(strategy=strategy, warmup=warmup or "triplet")
+    loss_b, noticed = loss_of(made, batch, warming_up=warmup is not None)
+    loss_b.sum().backward()
+    assert loss_b.tolist() == pytest.approx([0, 0])
+    assert batch.image.grad is not None and bool(batch.image.grad.isfinite().all())
+    assert noticed.cut_down.item() == 0
+
+
+def test_the_triplet_loss_over_all_is_the_mean_violation() -> None:
+    batch = pairs([1, 2, 3, 4], 0)
+    loss_b, _ = loss_of(objective(strategy="all"), batch)
+    similarity_BB, others_BB = batch.image @ batch.text.T, 1 - torch.eye(4)
+    own_B, margin = similarity_BB.diagonal(), PARAMS.loss.margin
+    torch.testing.assert_close(
+        loss_b,
+        mean_violation_loss(similarity_BB, own_B, others_BB, margin)
+        + mean_violation_loss(similarity_BB.T, own_B, others_BB, margin),
+    )
+
+
+@pytest.mark.parametrize("strategy", ["fne", "random", "hardest"])
+def test_a_process_draws_for_its_part_what_one_process_draws_for_the_whole(strategy: str) -> None:
+    batch, momentum, memory = (
+        pairs([1, 2, 3, 4, 5, 6, 7], 0),
+        pairs([1, 2, 3, 4, 5, 6, 7], 1),
+        remembered([8, 9], size=4),
+    )
+    draws = uniform(3, 4, 7)
+    whole_b, _ = objective(memory, strategy=strategy)(batch, batch, momentum, 0, draws, warming_up=False)
+    parts = []
+    for rows in (slice(0, 4), slice(4, 7)):
+        own = Pairs(*(part[rows] for part in batch))
+        made = objective(memory, strategy=strategy)
+        parts.append(made(own, batch, momentum, rows.start, draws[:, rows], warming_up=False)[0])
+    torch.testing.assert_close(torch.cat(parts), whole_b)
+
+
+def test_the_statistics_see_the_batch_before_it_is_sampled_and_in_warm_up_too() -> None:
+    text = torch.eye(3, WIDTH)
+    batch = Pairs(text, text, torch.arange(3), torch.arange(3))
+    made = objective()
+    loss_of(made, batch, warming_up=True)
+    assert int(made.statistics.positive.count) == 3
+    counts: list[int] = []
+
+    def draw(weights_bC: Tensor, uniform_b: Tensor) -> Tensor:
+        counts.append(int(made.statistics.positive.count))
+        return weights_bC.argmax(dim=1)
+
+    made.draw = draw
+    loss_of(made, batch)
+    assert counts == [6, 6]
+
+
+def test_by_identity_the_statistics_leave_other_captions_of_an_image_out() -> None:
+    text = torch.eye(3, WIDTH)
+    image = text[[0, 0, 2]]
+    batch = Pairs(image, text, torch.tensor([5, 5, 6]), torch.arange(3))
+    found = {}
+    for known in ("identity", "diagonal"):
+        made = objective(known_positives=known)
+        loss_of(made, batch)
+        found[known] = int(made.statistics.positive.count)
+    assert found == {"identity": 2, "diagonal": 1}
+
+
+def test_the_share_of_sampled_weight_on_true_matches_is_noticed() -> None:
+    truth_NM = torch.zeros(4, 4, dtype=torch.bool)
+    truth_NM[torch.arange(4), torch.arange(4)] = True
+    truth_NM[0, 1] = True  # caption 1 is true of image 0 too
+    batch = Pairs(features(2, 1), features(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    _, noticed = loss_of(objective(strategy="all", truth_NM=truth_NM), batch)
+    # true: caption 1 for image 0, and image 0 for caption 1; not true: caption 0 for image 1, and image 1 for caption 0
+    assert noticed.false_negative.item() == pytest.approx(0.5)
+    _, unknown = loss_of(objective(strategy="all"), batch)
+    assert bool(unknown.false_negative.isnan())
+
+
+def test_the_drawn_candidate_is_the_one_the_hinge_is_on() -> None:
+    batch = pairs([1, 2, 3], 0)
+    loss_b, _ = loss_of(objective(draw=lambda weights_bC, uniform_b: torch.tensor([2, 0, 1])), batch)
+    similarity_BB = batch.image @ batch.text.T
+    own_B, drawn_B = similarity_BB.diagonal(), torch.tensor([2, 0, 1])
+    expected_b = triplet_loss(similarity_BB, own_B, drawn_B, 0.2) + triplet_loss(similarity_BB.T, own_B, drawn_B, 0.2)
+    torch.testing.assert_close(loss_b, expected_b)
