@@ -48,9 +48,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     temporary.chmod(0o755)  # mkdtemp makes it private; an output is readable like any other
     try:
         yield temporary
+        # the old folder steps aside first: a kill in between leaves it whole beside the new one
+        aside = temporary.with_suffix(".old")
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, aside)
         os.replace(temporary, path)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

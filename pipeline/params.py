@@ -212,7 +212,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     path = Path(path)
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
     except (UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+_shown: ContextVar[bool] = ContextVar("_shown", default=False)  # a validation inside an epoch shows no second bar
 
 
 def progress(items: Iterable[Item], *, label: str, total: int | None = None) -> Iterator[Item]:
@@ -14,9 +17,13 @@ def progress(items: Iterable[Item], *, label: str, total: int | None = None) -> 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or _shown.get():
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items, total=total, description=label)
+    _shown.set(True)
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(items, total=total, description=label)
+    finally:
+        _shown.set(False)

@@ -53,14 +53,25 @@ def retrieval_ranks(
 
 
 def _image_to_text(image_BD: Tensor, text_MD: Tensor, caption_image_M: Tensor, start: int) -> Tensor:
-    similarity_BM = image_BD @ text_MD.T
+    similarity_BM = _similarity(image_BD, text_MD)
     own_BM = caption_image_M[None, :] == torch.arange(start, start + len(image_BD), device=image_BD.device)[:, None]
     best_B1 = similarity_BM.where(own_BM, -torch.inf).amax(dim=1, keepdim=True)
     return ((similarity_BM >= best_B1) & ~own_BM).sum(dim=1)
 
 
 def _text_to_image(text_BD: Tensor, image_ND: Tensor, own_B: Tensor) -> Tensor:
-    similarity_BN = text_BD @ image_ND.T
+    similarity_BN = _similarity(text_BD, image_ND)
     # the own value out of the same product: recomputed, it could differ in the last bit from an equal one beside it
     own_similarity_B1 = similarity_BN.gather(1, own_B[:, None])
     return (similarity_BN >= own_similarity_B1).sum(dim=1) - 1
+
+
+def _similarity(query_BD: Tensor, item_ID: Tensor) -> Tensor:
+    """All products; equal items give equal ones, to the last bit.
+
+    A single row would be multiplied by another kernel (matrix by vector), whose order of summation depends on an
+    item's place: a copy of the right answer could then fall below it.
+    """
+    if len(query_BD) == 1:
+        return (query_BD.repeat(2, 1) @ item_ID.T)[:1]
+    return query_BD @ item_ID.T

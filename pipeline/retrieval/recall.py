@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -30,13 +31,13 @@ def recalls(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, float]:
 def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
     """The figures as `metrics.json` nests them: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
 
-    The median rank counts from 1, as published tables do.
+    The median rank counts from 1 and is rounded down, as in published tables.
     """
     flat = recalls(i2t_N, t2i_M)
     report: dict[str, Any] = {
         direction: {
             **{f"R{cutoff}": flat[f"{direction}_R{cutoff}"] for cutoff in CUTOFFS},
-            "median_rank": ranks.double().median().item() + 1,
+            "median_rank": math.floor(ranks.double().quantile(0.5).item()) + 1.0,
         }
         for direction, ranks in (("i2t", i2t_N), ("t2i", t2i_M))
     }

@@ -70,11 +70,13 @@ class SimilarityStatistics:
     A tie is no match: a collapsed model must not look certain.
 
     Args:
-        kind: "exact", or "running": the biased variance of FNE's published code.
+        kind: "exact", or "running" as in FNE's published code: its biased variance, and the first of equal
+            similarities is the nearest, so that an image that is in a batch twice may match once.
     """
 
     def __init__(self, kind: Kind = "exact") -> None:
         """Start with both populations empty."""
+        self.kind = kind
         self.positive = Population(kind)
         self.negative = Population(kind)
 
@@ -100,7 +102,13 @@ class SimilarityStatistics:
         hardest_caption_B, hardest_image_B = other_BB.amax(dim=1), other_BB.amax(dim=0)
         # a pair without any mismatch beside it shows nothing: -inf must not enter the mean
         compared_B = hardest_caption_B.isfinite() & hardest_image_B.isfinite()
-        matched_B = compared_B & (positive_B > hardest_caption_B) & (positive_B > hardest_image_B)
+        if self.kind == "running":
+            place_B = torch.arange(len(similarity_BB), device=similarity_BB.device)
+            searched_BB = other_BB.diagonal_scatter(positive_B)
+            nearest_B = (searched_BB.argmax(dim=1) == place_B) & (searched_BB.argmax(dim=0) == place_B)
+        else:
+            nearest_B = (positive_B > hardest_caption_B) & (positive_B > hardest_image_B)
+        matched_B = compared_B & nearest_B
         self.positive.update(positive_B, matched_B)
         self.negative.update(torch.cat([hardest_caption_B, hardest_image_B]), torch.cat([matched_B, matched_B]))
 

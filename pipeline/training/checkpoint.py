@@ -65,9 +65,12 @@ class Checkpoint:
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f"found {type(state).__name__}, expected dict")
         except Exception as error:
-            raise InputError(f"{path}: not a readable checkpoint ({error}); delete it to start over") from error
-        assert isinstance(state, dict)
+            # torch's own text runs over many lines and advises to load the file with its code
+            kind = type(error).__name__
+            raise InputError(f"{path}: not a readable checkpoint ({kind}); delete it to start over") from error
         return state
 
     def remove(self) -> None:

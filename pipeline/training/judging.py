@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
 
 CURVE_POINTS = 200
+HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' similarities are all 1
 RECALL_DEPTH = 50
 MOST_PAIRS = 20_000_000  # unpaired pairs that the posterior is judged on
 
@@ -90,7 +91,7 @@ def similarity_curves(encoded: Encoded, run: Mapping[str, Any]) -> pandas.DataFr
     import pandas
 
     matched_M, mismatch_M = _nearest(encoded)
-    low = min(matched_M.min().item(), mismatch_M.min().item())
+    low = min(torch.cat([matched_M, mismatch_M]).min().item(), HIGHEST_LOW)
     edges = np.linspace(low, 1.0, CURVE_POINTS + 1)
     centre = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
     chance = posterior(centre, run)
@@ -102,7 +103,8 @@ def similarity_curves(encoded: Encoded, run: Mapping[str, Any]) -> pandas.DataFr
         {
             "similarity": centre.numpy(),
             "matched": np.histogram(matched_M.numpy(), edges, density=True)[0],
-            "unmatched": np.histogram(mismatch_M.numpy(), edges, density=True)[0],
+            # a split of one image has no mismatch
+            "unmatched": np.histogram(mismatch_M.numpy(), edges, density=True)[0] if len(mismatch_M) else 0.0,
             "posterior": chance.numpy(),
             "weight": weight.numpy(),
         }
@@ -131,7 +133,7 @@ def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
         matched.append(similarity_BN.gather(1, own_B[:, None]).squeeze(1))
         mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
     mismatch_M = torch.cat(mismatch)
-    return torch.cat(matched), mismatch_M[mismatch_M.isfinite()]
+    return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding goes beyond
 
 
 def _all_pairs(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,33 @@
+"""Twelve generated scenes, prepared once for both ways of training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.stages.running import run, work_in, write_tiny_params
+
+
+@pytest.fixture(scope="session")
+def towers_ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage before training has run, for training towers end to end."""
+    folder = tmp_path_factory.mktemp("towers")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder)
+        run("download", "split", "base", "features")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def heads_ready(towers_ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for heads over frozen features."""
+    folder = tmp_path_factory.mktemp("heads")
+    shutil.copytree(towers_ready, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, model__train="heads")
+        run("features")
+    return folder

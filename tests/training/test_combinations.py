@@ -1,0 +1,67 @@
+"""Every strategy with either loss, with and without a memory, trains."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.known import read_truth
+from pipeline.params import load_params
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import Training
+from pipeline.training.pairs import epoch_plan, training_batches
+from pipeline.training.processes import local_span
+from pipeline.training.setup import open_training
+from tests.stages.running import write_tiny_params
+
+STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
+LOSSES = ("triplet", "infonce")
+MEMORIES = (0, 64)
+
+
+def open_tiny_training(ready: Path, folder: Path, **changes: object) -> Training:
+    write_tiny_params(folder, train__batch_size=16, train__lr=0.01, **changes)
+    parts = (ready / "features", ready / "data/split", ready / "models/base")
+    truth = read_truth(ready / "data/split", "train")
+    training, _ = open_training(
+        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder), lambda history: None
+    )
+    return training
+
+
+@pytest.mark.parametrize(("strategy", "loss", "memory"), [*itertools.product(STRATEGIES, LOSSES, MEMORIES)])
+def test_a_step_has_a_finite_loss_and_changes_the_weights(
+    strategy: str, loss: str, memory: int, towers_ready: Path, tmp_path: Path
+) -> None:
+    chosen = {"sampler__strategy": strategy, "loss__name": loss, "memory__size": memory, "sampler__min_matches": 0}
+    training = open_tiny_training(towers_ready, tmp_path, **chosen)
+    training.prepared.train()
+    plan = epoch_plan(60, 16, seed=1, epoch=0)
+    spans = [local_span(len(batch)) for batch in plan]
+    for batch in training_batches(training.train_inputs, plan, spans, seeds=(1, 0), start=0, workers=0):
+        before = {name: value.clone() for name, value in training.model.state_dict().items()}
+        mean_loss, noticed = training.step(batch, warming_up=False)
+        training.at.step += 1
+        assert mean_loss.isfinite()
+        assert mean_loss > 0
+        changed = {name for name, value in training.model.state_dict().items() if not torch.equal(before[name], value)}
+        assert {"image", "text"} == {name.split("_")[0] for name in changed}
+        assert all(value.isfinite().all() for value in training.model.state_dict().values())
+        assert 0 <= noticed.false_negative <= 1
+        assert (0 < noticed.cut_down < 1) if strategy == "fne" and training.at.step > 1 else noticed.cut_down >= 0
+    assert (training.memory is None) == (memory == 0)
+    if training.memory is not None:
+        assert int(training.memory.filled.sum()) == 60
+
+
+@pytest.mark.parametrize("warmup", ["triplet", "infonce"])
+def test_warming_up_stays_in_the_batch_and_fills_the_memory(warmup: str, towers_ready: Path, tmp_path: Path) -> None:
+    training = open_tiny_training(towers_ready, tmp_path, train__warmup=warmup, memory__size=40)
+    at = training.run()
+    assert at.step == 4
+    assert training.memory is not None
+    assert bool(training.memory.filled.all())
+    assert all("sampler/cut_down_share" not in row or row["sampler/cut_down_share"] == 0 for row in at.history)
