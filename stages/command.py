@@ -58,7 +58,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:
-    """What says that the disk is full, if `error` comes of that: torch hides it behind its own, safetensors in words."""
+    """What says that the disk is full, if `error` comes of that: torch hides it behind its own, safetensors in text."""
     while error is not None:
         told = re.search(r"\(os error (\d+)\)", str(error))
         if (int(told[1]) if told else getattr(error, "errno", None)) in NO_ROOM:

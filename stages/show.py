@@ -11,6 +11,7 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Print metrics.json as a table."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -18,10 +19,10 @@ def main() -> None:
     from pipeline.paths import METRICS
 
     metrics = read_record(METRICS)
-    table = Table(title="Test split (percent)", title_justify="left")
-    for column in ("model", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "i2t mAP@R", "t2i mAP@R"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for name, label in (("test", "best validation"), ("last", "last epoch")):
+    table = Table(title="Test split, percent", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("weights", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum", "i2t mAP", "t2i mAP"):
+        table.add_column(column, justify="left" if column == "weights" else "right", no_wrap=column == "weights")
+    for name, label in (("test", "best"), ("last", "last")):
         report = metrics[name]
         figures = [report[side][cutoff] for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
         truth = [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")] if "truth" in report else [None, None]
@@ -30,7 +31,8 @@ def main() -> None:
         )
     console = Console()
     console.print(table)
-    console.print("i2t: image to text; t2i: text to image; mAP@R: against the truth, where every match is known")
+    console.print("i2t: image to text, t2i: text to image; weights of the best validation and of the last epoch;")
+    console.print("mAP: mAP@R against the truth, where every match is known")
 
 
 if __name__ == "__main__":

@@ -46,10 +46,12 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
     text_model, text_place = _load_backbone("text", text, text_revision)
     with _explained("text", text):
         tokenizer = AutoTokenizer.from_pretrained(text_place, revision=text_revision)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+        raise InputError(f"model.text = {text!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     mean, deviation = _normalisation(image_place, image_revision, image_model.config)
     source = {
-        "image": {"name": image, "revision": _commit(image_model, image_revision)},
-        "text": {"name": text, "revision": _commit(text_model, text_revision)},
+        "image": {"name": image, "revision": _commit(image_place, image_revision)},
+        "text": {"name": text, "revision": _commit(text_place, text_revision)},
     }
     return Pretrained(image_model, text_model, tokenizer, mean, deviation, source)
 
@@ -113,7 +115,8 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
         raise InputError(f"model.{side} = {name!r}: no such folder ({local})")
     else:
         place = name
-    with _explained(side, name):
+    with _explained(side, name), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
         model = AutoModel.from_pretrained(
             place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
@@ -123,12 +126,14 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
 @contextmanager
 def _explained(side: str, name: str) -> Iterator[None]:
     """Turn the many ways in which loading fails into one that a user can act on."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except ImportError as error:
         hint = "; it needs the extra `timm`: pip install -c constraints.txt '.[timm]'" if "timm" in str(error) else ""
         raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"model.{side} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
             f"config.json, model.safetensors{' and tokenizer files' if side == 'text' else ''} elsewhere "
@@ -140,8 +145,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _commit(model: PreTrainedModel, asked: str | None) -> str | None:
-    return getattr(model.config, "_commit_hash", None) or asked
+def _commit(place: str, asked: str | None) -> str | None:
+    """The hub's revision that was fetched, by which its cache names a folder; None for a folder of the user's."""
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    return extract_commit_hash(cached_file(place, "config.json", revision=asked), None) or asked
 
 
 def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -47,10 +47,9 @@ class Checkpoint:
     def save(self, state: dict[str, Any], name: str = "state") -> None:
         """Write `state` (tensors, numbers, texts, lists and dicts of these)."""
         started = self.clock()
-        with atomic_path(self.folder / f"{name}.pt") as temporary:
-            # given a path, torch would not say that the disk is full
-            with open(temporary, "wb") as handle:
-                torch.save(state, handle)
+        # given a path, torch would not say that the disk is full
+        with atomic_path(self.folder / f"{name}.pt") as temporary, open(temporary, "wb") as handle:
+            torch.save(state, handle)
         self._written = self.clock()
         self._cost = self._written - started
 

@@ -25,7 +25,7 @@ from pipeline.training.pairs import Batch
 from pipeline.training.setup import open_training
 from tests.stages.running import run, start, work_in, write_tiny_params
 
-STEPS = 12  # three epochs of four
+AN_EPOCH = 4  # steps
 MINUTE = 60.0
 
 
@@ -129,7 +129,7 @@ def with_dropout(towers_ready: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("minutes_a_step", "killed_at"),
-    [(1.0, (1, 2, 3, 6, 10, 12)), (0.0, (2, 5, 7, 12))],
+    [(1.0, (1, 2, 7, 12)), (0.0, (3, 6))],
     ids=["a checkpoint each step", "a checkpoint each epoch"],
 )
 @pytest.mark.parametrize("case", CASES)
@@ -150,17 +150,18 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
         write_tiny_params(folder, **(changes | CASES[case]))
     whole = open_run(ready, folders[0], Clock())
     run_until(whole, Clock(), None, 0.0)
-    assert whole.at.step == STEPS
+    assert whole.at.step == 3 * AN_EPOCH
 
-    lost_at, lost_at_most = 0, 2 if minutes_a_step else 4
+    lost_at = 0
     told: list[Any] = []
     for last_step in (*killed_at, None):
         clock = Clock()
         training = open_run(ready, folders[1], clock, told)
-        torch.manual_seed(0)  # what a process did before it resumed must not matter
         saved = told[-1][-1]["step"] if told else 0
+        if saved:
+            torch.manual_seed(0)  # what a process drew before it resumed must not matter
         assert training.resume() == (saved > 0)
-        assert training.at.step == saved >= lost_at // lost_at_most * lost_at_most
+        assert training.at.step == saved >= lost_at // AN_EPOCH * AN_EPOCH
         lost_at = (last_step or 0) - 1
         run_until(training, clock, last_step, minutes_a_step)
 
@@ -231,9 +232,7 @@ def test_a_killed_command_goes_on_and_writes_the_same_files(
     ]
 
 
-def test_another_parameter_starts_afresh(
-    towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_parameter_starts_afresh(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "clone"
     shutil.copytree(towers_ready, folder)
     work_in(folder, monkeypatch)

@@ -1,0 +1,163 @@
+"""The README's table of every parameter: `python -m pipeline.report.parameters` prints it.
+
+Names and defaults come from `params.yaml`, allowed values from `pipeline.params`, meanings from the comments in
+`params.yaml`. `--write README.md` replaces the table between the file's two markers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import InputError
+from pipeline.files import write_text
+from pipeline.params import Params, dotted, parse_params
+
+START, END = "<!-- parameters -->", "<!-- /parameters -->"
+HEADING = ("| name | default | allowed | meaning |", "|---|---|---|---|")
+
+# For lines of params.yaml that say nothing, or nothing but what is allowed; a comment there takes precedence.
+UNCOMMENTED = {
+    "data.name": "the data set, see [docs/data.md](docs/data.md)",
+    "data.split.val": "share of images for validation, where a data set names no split itself",
+    "data.split.test": "likewise for the test",
+    "data.split.seed": "draws these images",
+    "data.scenes.seed": "draws the pictures and their captions",
+    "data.scenes.val": "likewise",
+    "data.scenes.test": "likewise",
+    "data.scenes.max_shapes": "likewise, at most",
+    "data.scenes.colours": "how many colours shapes may have",
+    "base.seed": "draws the small towers' first weights and their scenes",
+    "base.batch_size": "pairs a step",
+    "base.lr": "Adam's learning rate, after a warm-up, then falling to 0",
+    "base.temperature": "of InfoNCE",
+    "base.width": "of both towers; a multiple of `base.heads`",
+    "base.layers": "transformer layers of each tower",
+    "base.heads": "attention heads of each layer",
+    "base.patch": "pixels a side of the image tower's patches; divides `model.image_size`",
+    "sampler.strategy": "which candidates are negatives, see [docs/sampler.md](docs/sampler.md)",
+    "loss.name": "what is made of the negatives",
+    "train.warmup": "the loss of the warm-up epochs",
+    "train.precision": "no: 32 bit; bf16 and fp16: mixed; fp16 needs a GPU",
+}
+
+
+def parameter_table(path: Path | str = "params.yaml") -> str:
+    """Markdown: a row for each parameter, in the file's order.
+
+    Raises:
+        InputError: when the file cannot be read or checked, or a parameter has no meaning written anywhere.
+    """
+    return table_of(Path(path).read_text(encoding="utf-8"), path)
+
+
+def table_of(text: str, path: Path | str = "params.yaml") -> str:
+    """`parameter_table` of a file's content; `path` is for messages only."""
+    from ruamel.yaml import YAML
+
+    content = YAML(typ="safe", pure=True).load(text)
+    defaults = dotted(parse_params(content, path))
+    comments = dict(_comments(YAML().load(text), text.splitlines(), ""))
+    allowed = dict(_allowed(Params.model_json_schema()))
+    rows = [
+        f"| `{name}` | {_value(default)} | {allowed[name]} | {_meaning(name, comments.get(name, ''), path)} |"
+        for name, default in defaults.items()
+    ]
+    return "\n".join([*HEADING, *rows])
+
+
+def between_markers(readme: str, path: Path | str = "README.md") -> tuple[str, str, str]:
+    """The text up to the first marker (included), the table, and the text from the second marker on.
+
+    Raises:
+        InputError: when a marker is missing or occurs twice.
+    """
+    for marker in (START, END):
+        if readme.count(marker) != 1:
+            raise InputError(f"{path}: found {readme.count(marker)} lines {marker}, expected one")
+    before, _, rest = readme.partition(START)
+    table, _, after = rest.partition(END)
+    return before + START, table.strip("\n"), END + after
+
+
+def _comments(section: Any, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
+    """Each parameter's comment: what follows `#` on the line of its key, where that line is its own."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _comments(value, lines, f"{prefix}{key}.")
+        elif not section.fa.flow_style():
+            line = lines[section.lc.key(key)[0]]
+            yield f"{prefix}{key}", line.partition(" #")[2].strip()
+
+
+def _meaning(name: str, comment: str, path: Path | str) -> str:
+    only_allowed = re.fullmatch(r"\w+( \| \w+)+|\d+ to \d+", comment)
+    meaning = UNCOMMENTED.get(name, "") if only_allowed else comment or UNCOMMENTED.get(name, "")
+    if not meaning:
+        raise InputError(f"{path}: {name} has no comment: say beside it what it means")
+    return meaning.replace(" | ", " / ").replace("|", r"\|")
+
+
+def _value(value: Any) -> str:
+    return "`null`" if value is None else f"`{value}`"
+
+
+def _allowed(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What `pipeline.params` accepts for each parameter, in words, by dotted name."""
+    definitions = schema.get("$defs", {})
+
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for name, part in section["properties"].items():
+            if "$ref" in part:
+                yield from walk(definitions[part["$ref"].rpartition("/")[2]], f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", _described(part)
+
+    return walk(schema, "")
+
+
+def _described(part: Mapping[str, Any]) -> str:
+    if "anyOf" in part:
+        return " or ".join(_described(choice) for choice in part["anyOf"])
+    if "enum" in part or "const" in part:
+        return ", ".join(f"`{choice}`" for choice in part.get("enum", [part.get("const")]))
+    match part["type"]:
+        case "null":
+            return "`null`"
+        case "array":
+            return f"list of {_described(part['items'])}"
+        case "string":
+            return f"text like `{part['pattern']}`" if "pattern" in part else "text"
+        case kind:
+            return f"{kind} {_bounds(part)}".strip()
+
+
+def _bounds(part: Mapping[str, Any]) -> str:
+    if "minimum" in part and "maximum" in part:
+        return f"{part['minimum']:g} to {part['maximum']:.10g}"
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return ", ".join(f"{sign} {part[bound]:g}" for bound, sign in signs.items() if bound in part)
+
+
+@click.command(name="parameters")
+@click.option("--params", "path", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
+@click.option("--write", "readme", type=click.Path(path_type=Path, exists=True), help="Replace the table in this file.")
+def main(path: Path, readme: Path | None) -> None:
+    """Print the table of every parameter, or put it into a Markdown file between its markers."""
+    try:
+        table = parameter_table(path)
+        if readme is None:
+            click.echo(table)
+            return
+        before, _, after = between_markers(readme.read_text(encoding="utf-8"), readme)
+    except (InputError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    write_text(readme, f"{before}\n{table}\n{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The pipeline under DVC, in a clone: what runs again, what is tracked, and where it is tracked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.data.published import write_params
+from tests.stages.running import OUTSIDE, ROOT, STAGES, finite
+
+pytestmark = pytest.mark.end_to_end
+
+SMALL: dict[str, Any] = {
+    "data__scenes__train": 40,
+    "data__scenes__val": 10,
+    "data__scenes__test": 20,
+    "base__scenes": 40,
+    "base__epochs": 1,
+    "train__epochs": 2,
+    "train__batch_size": 16,
+    "memory__size": 32,
+    "sampler__min_matches": 4,
+}
+LONGEST = 240  # seconds for anything here, on a busy machine
+TRAINED = {"train", "evaluate"}
+
+
+class Clone:
+    """A repository with this working tree's files, committed, and what DVC says in it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Copy what git tracks or would track, make the pipeline small, commit."""
+        self.folder = folder / "clone"
+        outside = {name for name in os.environ if name in OUTSIDE or name.startswith(("DVC_", "GIT_", "MLFLOW_"))}
+        self.environment = {name: value for name, value in os.environ.items() if name not in outside} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "DVC_STUDIO_OFFLINE": "1",
+            "DVC_NO_ANALYTICS": "1",
+            **{f"DVC_{kind}_DIR": str(folder / kind) for kind in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")},
+            **{f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file() and not name.startswith("tests/"):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
+        write_params(self.folder, **SMALL)
+        self.say("git", "init", "--quiet", "--initial-branch=main")
+        self.commit("The pipeline, small")
+
+    def say(self, *command: str) -> str:
+        """What a command prints, having succeeded."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=LONGEST
+        )
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def dvc(self, *arguments: str) -> str:
+        """The same of `dvc`."""
+        return self.say(sys.executable, "-m", "dvc", *arguments)
+
+    def commit(self, message: str) -> None:
+        """Commit everything that is not ignored."""
+        self.say("git", "add", "--all")
+        self.say("git", "commit", "--quiet", "--message", message)
+
+    def metrics(self) -> dict[str, Any]:
+        """The workspace's metrics.json."""
+        return dict(json.loads((self.folder / "metrics.json").read_text()))
+
+    @property
+    def client(self) -> MlflowClient:
+        """The store that every experiment of this clone shares."""
+        return MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
+
+    def runs(self) -> list[Run]:
+        """All tracked runs, the oldest first."""
+        experiment = self.client.get_experiment_by_name("fne")
+        assert experiment is not None
+        return list(self.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+    def run_with(self, name: str, value: str) -> Run:
+        """The one run with this parameter."""
+        (found,) = [run for run in self.runs() if run.data.params[name] == value]
+        return found
+
+    def sent(self, run: Run, metric: str) -> int:
+        """How many figures of a name a run holds."""
+        return len(self.client.get_metric_history(run.info.run_id, metric))
+
+
+def stages_run(said: str) -> set[str]:
+    """Which stages DVC ran, as it tells."""
+    return set(re.findall(r"Running stage '(\w+)'", said))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """After the first `dvc repro`, its outcome committed."""
+    clone = Clone(tmp_path_factory.mktemp("dvc"))
+    assert stages_run(clone.dvc("repro")) == set(STAGES)
+    clone.commit("The first results")
+    return clone
+
+
+@pytest.fixture(autouse=True)
+def unchanged_branch(clone: Clone) -> Iterator[None]:
+    """Whatever a test runs, the clone is left as it was committed."""
+    yield
+    clone.say("git", "checkout", "--quiet", "--force", "main")
+    clone.dvc("checkout", "--quiet")
+
+
+def test_the_first_repro_writes_metrics(clone: Clone) -> None:
+    metrics = clone.metrics()
+    assert set(metrics) >= {"test", "last"}
+    assert finite(metrics)
+    assert {"R1", "R5", "R10", "median_rank"} == set(metrics["test"]["i2t"]) == set(metrics["test"]["t2i"])
+    assert {"mAP@R", "R-P"} == set(metrics["test"]["truth"]["i2t"])
+    assert {"auc", "ap"} <= set(metrics["test"]["posterior"])
+
+
+def test_a_run_in_mlflow_is_named_tagged_and_has_every_parameter(clone: Clone) -> None:
+    run = clone.runs()[0]
+    head = clone.say("git", "rev-parse", "HEAD~1").strip()
+    assert run.data.tags["git.commit"] == head
+    assert run.data.tags["mlflow.source.git.commit"] == head
+    assert run.data.tags["data.name"] == "scenes"
+    assert len(run.data.tags["data.digest"]) == 64
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "fne triplet · memory 32 · cutdown 0.2 · seed 3407"
+    expected = {"memory.size": "32", "sampler.cutdown": "0.2", "train.epochs": "2", "data.root": "null", "seed": "3407"}
+    assert expected.items() <= run.data.params.items()
+
+
+def test_a_run_in_mlflow_has_the_same_figures_as_the_files(clone: Clone) -> None:
+    run = clone.runs()[0]
+    test = clone.metrics()["test"]
+    for side in ("i2t", "t2i"):
+        for cutoff in ("R1", "R5", "R10"):
+            assert run.data.metrics[f"test/{side}/{cutoff}"] == test[side][cutoff]
+    assert run.data.metrics["test/rsum"] == test["rsum"]
+    assert clone.sent(run, "test/rsum") == 1
+    with open(clone.folder / "train/history.csv") as handle:
+        history = list(csv.DictReader(handle))
+    names = ("train/loss", "val/rsum", "sampler/threshold", "sampler/false_negative_share", "similarity/positive_mean")
+    for name in names:
+        tracked = clone.client.get_metric_history(run.info.run_id, name)
+        rows = [
+            (int(row["step"]), float(row[name])) for row in history if row[name] and math.isfinite(float(row[name]))
+        ]
+        assert sorted((metric.step, metric.value) for metric in tracked) == rows
+        assert rows
+    assert clone.sent(run, "val/rsum") == 2, "one validation an epoch"
+
+
+def test_a_run_in_mlflow_keeps_the_figure_and_the_metrics(clone: Clone) -> None:
+    run = clone.runs()[0]
+    kept = {item.path for item in clone.client.list_artifacts(run.info.run_id)}
+    assert {"similarity.png", "metrics.json"} <= kept
+    artifacts = clone.folder / "mlartifacts" / run.info.run_id / "artifacts"
+    assert (artifacts / "similarity.png").read_bytes() == (clone.folder / "evaluation/similarity.png").read_bytes()
+
+
+def test_a_second_repro_runs_nothing(clone: Clone) -> None:
+    before = len(clone.runs())
+    assert stages_run(clone.dvc("repro")) == set()
+    assert clone.dvc("status").strip().endswith("Data and pipelines are up to date.")
+    assert len(clone.runs()) == before
+    assert clone.say("git", "status", "--porcelain") == ""
+
+
+def test_a_samplers_parameter_trains_and_evaluates_again(clone: Clone) -> None:
+    said = clone.dvc("exp", "run", "--name", "lower", "-S", "sampler.cutdown=0.1")
+    assert stages_run(said) == TRAINED
+    run = clone.run_with("sampler.cutdown", "0.1")
+    assert run.data.tags["dvc.experiment"] == "lower"
+    assert run.data.tags["dvc.baseline"] == clone.say("git", "rev-parse", "HEAD").strip()
+    assert str(run.info.run_name).startswith("lower · ")
+    assert run.data.metrics["test/rsum"] == clone.metrics()["test"]["rsum"]
+
+
+def test_another_evaluation_leaves_the_first_ones_figures_alone(clone: Clone) -> None:
+    trained = clone.runs()[0]
+    said = clone.dvc("exp", "run", "--name", "judged", "-S", "evaluate.batch_size=7")
+    assert stages_run(said) == {"evaluate"}
+    assert clone.sent(trained, "test/rsum") == 1
+    assert clone.client.get_run(trained.info.run_id).data.metrics == trained.data.metrics
+    child = clone.run_with("evaluate.batch_size", "7")
+    assert child.data.tags["mlflow.parentRunId"] == trained.info.run_id
+    assert child.data.metrics["test/rsum"] == pytest.approx(trained.data.metrics["test/rsum"])
+    assert child.info.status == "FINISHED"
+
+
+def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: Clone) -> None:
+    params = (clone.folder / "params.yaml").read_bytes()
+    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "sampler.strategy=hardest")
+    assert stages_run(said) == TRAINED
+    run = clone.run_with("sampler.strategy", "hardest")
+    assert run.data.tags["dvc.experiment"] == "apart"
+    assert {"similarity.png", "metrics.json"} <= {item.path for item in clone.client.list_artifacts(run.info.run_id)}
+    assert (clone.folder / "params.yaml").read_bytes() == params
+    assert clone.say("git", "status", "--porcelain") == ""
+
+
+def test_two_queued_experiments_at_once_are_tracked_once_each(clone: Clone) -> None:
+    before = {run.info.run_id for run in clone.runs()}
+    clone.dvc("exp", "run", "--queue", "-S", "seed=1,2")
+    clone.dvc("queue", "start", "--jobs", "2")
+    give_up = time.monotonic() + LONGEST
+    while (told := clone.dvc("queue", "status")).count("Success") < 2:
+        assert "Failed" not in told, told
+        assert time.monotonic() < give_up, told
+        time.sleep(1)
+    new = [run for run in clone.runs() if run.info.run_id not in before]
+    assert sorted(run.data.params["seed"] for run in new) == ["1", "2"]
+    assert [run.info.status for run in new] == ["FINISHED", "FINISHED"]
+    assert [clone.sent(run, "test/rsum") for run in new] == [1, 1]
+    assert [clone.sent(run, "val/rsum") for run in new] == [2, 2]
+    assert len({run.data.tags["dvc.experiment"] for run in new}) == 2
+    assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
+
+
+def test_the_plots_are_one_page_that_loads_nothing(clone: Clone) -> None:
+    clone.dvc("plots", "show", "--out", "page")
+    page = (clone.folder / "page/index.html").read_text()
+    assert re.findall(r"<(?:script|link|iframe)\b[^>]*\b(?:src|href)\s*=", page) == []
+    for title in ("Validation, sum of the six recalls", "Training loss", "Test recall by K"):
+        assert title in page
+    shutil.rmtree(clone.folder / "page")
+
+
+def test_the_table_of_experiments_has_their_metrics(clone: Clone) -> None:
+    table = list(csv.DictReader(clone.dvc("exp", "show", "--csv").splitlines()))
+    workspace = next(row for row in table if row["Experiment"] == "" and row["rev"] == "workspace")
+    assert float(workspace["test.rsum"]) == pytest.approx(clone.metrics()["test"]["rsum"])
+    assert workspace["sampler.cutdown"] == "0.2"

@@ -1,0 +1,103 @@
+"""The README's table of parameters is the one that params.yaml and its types make."""
+
+from __future__ import annotations
+
+import subprocess
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from pipeline.errors import InputError
+from pipeline.params import dotted, load_params
+from pipeline.report import parameters
+from pipeline.report.parameters import END, START, between_markers, parameter_table, table_of
+
+ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params.yaml"
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    """Cells after the name, by name."""
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+    return {name.strip("`"): rest for name, *rest in cells}
+
+
+def committed() -> str | None:
+    """params.yaml as of the last commit: `dvc exp run -S` changes the one in the workspace."""
+    answer = subprocess.run(["git", "-C", ROOT, "show", "HEAD:params.yaml"], capture_output=True, check=False)
+    return answer.stdout.decode() if answer.returncode == 0 else None
+
+
+def test_readme_holds_exactly_the_table() -> None:
+    _, table, _ = between_markers((ROOT / "README.md").read_text(encoding="utf-8"))
+    before = committed()
+    assert table in (parameter_table(PARAMS), before and table_of(before)), (
+        "after a change of params.yaml: python -m pipeline.report.parameters --write README.md"
+    )
+
+
+def test_every_parameter_has_a_row_with_its_default() -> None:
+    table = rows(parameter_table(PARAMS))
+    defaults = dotted(load_params(PARAMS))
+    assert list(table) == list(defaults)
+    assert {name: cells[0] for name, cells in table.items()} == {
+        name: "`null`" if value is None else f"`{value}`" for name, value in defaults.items()
+    }
+
+
+def test_allowed_values_are_those_of_the_types() -> None:
+    allowed = {name: cells[1] for name, cells in rows(parameter_table(PARAMS)).items()}
+    assert allowed["data.scenes.size"] == "integer 16 to 512"
+    assert allowed["data.split.val"] == "number > 0, < 0.5"
+    assert allowed["model.momentum"] == "number ≥ 0, < 1"
+    assert allowed["model.width"] == "integer ≥ 2 or `null`"
+    assert allowed["memory.prefill"] == "`empty`, `random`"
+    assert allowed["train.milestones"] == "list of integer ≥ 1"
+
+
+def test_a_comment_in_the_file_is_the_meaning() -> None:
+    text = PARAMS.read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.lstrip().startswith("alpha:"))
+    changed = text.replace(line, line.partition("#")[0] + "# sharpness, # or so | nothing")
+    assert rows(table_of(changed))["sampler.alpha"][2] == "sharpness, # or so / nothing"
+
+
+def test_the_table_stays_the_same_when_dvc_rewrites_the_file() -> None:
+    text = PARAMS.read_text(encoding="utf-8")
+    rewritten = StringIO()
+    content = YAML().load(text)
+    content["train"]["milestones"] = list(content["train"]["milestones"])  # a block of lines, as DVC leaves lists
+    YAML().dump(content, rewritten)
+    assert rewritten.getvalue() != text
+    assert table_of(rewritten.getvalue()) == table_of(text)
+
+
+def test_a_parameter_without_a_meaning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(parameters.UNCOMMENTED, "base.layers")
+    text = PARAMS.read_text(encoding="utf-8")
+    silent = "\n".join(line.partition(" #")[0] if "layers:" in line else line for line in text.splitlines())
+    with pytest.raises(InputError, match=r"base\.layers has no comment"):
+        table_of(silent, "params.yaml")
+
+
+def test_writing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Before\n\n{START}\nold\n{END}\n\nafter\n")
+    command = ["--params", str(PARAMS), "--write", str(page)]
+    assert CliRunner().invoke(parameters.main, command).exit_code == 0
+    written = page.read_text()
+    assert written == f"# Before\n\n{START}\n{parameter_table(PARAMS)}\n{END}\n\nafter\n"
+    assert CliRunner().invoke(parameters.main, command).exit_code == 0
+    assert page.read_text() == written
+
+
+def test_a_page_without_markers_is_refused_and_kept(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{START}\nno end")
+    answer = CliRunner().invoke(parameters.main, ["--params", str(PARAMS), "--write", str(page)])
+    assert answer.exit_code == 1
+    assert f"found 0 lines {END}, expected one" in answer.output
+    assert page.read_text() == f"{START}\nno end"
