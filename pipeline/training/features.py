@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class _FrozenTowers:
         with ThreadPoolExecutor() as pool:
             pixels = pool.map(lambda name: square_pixels(archive.decode(name), self.model.image_size), names)
             for _ in range(0, len(names), ENCODE_BATCH):
-                batch = torch.stack([row for row, _ in zip(pixels, range(ENCODE_BATCH), strict=False)])
+                batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
                 features.append(self.image_tower(normalised(batch.to(self.device), self.mean, self.deviation)).cpu())
         return {"feature": torch.cat(features)}
 
