@@ -26,6 +26,7 @@ Answer = TypeVar("Answer")
 
 TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
+EVALUATED = "test/rsum"  # a run that has been evaluated has this; all of an evaluation's figures arrive at once
 BATCH = 1000  # metrics a request, MLflow's limit
 # By default an unreachable server blocks one call for four minutes.
 PATIENCE = {
@@ -90,15 +91,11 @@ class Tracker:
             run = self._find(TRAIN_KEY, key) or self._create(name, params, {TRAIN_KEY: key, **tags})
             if run.data.tags.get(EVALUATE_KEY, evaluate_key) != evaluate_key:
                 child = self._find(EVALUATE_KEY, evaluate_key, parent=run.info.run_id)
-                if child is not None:
-                    self.run_id = child.info.run_id
-                    return False
                 parent = {"mlflow.parentRunId": run.info.run_id}
-                run = self._create(f"{name} (evaluated again)", params, {**tags, **parent})
+                run = child or self._create(f"{name} (evaluated again)", params, {**tags, **parent})
             self.run_id = run.info.run_id
-            known = EVALUATE_KEY in run.data.tags
             self._mlflow.set_tag(self.run_id, EVALUATE_KEY, evaluate_key)
-            return not known
+            return EVALUATED not in run.data.metrics  # the tag alone is left by an evaluation that was killed
 
         return self._attempt(begin) or False
 
@@ -251,7 +248,7 @@ def finished_runs(experiment: str) -> list[dict[str, Any]]:
                 "tags": run.data.tags,
             }
             for run in page
-            if "test/rsum" in run.data.metrics and "mlflow.parentRunId" not in run.data.tags
+            if EVALUATED in run.data.metrics and "mlflow.parentRunId" not in run.data.tags
         ]
         token = page.token
         if not token:

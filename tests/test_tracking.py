@@ -31,9 +31,13 @@ def begun(key: str, name: str = "fne") -> Tracker:
     return tracker
 
 
-def continued(key: str, evaluate_key: str) -> tuple[bool, Tracker]:
+def continued(key: str, evaluate_key: str, *, killed: bool = False) -> tuple[bool, Tracker]:
+    """As stage `evaluate` does; `killed`: before it sent its figures."""
     tracker = Tracker("ours")
     to_log = tracker.continue_for_evaluation(key, evaluate_key, "fne", PARAMS, TAGS)
+    if to_log and not killed:
+        tracker.log([Point("test/rsum", 100.0, 1, 1000)])
+        tracker.finish()
     assert not tracker.failed
     return to_log, tracker
 
@@ -157,11 +161,22 @@ def test_an_evaluation_with_other_settings_becomes_a_child(clone: Path) -> None:
     assert len(runs()) == 2
 
 
+@pytest.mark.parametrize("evaluate_key", ["e", "other settings"])
+def test_an_evaluation_that_was_killed_is_made_up_for(evaluate_key: str, clone: Path) -> None:
+    begun("k").finish()
+    continued("k", "e", killed=evaluate_key == "e")
+    _, killed = continued("k", evaluate_key, killed=True)
+    to_log, tracker = continued("k", evaluate_key)
+    assert to_log
+    assert tracker.run_id == killed.run_id is not None
+    run = client().get_run(killed.run_id)
+    assert run.data.metrics == {"test/rsum": 100.0}
+    assert run.info.status == "FINISHED"
+
+
 def test_an_evaluation_finds_no_run_after_a_pull_and_makes_one(clone: Path) -> None:
     to_log, tracker = continued("k", "e")
     assert to_log
-    tracker.log([Point("test/rsum", 100.0, 1, 1000)])
-    tracker.finish()
     (run,) = runs()
     assert run.info.run_id == tracker.run_id
     assert run.data.metrics == {"test/rsum": 100.0}

@@ -131,7 +131,11 @@ def _explained(side: str, name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        hint = "; it needs the extra `timm`: pip install -c constraints.txt '.[timm]'" if "timm" in str(error) else ""
+        hint = (
+            "; it needs the extra `timm`: pip install --no-build-isolation -c constraints.txt '.[timm]'"
+            if "timm" in str(error)
+            else ""
+        )
         raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(

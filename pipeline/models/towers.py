@@ -116,6 +116,7 @@ def tower_widths(image_tower: nn.Module, text_tower: nn.Module, image_size: int)
 
 
 def _without_pooler(backbone: nn.Module) -> nn.Module:
-    if getattr(backbone, "pooler", None) is not None:
+    pooler = getattr(backbone, "pooler", None)
+    if pooler is not None and any(True for _ in pooler.parameters()):  # a ResNet's has none and is always called
         backbone.pooler = None  # type: ignore[assignment]
     return backbone

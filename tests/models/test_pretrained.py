@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import BertModel, TimmWrapperConfig, TimmWrapperModel, ViTModel
+from transformers import BertModel, ResNetConfig, ResNetModel, TimmWrapperConfig, TimmWrapperModel, ViTModel
 
 from pipeline.errors import InputError
 from pipeline.models import pretrained
@@ -210,3 +210,14 @@ def test_both_towers_encode_after_a_round_trip(tmp_path: Path) -> None:
         image = ImageTower(fetched.image)(torch.zeros(1, 3, 48, 48))  # another size than it was made for
         text = TextTower(fetched.text, "masked_mean")(Tokens(ids, torch.ones_like(ids)))
     assert image.shape == text.shape == (1, 16)
+
+
+def test_a_convolutional_tower_is_averaged_over_its_map(tmp_path: Path) -> None:
+    _, text = write_towers(tmp_path)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(tmp_path / "resnet")
+    backbone = fetch("resnet", text).image.eval()
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = backbone(pixel_values=pixels).last_hidden_state.mean(dim=(2, 3))
+        assert torch.equal(ImageTower(backbone)(pixels), expected)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
@@ -101,3 +104,27 @@ def test_a_page_without_markers_is_refused_and_kept(tmp_path: Path) -> None:
     assert answer.exit_code == 1
     assert f"found 0 lines {END}, expected one" in answer.output
     assert page.read_text() == f"{START}\nno end"
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_every_setting_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"-S '?([\w.]+)=", (ROOT / page).read_text(encoding="utf-8")))
+    assert named <= set(dotted(load_params(PARAMS)))
+
+
+@pytest.mark.parametrize("lists", [["FNE"], ["FNE", "QUIRKS"], ["LAPTOP"]])
+def test_the_readme_s_lists_of_settings_are_accepted(lists: list[str], tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    settings = []
+    for name in lists:
+        found = re.search(rf"^{name}=\((.*?)\)$", readme, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        settings += [word for word in shlex.split(found[1]) if word != "-S"]
+    copy = tmp_path / "params.yaml"
+    copy.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
+    apply_overrides(copy, settings)
+    accepted = dotted(load_params(copy))
+    expected = dict(setting.split("=") for setting in settings)  # of a name given twice the later one holds
+    assert {name: YAML(typ="safe").load(value) for name, value in expected.items()} == {
+        name: accepted[name] for name in expected
+    }

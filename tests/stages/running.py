@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import math
 import os
 import sqlite3
@@ -129,8 +130,10 @@ def write_empty_store(folder: Path) -> Path:
 
 @functools.cache
 def _empty_store() -> bytes:
-    os.environ.update(ENVIRONMENT)  # MLflow reads it once
     from mlflow import MlflowClient
+
+    # as in a stage's own process; here MLflow was imported before a stage could set its environment
+    logging.getLogger("mlflow").setLevel(ENVIRONMENT["MLFLOW_LOGGING_LEVEL"])
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mlflow.db"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import resource
 import shutil
 import subprocess
@@ -11,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.files import write_tensors
 from tests.stages.running import (
     ROOT,
     STAGES,
     files_below,
+    finite,
     invoke,
     refused,
     run,
@@ -91,7 +96,10 @@ def test_a_mistake_ends_the_real_command_with_status_1_and_one_line(clone: Path)
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_a_stage_before_its_time_says_what_to_run(stage: str, clone: Path) -> None:
     write_tiny_params(clone)
-    assert "not found; `dvc repro" in refused(stage)
+    said = refused(stage)
+    assert "not found; `dvc repro" in said
+    earlier = ("data/raw", "data/split", "features", "train")
+    assert said.removeprefix("error: ").startswith(earlier), "an output of the stage that comes before"
 
 
 @pytest.mark.parametrize(
@@ -131,10 +139,19 @@ def test_features_of_another_split_are_refused(ready: Path) -> None:
 
 
 def test_heads_of_another_width_are_refused(ready: Path) -> None:
-    import torch
-
     write_tensors(ready / "models/trained/heads.safetensors", {"image.weight": torch.zeros(3, 3)})
     assert "heads.safetensors: does not fit the model that params.yaml describes" in refused("evaluate")
+
+
+def test_towers_that_collapsed_are_judged_as_useless(ready: Path) -> None:
+    for folder, side in itertools.product(("models/trained", "models/trained/last"), ("image", "text")):
+        path = ready / folder / side / "model.safetensors"
+        weights = load_file(path)
+        write_tensors(path, {name: torch.ones_like(tensor) for name, tensor in weights.items()})
+    run("evaluate")
+    metrics = json.loads(Path("metrics.json").read_text())
+    assert metrics["test"]["i2t"]["R1"] == metrics["test"]["t2i"]["R1"] == 0, "ties count against the model"
+    assert finite(metrics)
 
 
 @contextmanager
