@@ -207,34 +207,39 @@ def test_another_evaluation_leaves_the_first_ones_figures_alone(clone: Clone) ->
     assert child.info.status == "FINISHED"
 
 
-def test_an_experiment_in_a_temporary_copy_trains_and_evaluates_again_into_the_same_store(clone: Clone) -> None:
-    said = clone.dvc("exp", "run", "--temp", "--name", "lower", "-S", "sampler.cutdown=0.1")
-    assert stages_run(said) == {"train", "evaluate"}
-    run = clone.run_with("sampler.cutdown", "0.1")
-    assert run.data.tags["dvc.experiment"] == "lower"
-    assert run.data.tags["dvc.baseline"] == clone.say("git", "rev-parse", "HEAD").strip()
-    assert str(run.info.run_name).startswith("lower · ")
+def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: Clone) -> None:
+    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.truth=none")
+    assert stages_run(said) == {"evaluate"}
+    run = clone.run_with("evaluate.truth", "none")
+    assert run.data.tags["dvc.experiment"] == "apart"
+    assert run.data.tags["mlflow.parentRunId"] == clone.runs()[0].info.run_id
     assert {"similarity.png", "metrics.json"} <= {item.path for item in clone.client.list_artifacts(run.info.run_id)}
-    row = next(row for row in clone.experiments() if row["Experiment"] == "lower")
+    row = next(row for row in clone.experiments() if row["Experiment"] == "apart")
     assert float(row["test.rsum"]) == pytest.approx(run.data.metrics["test/rsum"])
     assert clone.say("git", "status", "--porcelain") == "", "the workspace is not touched"
 
 
-def test_two_queued_experiments_at_once_are_tracked_once_each(clone: Clone) -> None:
+def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: Clone) -> None:
     before = {run.info.run_id for run in clone.runs()}
-    clone.dvc("exp", "run", "--queue", "-S", "seed=1,2")
+    clone.dvc("exp", "run", "--queue", "--name", "cut", "-S", "sampler.cutdown=0.1,0.3")
     clone.dvc("queue", "start", "--jobs", "2")
     give_up = time.monotonic() + LONGEST
     while (told := clone.dvc("queue", "status")).count("Success") < 2:
         assert "Failed" not in told, told
         assert time.monotonic() < give_up, told
         time.sleep(1)
-    new = [run for run in clone.runs() if run.info.run_id not in before]
-    assert sorted(run.data.params["seed"] for run in new) == ["1", "2"]
-    assert [run.info.status for run in new] == ["FINISHED", "FINISHED"]
-    assert [clone.sent(run, "test/rsum") for run in new] == [1, 1]
-    assert [clone.sent(run, "val/rsum") for run in new] == [2, 2]
-    assert len({run.data.tags["dvc.experiment"] for run in new}) == 2
+    new = {run.data.params["sampler.cutdown"]: run for run in clone.runs() if run.info.run_id not in before}
+    assert sorted(new) == ["0.1", "0.3"]
+    head = clone.say("git", "rev-parse", "HEAD").strip()
+    for name, run in zip(("cut-1", "cut-2"), (new["0.1"], new["0.3"]), strict=True):
+        assert stages_run(clone.dvc("queue", "logs", name)) == {"train", "evaluate"}
+        assert run.data.tags["dvc.experiment"] == name
+        assert run.data.tags["dvc.baseline"] == head
+        assert str(run.info.run_name).startswith(f"{name} · ")
+        assert run.info.status == "FINISHED"
+        assert clone.sent(run, "test/rsum") == 1
+        assert clone.sent(run, "val/rsum") == 2
+    assert len(clone.runs()) == len(before) + 2
     assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
 
 
