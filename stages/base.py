@@ -11,14 +11,16 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Fetch the towers that params.yaml names, or make small ones, into models/base."""
+    from pipeline.params import load_params
+
+    params = load_params()  # before the heavy imports: a misspelt key is told at once
     from pipeline.data.vocabulary import read_vocabulary
     from pipeline.files import atomic_folder
     from pipeline.models import pretrained
-    from pipeline.params import load_params
     from pipeline.paths import BASE, VOCABULARY
     from pipeline.training.base import make_base
 
-    made = make_base(load_params(), read_vocabulary(VOCABULARY))
+    made = make_base(params, read_vocabulary(VOCABULARY))
     with atomic_folder(BASE) as folder:
         pretrained.save(folder, made)
     names = {side: made.source[side]["name"] for side in ("image", "text")}

@@ -14,12 +14,14 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Rank the test split with the trained model, into metrics.json and evaluation."""
+    from pipeline.params import dotted, load_params
+
+    params = load_params()  # before the heavy imports: a misspelt key is told at once
     import torch
 
     from pipeline.data.known import read_truth
     from pipeline.files import atomic_folder, digest_of, sha256, write_json
     from pipeline.models import pretrained
-    from pipeline.params import dotted, load_params
     from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
     from pipeline.report.figures import similarity_figure
     from pipeline.tracking import Tracker, origin_tags
@@ -29,7 +31,6 @@ def main() -> None:
     from pipeline.training.processes import use_threads
     from pipeline.training.setup import open_inputs
 
-    params = load_params()
     run = pretrained.read_record(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
     inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)

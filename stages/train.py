@@ -26,10 +26,10 @@ def main() -> None:
     from pipeline.tracking import Tracker, origin_tags
 
     params = load_params()
+    inputs = {str(path): sha256(path) for path in (MANIFEST, BASE / "base.json", *sorted(SPLIT.iterdir()))}
     if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
         _launch(params.launch.processes)
         return
-    inputs = {str(path): sha256(path) for path in (MANIFEST, BASE / "base.json", *sorted(SPLIT.iterdir()))}
     sections = ("seed", "model", "memory", "sampler", "loss", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
     tracker = Tracker(params.tracking.experiment, silent=bool(int(os.environ.get("RANK", "0"))))

@@ -50,8 +50,9 @@ class Checkpoint:
         # given a path, torch would not say that the disk is full
         with atomic_path(self.folder / f"{name}.pt") as temporary, open(temporary, "wb") as handle:
             torch.save(state, handle)
-        self._written = self.clock()
-        self._cost = self._written - started
+        if name == "state":  # the best weights are written when they are found, and put off no checkpoint
+            self._written = self.clock()
+            self._cost = self._written - started
 
     def load(self, name: str = "state") -> dict[str, Any] | None:
         """What `save` wrote, or None; no code in the file is run.
