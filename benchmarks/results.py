@@ -21,6 +21,7 @@ TITLES = {
     "scenes": "Generated scenes",
     "cutdown": "Generated scenes: the cut-down threshold",
     "flickr8k": "Flickr8k, heads over frozen towers",
+    "flickr8k-towers": "Flickr8k, small towers end to end",
 }
 
 

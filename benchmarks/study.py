@@ -40,6 +40,7 @@ CUTDOWNS: dict[str, dict[str, str]] = {
 STUDIES = {
     "scenes": {name: METHODS[name] for name in METHODS if name != "random"},
     "flickr8k": {name: METHODS[name] for name in METHODS if name != "InfoNCE, batch only"},
+    "flickr8k-towers": {"FNE's weights in InfoNCE": {"sampler.strategy": "fne", "loss.name": "infonce"}},
     "cutdown": CUTDOWNS,
 }
 FIGURES = (
