@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,21 +50,5 @@ def similarity_figure(path: Path, curves: pandas.DataFrame, threshold: float, ti
         frameon=False,
         bbox_to_anchor=(0.5, -0.14),
     )
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-def recall_bars(path: Path, recalls: Mapping[str, Sequence[float]], cutoffs: Sequence[int]) -> None:
-    """Recall at each cut-off, one group of bars a run or direction (percent)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
-    axis = figure.add_subplot()
-    width = 0.8 / max(1, len(recalls))
-    for place, (label, values) in enumerate(recalls.items()):
-        positions = [index + (place - (len(recalls) - 1) / 2) * width for index in range(len(cutoffs))]
-        axis.bar_label(axis.bar(positions, values, width, label=label), fmt="%.1f", fontsize=8)
-    axis.set(xticks=range(len(cutoffs)), xticklabels=[f"R@{cutoff}" for cutoff in cutoffs], ylabel="percent")
-    axis.legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
