@@ -57,9 +57,14 @@ def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
     Raises:
         ValueError: when one class is missing.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    import numpy as np
+    from sklearn.metrics import auc, roc_curve
 
-    if not 0 < int(true_P.sum()) < len(true_P):
-        raise ValueError(f"{int(true_P.sum())} of {len(true_P)} pairs are true: both classes are needed")
-    truth, score = true_P.cpu().numpy(), score_P.double().cpu().numpy()
-    return {"auc": float(roc_auc_score(truth, score)), "ap": float(average_precision_score(truth, score))}
+    positives = int(true_P.sum())
+    if not 0 < positives < len(true_P):
+        raise ValueError(f"{positives} of {len(true_P)} pairs are true: both classes are needed")
+    # every threshold is kept, so that one sort of the pairs serves both figures
+    false_share, true_share, _ = roc_curve(true_P.cpu().numpy(), score_P.cpu().numpy(), drop_intermediate=False)
+    found = true_share[1:] * positives
+    precision = found / (found + false_share[1:] * (len(true_P) - positives))
+    return {"auc": float(auc(false_share, true_share)), "ap": float((np.diff(true_share) * precision).sum())}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CURVE_POINTS = 200
 HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' similarities are all 1
 RECALL_DEPTH = 50
+PAIR_CHUNK = 1 << 16  # pairs whose vectors are gathered at a time
 MOST_PAIRS = 20_000_000  # unpaired pairs that the posterior is judged on
 
 
@@ -65,7 +66,7 @@ def judge(encoded: Encoded, folds: int, truth: Truth | None, run: Mapping[str, A
     unpaired_P = encoded.caption_image_M[caption_P] != image_P
     image_P, caption_P, true_P = image_P[unpaired_P], caption_P[unpaired_P], true_P[unpaired_P]
     if 0 < int(true_P.sum()) < len(true_P):
-        similarity_P = (encoded.image_ND[image_P] * encoded.text_MD[caption_P]).sum(dim=1)
+        similarity_P = _similarity(encoded, image_P, caption_P)
         report["posterior"] = ranking_quality(posterior(similarity_P.cpu(), run), true_P)
         report["similarity"] = ranking_quality(similarity_P.cpu(), true_P)
     return report
@@ -134,6 +135,15 @@ def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
         mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
     mismatch_M = torch.cat(mismatch)
     return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding goes beyond
+
+
+def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
+    """Of listed pairs, (P,)."""
+    parts = [
+        (encoded.image_ND[images] * encoded.text_MD[captions]).sum(dim=1)
+        for images, captions in zip(image_P.split(PAIR_CHUNK), caption_P.split(PAIR_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def _all_pairs(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,7 +93,7 @@ class Training:
             self.memory,
             None if truth_NM is None else truth_NM.to(self.device),
         )
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=params.train.lr)
+        optimiser = torch.optim.Adam(self.model.parameters(), lr=params.train.lr, fused=True)
         self.prepared, self.optimiser = accelerator.prepare(self.model, optimiser)
         self.at = Progress()
         self._sums: list[Tensor] = []
