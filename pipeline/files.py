@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
 CHUNK_BYTES = 1 << 20
@@ -72,6 +74,13 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON. NaN and infinity are refused: JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path | str, table: DataFrame) -> None:
+    """Write a table as parquet, without its index."""
+    content = io.BytesIO()
+    table.to_parquet(content, index=False)
+    write_bytes(path, content.getvalue())
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

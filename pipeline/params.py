@@ -89,7 +89,7 @@ class BaseParams(Section):
 class ModelParams(Section):
     """The towers and what is trained of them."""
 
-    family: Literal["vit_bert"]
+    family: Literal["vit_bert", "clip"]
     image: str | None
     text: str | None
     image_revision: str | None
@@ -97,6 +97,7 @@ class ModelParams(Section):
     train: Literal["towers", "heads"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
     words: Annotated[int, Field(ge=1, le=200)]
+    captions: Literal["cleaned", "raw"]
     normalisation: Literal["model", "clip"]
     width: Annotated[int, Field(ge=2)] | None
     pooling: Literal["masked_mean", "mean_all"]
@@ -128,7 +129,23 @@ class LossParams(Section):
 
     name: Literal["triplet", "infonce"]
     margin: Annotated[float, Field(ge=0, le=2)]
-    temperature: Positive
+    temperature: Positive | Literal["learned"]
+
+
+class PairsParams(Section):
+    """How far a training pair is trusted."""
+
+    weighting: Literal["none", "npc"]
+    clean_threshold: Annotated[float, Field(ge=0, lt=1)]
+    bank_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    exclude_self: bool
+    bank_epochs: Annotated[int, Field(ge=0)]
+    bank_lr: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    seed: Seed
+    reweigh: Literal["sample", "batch"]
+    siamese_gradient: Positive
+    file: str | None
 
 
 class TrainParams(Section):
@@ -138,7 +155,14 @@ class TrainParams(Section):
     warmup_epochs: Annotated[int, Field(ge=0)]
     warmup: Literal["triplet", "infonce"]
     batch_size: Count
+    optimiser: Literal["adam", "adamw"]
     lr: Positive
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    eps: Positive
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    schedule: Literal["steps", "cosine"]
+    schedule_counts: Literal["steps", "samples"]
+    warmup_steps: Annotated[int, Field(ge=0)]
     milestones: list[Annotated[int, Field(ge=1)]]
     clip: Positive
     augment: Literal["none", "fne"]
@@ -177,6 +201,7 @@ class Params(Section):
     memory: MemoryParams
     sampler: SamplerParams
     loss: LossParams
+    pairs: PairsParams
     train: TrainParams
     evaluate: EvaluateParams
     tracking: TrackingParams
@@ -184,7 +209,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
-        if (self.model.image is None) != (self.model.text is None):
+        if self.model.family == "clip":
+            if self.model.text is not None:
+                raise ValueError("model.text: a CLIP holds both towers: name it in model.image, and leave this null")
+        elif (self.model.image is None) != (self.model.text is None):
             missing = "image" if self.model.image is None else "text"
             raise ValueError(
                 f"model.{missing} is null but the other tower is named: name both (a hub name or a local path), "
@@ -194,9 +222,29 @@ class Params(Section):
             raise ValueError(
                 f"model.image_size {self.model.image_size} does not divide by base.patch {self.base.patch}"
             )
+        if self.pairs.weighting == "npc":
+            self._npc_makes_sense()
         if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
             raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self
+
+    def _npc_makes_sense(self) -> None:
+        """Refuse what could only be noise."""
+        unmatched = (self.model.train == "heads" and self.model.family != "clip") or (
+            self.model.image is None and (self.data.name != "scenes" or self.base.epochs == 0)
+        )
+        if unmatched and self.pairs.bank_epochs == 0 and self.pairs.file is None:
+            raise ValueError(
+                "pairs.bank_epochs 0: these towers match nothing before they are trained, so their losses cannot tell "
+                "a clean pair; let them learn for 1 epoch or more before they judge"
+            )
+        if self.train.precision == "fp16":
+            raise ValueError("train.precision fp16: pairs.weighting npc compares small changes of a loss; use bf16 or no")
+        if self.train.warmup_epochs >= self.train.epochs:
+            raise ValueError(
+                f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighed after the warm-up, and of "
+                f"{self.train.epochs} epochs none is left"
+            )
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

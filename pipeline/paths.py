@@ -16,12 +16,17 @@ BASE = Path("models/base")
 FEATURES = Path("features")
 MANIFEST = FEATURES / "features.json"
 
+BANK = Path("bank")
+BANK_PAIRS = BANK / "pairs.parquet"
+BANK_RECORD = BANK / "bank.json"
+
 TRAINED = Path("models/trained")  # the best validation
 LAST = TRAINED / "last"  # the last epoch
 TRAIN = Path("train")
 HISTORY = TRAIN / "history.csv"
 VALIDATION = TRAIN / "validation.csv"
 RUN = TRAIN / "run.json"
+WEIGHTS = TRAIN / "pairs.parquet"  # what NPC made of each pair
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
@@ -31,6 +36,7 @@ MADE_BY = {
     SPLIT: "split",
     BASE: "base",
     FEATURES: "features",
+    BANK: "bank",
     TRAINED: "train",
     TRAIN: "train",
     METRICS: "evaluate",

@@ -22,15 +22,16 @@ def main() -> None:
     """Train as params.yaml says, into models/trained (best validation) and train (history)."""
     from pipeline.files import digest_of, sha256
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BASE, MANIFEST, SPLIT
+    from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, origin_tags
 
     params = load_params()
-    inputs = {str(path): sha256(path) for path in (MANIFEST, BASE / "base.json", *sorted(SPLIT.iterdir()))}
+    made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
+    inputs = {str(path): sha256(path) for path in made}
     if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
         _launch(params.launch.processes)
         return
-    sections = ("seed", "model", "memory", "sampler", "loss", "train")
+    sections = ("seed", "model", "memory", "sampler", "loss", "pairs", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
     tracker = Tracker(params.tracking.experiment, silent=bool(int(os.environ.get("RANK", "0"))))
     tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
@@ -55,8 +56,8 @@ def _train(params: Params, key: str, tracker: Any) -> None:
     from filelock import FileLock
 
     from pipeline.data.known import read_truth
-    from pipeline.files import atomic_folder, write_json
-    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION
+    from pipeline.files import atomic_folder, write_json, write_table
+    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION, WEIGHTS
     from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
     from pipeline.training.record import write_history, write_validations
     from pipeline.training.setup import open_training
@@ -87,6 +88,8 @@ def _train(params: Params, key: str, tracker: Any) -> None:
             save(trained)
         write_history(HISTORY, at.history)
         write_validations(VALIDATION, at.history)
+        if training.impact is not None:
+            write_table(WEIGHTS, training.impact.table(training.train_inputs.caption_image))
         final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
         settings = params.sampler.model_dump() | {"loss": params.loss.name}
         write_json(RUN, {"key": key, "best": at.best, "last": final, "sampler": settings})

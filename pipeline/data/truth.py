@@ -6,7 +6,6 @@ and source; `truth.json` says what a pair that is not listed means: false ("exac
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -16,7 +15,7 @@ from pipeline.data.annotations import read_json, read_lines
 from pipeline.data.found import Files
 from pipeline.data.splits import SPLITS, Split
 from pipeline.errors import InputError
-from pipeline.files import write_bytes, write_json
+from pipeline.files import write_json, write_table
 from pipeline.paths import TRUTH, TRUTH_KIND
 
 if TYPE_CHECKING:
@@ -44,9 +43,7 @@ def write_truth(layout: str, files: Files, splits: Mapping[str, Split], folder: 
         return []
     if table.empty:
         return []
-    content = io.BytesIO()
-    table.to_parquet(content, index=False)
-    write_bytes(folder / TRUTH.name, content.getvalue())
+    write_table(folder / TRUTH.name, table)
     write_json(folder / TRUTH_KIND.name, kind)
     counts = ", ".join(f"{source} {count}" for source, count in table["source"].value_counts(sort=False).items())
     return [f"truth ({kind['kind']}): {len(table)} pairs ({counts})"]

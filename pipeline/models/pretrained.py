@@ -32,6 +32,8 @@ class Pretrained:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     source: dict[str, Any]
+    logit_scale: float | None = None
+    """A CLIP's: the logarithm of what it multiplies similarities by."""
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
@@ -40,20 +42,32 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
     Raises:
         InputError: when one cannot be had, with what to do instead.
     """
-    from transformers import AutoTokenizer
-
     image_model, image_place = _load_backbone("image", image, image_revision)
     text_model, text_place = _load_backbone("text", text, text_revision)
-    with _explained("text", text):
-        tokenizer = AutoTokenizer.from_pretrained(text_place, revision=text_revision)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
-        raise InputError(f"model.text = {text!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+    tokenizer = _tokenizer("text", text, text_place, text_revision)
     mean, deviation = _normalisation(image_place, image_revision, image_model.config)
     source = {
         "image": {"name": image, "revision": _commit(image_place, image_revision)},
         "text": {"name": text, "revision": _commit(text_place, text_revision)},
     }
     return Pretrained(image_model, text_model, tokenizer, mean, deviation, source)
+
+
+def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
+    """Load a CLIP from the hub or from a local folder; errors as `fetch`."""
+    from pipeline.models.clip import split_clip
+
+    model, place = _load_backbone("image", name, revision)
+    if model.config.model_type != "clip":
+        raise InputError(
+            f"model.image = {name!r}: model.family is clip, but this is a {model.config.model_type}; "
+            "use model.family vit_bert for two towers of their own"
+        )
+    image, text, logit_scale = split_clip(model)  # type: ignore[arg-type]
+    tokenizer = _tokenizer("image", name, place, revision)
+    mean, deviation = _normalisation(place, revision, image.config)
+    origin = {"name": name, "revision": _commit(place, revision)}
+    return Pretrained(image, text, tokenizer, mean, deviation, {"image": origin, "text": origin}, logit_scale)
 
 
 def save(folder: Path, pretrained: Pretrained) -> None:
@@ -65,6 +79,7 @@ def save(folder: Path, pretrained: Pretrained) -> None:
         **pretrained.source,
         "mean": list(pretrained.mean),
         "std": list(pretrained.deviation),
+        "logit_scale": pretrained.logit_scale,
         "sha256": {side: sha256(folder / side / "model.safetensors") for side in ("image", "text")},
     }
     write_json(folder / "base.json", record)
@@ -83,7 +98,8 @@ def load(folder: Path) -> Pretrained:
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
     tokenizer = AutoTokenizer.from_pretrained(text_place)
     source = {side: record[side] for side in ("image", "text")}
-    return Pretrained(image_model, text_model, tokenizer, tuple(record["mean"]), tuple(record["std"]), source)
+    mean, deviation = tuple(record["mean"]), tuple(record["std"])
+    return Pretrained(image_model, text_model, tokenizer, mean, deviation, source, record.get("logit_scale"))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -100,8 +116,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
     from transformers.utils import logging
+
+    from pipeline.models.clip import TEXT, VISION
+
+    # transformers' automatic class drops the projection of a CLIP's half
+    halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
 
     logging.set_verbosity_error()  # a pooler that mean pooling drops is no news
     logging.disable_progress_bar()
@@ -117,10 +138,21 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
         place = name
     with _explained(side, name), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
-        model = AutoModel.from_pretrained(
+        kind = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False).model_type
+        model = halves.get(kind, AutoModel).from_pretrained(
             place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
     return model, place
+
+
+def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with _explained(side, name):
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+        raise InputError(f"model.{side} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+    return tokenizer
 
 
 @contextmanager

@@ -73,6 +73,23 @@ class Head(nn.Sequential):
         super().__init__(nn.LayerNorm(width_in), nn.Linear(width_in, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
+class ResidualHead(nn.Module):
+    """A `Head` added to features that match already: it begins as the identity."""
+
+    def __init__(self, width: int) -> None:
+        """Map (B, `width`) to (B, `width`)."""
+        super().__init__()
+        self.change = Head(width, width)
+        last = self.change[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, feature_BD: Tensor) -> Tensor:
+        """Features of unit length plus their change, (B, D)."""
+        return normalize(feature_BD, dim=1) + self.change(feature_BD)
+
+
 class MatchingModel(nn.Module):
     """Two towers into one space, where a match is a cosine similarity near 1.
 
@@ -81,13 +98,20 @@ class MatchingModel(nn.Module):
         text_tower: tokens to features; likewise.
         image_head: features to the joint width: a projection, a `Head`, or `nn.Identity`.
         text_head: likewise.
+
+    Where the temperature is learned, `logit_scale` is the logarithm of what similarities are multiplied by.
     """
 
     def __init__(
-        self, image_tower: nn.Module, text_tower: nn.Module, image_head: nn.Module, text_head: nn.Module
+        self,
+        image_tower: nn.Module,
+        text_tower: nn.Module,
+        image_head: nn.Module,
+        text_head: nn.Module,
     ) -> None:
         """Take over the four parts."""
         super().__init__()
+        self.logit_scale: nn.Parameter | None = None
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.image_head = image_head
@@ -97,6 +121,12 @@ class MatchingModel(nn.Module):
         """Both sides' unit vectors, (B, D) each, float32 also under mixed precision."""
         return self.encode_image(images), self.encode_text(texts)
 
+    def temperature(self, fixed: float | Literal["learned"]) -> float | Tensor:
+        """What similarities are divided by: `fixed`, or the learned one."""
+        if fixed != "learned":
+            return fixed
+        return learned_temperature(self.logit_scale)
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Pixels or frozen features to unit vectors (B, D)."""
         return normalize(self.image_head(self.image_tower(images)).float(), dim=1)
@@ -104,6 +134,13 @@ class MatchingModel(nn.Module):
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
         """Tokens or frozen features to unit vectors (B, D)."""
         return normalize(self.text_head(self.text_tower(texts)).float(), dim=1)
+
+
+def learned_temperature(logit_scale: Tensor | None) -> Tensor:
+    """What similarities are divided by, at least 0.01 (Radford et al. 2021)."""
+    if logit_scale is None:
+        raise ValueError("this model has no temperature of its own")
+    return (-logit_scale).exp().clamp(min=0.01)
 
 
 @torch.no_grad()

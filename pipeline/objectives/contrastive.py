@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 
-def infonce_loss(similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, temperature: float) -> Tensor:
+def infonce_loss(
+    similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, temperature: float | Tensor
+) -> Tensor:
     """`-log(e^(s⁺/τ) / (e^(s⁺/τ) + Σ w e^(s/τ)))` in one direction (van den Oord et al. 2018; weights ours).
 
     Args:
         similarity_BC: (B, C) cosine similarities of anchors to candidates.
         own_similarity_B: (B,) s⁺; the own pair is always in the denominator, once.
         weights_BC: (B, C) multiply the other terms; 0 leaves one out, so the own pair's column should be 0.
-        temperature: τ.
+        temperature: τ; 0-dimensional where it is learned.
 
     Returns:
         loss_B: (B,), so that a pair's weight can multiply it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,15 +13,19 @@ from torch import Tensor
 from pipeline.data.captions import clean_caption
 from pipeline.data.scenes import generate, vocabulary
 from pipeline.models import pretrained
+from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.pretrained import HALF, Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
-from pipeline.models.towers import ImageTower, MatchingModel, TextTower
-from pipeline.objectives.contrastive import infonce_loss
+from pipeline.models.towers import MatchingModel
+from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.training.features import padded
 from pipeline.training.pixels import normalised, square_pixels
 from pipeline.training.processes import use_threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 RARE = 5  # a word seen less often than this in all captions is left unknown, as is usual for word vocabularies
 FRAME = 2  # [CLS] and [SEP]
@@ -37,6 +42,8 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
         InputError: when a tower cannot be fetched.
     """
     model = params.model
+    if model.family == "clip" and model.image is not None:
+        return pretrained.fetch_clip(model.image, revision=model.image_revision)
     if model.image is not None and model.text is not None:
         return pretrained.fetch(
             model.image, model.text, image_revision=model.image_revision, text_revision=model.text_revision
@@ -46,22 +53,33 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
     scenes = params.data.name == "scenes"
     known = [word for word, count in words if scenes or count >= RARE] + (vocabulary() if scenes else [])
     tokenizer = word_tokenizer(known)
-    image = small_image_backbone(
-        size=model.image_size, patch=base.patch, width=base.width, layers=base.layers, heads=base.heads
-    )
-    text = small_text_backbone(
-        vocabulary_size=len(tokenizer),
-        width=base.width,
-        layers=base.layers,
-        heads=base.heads,
-        positions=model.words + FRAME,
-    )
     tokenizer.model_max_length = model.words + FRAME
-    source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
-    made = Pretrained(image, text, tokenizer, HALF, HALF, source)
+    made = _small_towers(params, tokenizer)
     if scenes and base.epochs:
         _learn_scenes(made, params)
     return made
+
+
+def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrained:
+    """Random weights; a CLIP's scale of similarities stands where `base.temperature` has them learn."""
+    model, base = params.model, params.base
+    source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
+    shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
+    vocabulary_size, positions = len(tokenizer), model.words + FRAME
+    if model.family == "clip":
+        special = tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id
+        clip = small_clip(
+            size=model.image_size,
+            patch=base.patch,
+            vocabulary_size=vocabulary_size,
+            positions=positions,
+            special=special,
+            **shape,
+        )
+        return Pretrained(*clip, tokenizer, HALF, HALF, source, -math.log(base.temperature))
+    image = small_image_backbone(size=model.image_size, patch=base.patch, **shape)
+    text = small_text_backbone(vocabulary_size=vocabulary_size, positions=positions, **shape)
+    return Pretrained(image, text, tokenizer, HALF, HALF, source)
 
 
 def _learn_scenes(made: Pretrained, params: Params) -> None:
@@ -70,12 +88,16 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     scenes = generate(params.data.scenes, base.seed, base.scenes, stream="base")
     size = params.data.scenes.size
     pixels_N = torch.stack([square_pixels(scene.image(size), params.model.image_size) for scene in scenes])
-    captions = [clean_caption(caption, words) for scene in scenes for caption in scene.captions]
+    captions = [
+        caption if params.model.captions == "raw" else clean_caption(caption, words)
+        for scene in scenes
+        for caption in scene.captions
+    ]
     image_M = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.captions])
     tokens = [torch.tensor(ids) for ids in made.tokenizer(captions, truncation=True)["input_ids"]]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     identity = torch.nn.Identity()
-    model = MatchingModel(ImageTower(made.image), TextTower(made.text, params.model.pooling), identity, identity)
+    model = MatchingModel(image_tower(made.image), text_tower(made.text, params.model.pooling), identity, identity)
     model.to(device).train()
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
@@ -89,7 +111,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
             normalised(pixels_N[image_B].to(device), made.mean, made.deviation),
             type(texts)(texts.ids.to(device), texts.mask.to(device)),
         )
-        loss = _symmetric_infonce(images_BD, texts_BD, image_B.to(device), base.temperature)
+        loss = 2 * pair_losses(images_BD, texts_BD, image_B.to(device), base.temperature).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -99,15 +121,6 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
 def _schedule(step: int, steps: int) -> float:
     """Up to 1 in `WARMUP_STEPS`, without which the small towers learn half as much, then half a cosine down to 0."""
     return min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def _symmetric_infonce(image_BD: Tensor, text_BD: Tensor, image_B: Tensor, temperature: float) -> Tensor:
-    others_BB = (image_B[:, None] != image_B[None, :]).float()
-    similarity_BB = image_BD @ text_BD.T
-    own_B = similarity_BB.diagonal()
-    there_B = infonce_loss(similarity_BB, own_B, others_BB, temperature)
-    back_B = infonce_loss(similarity_BB.T, own_B, others_BB, temperature)
-    return (there_B + back_B).mean()
 
 
 def _epoch(captions: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,29 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.files import write_json, write_tensors
 from pipeline.models import pretrained
+from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.towers import Head, ImageTower, MatchingModel, TextTower, tower_widths
+from pipeline.models.towers import Head, MatchingModel, ResidualHead, tower_widths
 from pipeline.params import ModelParams
 from pipeline.training.pairs import Inputs
+
+FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
 
 
 def model_over_towers(base: Pretrained, model: ModelParams) -> MatchingModel:
     """Both towers end to end; a linear projection only on a side whose width is not the joint one."""
-    image_tower, text_tower = ImageTower(base.image), TextTower(base.text, model.pooling)
-    widths = tower_widths(image_tower.eval(), text_tower.eval(), model.image_size)
+    towers = image_tower(base.image), text_tower(base.text, model.pooling)
+    widths = tower_widths(towers[0].eval(), towers[1].eval(), model.image_size)
     joint = model.width or min(widths)
     heads = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
-    return MatchingModel(image_tower, text_tower, *heads)
+    return MatchingModel(*towers, *heads)
 
 
 def model_over_features(image_width: int, text_width: int, model: ModelParams) -> MatchingModel:
-    """A small head a side, over features computed before."""
+    """A small head a side, over features computed before; over a CLIP's, which match already, it begins as identity."""
     joint = model.width or min(image_width, text_width)
+    if model.family == "clip" and image_width == text_width == joint:
+        return MatchingModel(nn.Identity(), nn.Identity(), ResidualHead(joint), ResidualHead(joint))
     return MatchingModel(nn.Identity(), nn.Identity(), Head(image_width, joint), Head(text_width, joint))
 
 
@@ -40,6 +46,12 @@ def make_model(base: Pretrained | None, model: ModelParams, inputs: Inputs) -> M
         return model_over_features(inputs.images([0]).shape[1], texts.shape[1], model)
     assert base is not None
     return model_over_towers(base, model)
+
+
+def learn_temperature(model: MatchingModel, base: Pretrained) -> None:
+    """Make the temperature a parameter of the model, begun at CLIP's own or at `FIRST_TEMPERATURE`."""
+    begin = -math.log(FIRST_TEMPERATURE) if base.logit_scale is None else base.logit_scale
+    model.logit_scale = nn.Parameter(torch.tensor(begin))
 
 
 def joint_width(model: MatchingModel, inputs: Inputs, mean: list[float], std: list[float]) -> int:
@@ -59,6 +71,8 @@ def save_trained(folder: Path, model: MatchingModel, base: Pretrained | None, re
         for side, head in (("image", model.image_head), ("text", model.text_head))
         for name, tensor in head.state_dict().items()
     }
+    if model.logit_scale is not None:
+        heads["logit_scale"] = model.logit_scale.detach().cpu()
     write_tensors(folder / "heads.safetensors", heads)
     write_json(folder / "model.json", record)
 
@@ -77,6 +91,8 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     path = folder / "heads.safetensors"
     try:
         heads = load_file(path)
+        if "logit_scale" in heads:
+            trained.logit_scale = nn.Parameter(heads["logit_scale"])
         for side, head in (("image", trained.image_head), ("text", trained.text_head)):
             head.load_state_dict(
                 {name.removeprefix(f"{side}."): value for name, value in heads.items() if name.startswith(f"{side}.")}

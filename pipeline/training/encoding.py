@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.models.towers import MatchingModel, Tokens
+from pipeline.models.towers import MatchingModel
 from pipeline.progress import progress
-from pipeline.training.pairs import Inputs
+from pipeline.training.pairs import Inputs, moved
 from pipeline.training.pixels import normalised
 
 
@@ -31,7 +31,7 @@ def encode_split(
         for rows in _chunks(len(inputs.names), batch_size, f"{label} images")
     ]
     texts = [
-        model.encode_text(_moved(inputs.texts(rows, training=False), device))
+        model.encode_text(moved(inputs.texts(rows, training=False), device))
         for rows in _chunks(len(inputs.caption_image), batch_size, f"{label} captions")
     ]
     model.train(was_training)
@@ -41,10 +41,6 @@ def encode_split(
 def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels are normalised on the device; frozen features are what they are."""
     return normalised(images, mean, std) if images.dtype == torch.uint8 else images
-
-
-def _moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
-    return Tokens(*(part.to(device) for part in texts)) if isinstance(texts, Tokens) else texts.to(device)
 
 
 def _chunks(count: int, size: int, label: str) -> Iterator[range]:

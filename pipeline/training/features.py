@@ -23,8 +23,9 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits import Split
 from pipeline.errors import InputError
 from pipeline.files import sha256
+from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, Pretrained
-from pipeline.models.towers import ImageTower, TextTower, Tokens
+from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 from pipeline.progress import progress
 from pipeline.training.pixels import normalised, square_pixels
@@ -55,7 +56,9 @@ def make_features(
     else:
         make_image, make_text = partial(_prepared, size=model.image_size), partial(_tokenised, base.tokenizer)
     for name, split in splits.items():
-        captions = [clean_caption(caption, model.words) for caption in split.captions]
+        captions = [
+            caption if model.captions == "raw" else clean_caption(caption, model.words) for caption in split.captions
+        ]
         _write_rows(folder / name, "images", split.images, lambda names: make_image(archive, names), name)
         _write_rows(folder / name, "captions", captions, make_text, name)
     return {
@@ -84,8 +87,8 @@ class _FrozenTowers:
 
     def __init__(self, base: Pretrained, model: ModelParams, mean: Sequence[float], deviation: Sequence[float]) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.image_tower: nn.Module = ImageTower(base.image).eval().to(self.device)
-        self.text_tower: nn.Module = TextTower(base.text, model.pooling).eval().to(self.device)
+        self.image_tower: nn.Module = image_tower(base.image).eval().to(self.device)
+        self.text_tower: nn.Module = text_tower(base.text, model.pooling).eval().to(self.device)
         self.tokenizer, self.model = base.tokenizer, model
         self.mean, self.deviation = mean, deviation
 

@@ -22,15 +22,25 @@ from pipeline.retrieval.recall import recalls
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.encoding import encode_split, model_images
-from pipeline.training.objective import MatchingObjective, Noticed, Pairs
+from pipeline.training.impact import NegativeImpact
+from pipeline.training.objective import MatchingObjective, Pairs
+from pipeline.training.optimiser import make_optimiser
 from pipeline.training.pairs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.training.processes import gather, local_span, process_count, uniform
-from pipeline.training.schedule import learning_rate
+from pipeline.training.schedule import scheduled_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RECORDS_PER_EPOCH = 10
+NOTICED = (
+    "train/loss",
+    "sampler/cut_down_share",
+    "sampler/suspected_share",
+    "sampler/false_negative_share",
+    "pairs/weight_mean",
+    "pairs/bank_loss",
+)
 VALIDATION_BATCH = 256  # not evaluate.batch_size: a training must not depend on how it is judged later
 
 
@@ -59,6 +69,7 @@ class Training:
         accelerator: device, precision and processes.
         checkpoint: where the state is kept.
         truth_NM: (N, M) bool, if every match of the training split is known.
+        impact: weighs pairs, over the same `model`.
         on_record: told the whole history so far whenever a checkpoint holds it: what it was told is never lost.
     """
 
@@ -73,6 +84,7 @@ class Training:
         accelerator: Accelerator,
         checkpoint: Checkpoint,
         truth_NM: Tensor | None = None,
+        impact: NegativeImpact | None = None,
         on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     ) -> None:
         """Prepare everything; nothing is trained yet."""
@@ -93,8 +105,8 @@ class Training:
             self.memory,
             None if truth_NM is None else truth_NM.to(self.device),
         )
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=params.train.lr, fused=True)
-        self.prepared, self.optimiser = accelerator.prepare(self.model, optimiser)
+        self.impact = impact
+        self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         self.at = Progress()
         self._sums: list[Tensor] = []
 
@@ -106,8 +118,8 @@ class Training:
             self._save()
         return self.at
 
-    def step(self, batch: Batch, *, warming_up: bool) -> tuple[Tensor, Noticed]:
-        """One optimiser step on this process's part of a batch: the loss's mean, and what was noticed."""
+    def step(self, batch: Batch, *, warming_up: bool) -> Tensor:
+        """One optimiser step on this process's part of a batch; what `NOTICED` names, 1-dimensional."""
         if self.momentum_model is not None:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
         images = model_images(batch.images, self.mean, self.std)
@@ -121,10 +133,23 @@ class Training:
         momentum = self._momentum_pairs(images, batch)
         draws_2b = uniform(self.params.seed, self.at.step, batch.global_size)[:, batch.first : batch.first + len(image)]
         loss_b, noticed = self.objective(
-            own, everyone, momentum, batch.first, draws_2b.to(self.device, non_blocking=True), warming_up=warming_up
+            own,
+            everyone,
+            momentum,
+            batch.first,
+            draws_2b.to(self.device, non_blocking=True),
+            self.model.temperature(self.params.loss.temperature),
+            warming_up=warming_up,
         )
         # processes average their gradients: a smaller part must not count as much as a larger one
         loss = loss_b.sum() * process_count() / batch.global_size
+        told = torch.stack([loss.detach(), *noticed])
+        if self.impact is not None and batch.entries is not None:
+            entry_images = model_images(batch.entries.images, self.mean, self.std)
+            lr = self.optimiser.param_groups[0]["lr"]
+            impact = self.impact(loss_b, batch, entry_images, lr)
+            loss = impact.loss
+            told = torch.cat([told, torch.stack([impact.weight.mean(), impact.bank_loss.mean()])])
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
         self.optimiser.step()
@@ -132,7 +157,7 @@ class Training:
         if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
             assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up
             self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
-        return loss.detach(), noticed
+        return told
 
     @torch.no_grad()
     def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
@@ -145,8 +170,6 @@ class Training:
     def _run_epoch(self) -> None:
         settings, at = self.params.train, self.at
         warming_up = at.epoch < settings.warmup_epochs
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings.lr, settings.milestones, at.epoch)
         if at.batch == 0:
             self.statistics.reset()
         plan = epoch_plan(len(self.train_inputs.caption_image), settings.batch_size, self.params.seed, at.epoch)
@@ -158,12 +181,20 @@ class Training:
         }
         recorded = validated | set(range(0, len(plan), max(1, len(plan) // RECORDS_PER_EPOCH)))
         batches = training_batches(
-            self.train_inputs, plan, spans, seeds=(self.params.seed, at.epoch), start=at.batch, workers=settings.workers
+            self.train_inputs,
+            plan,
+            spans,
+            seeds=(self.params.seed, at.epoch),
+            start=at.batch,
+            workers=settings.workers,
+            bank=None if self.impact is None or warming_up else self.impact.bank,
         )
         self.prepared.train()
         for batch in progress(batches, label=f"epoch {at.epoch + 1}/{settings.epochs}", total=len(plan) - at.batch):
-            loss, noticed = self.step(batch.to(self.device), warming_up=warming_up)
-            self._sums.append(torch.stack([loss, *noticed]))
+            rate = scheduled_rate(settings, at.epoch, at.batch, len(plan), len(self.train_inputs.caption_image))
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self._sums.append(self.step(batch.to(self.device), warming_up=warming_up))
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
@@ -174,9 +205,10 @@ class Training:
         """Write down the mean since the last record; the only place where the host waits for the device."""
         means = torch.stack(self._sums).mean(dim=0).tolist()
         self._sums = []
-        names = ("train/loss", "sampler/cut_down_share", "sampler/suspected_share", "sampler/false_negative_share")
-        row = {
-            name: value for name, value in zip(names, means, strict=True) if not math.isnan(value) or name == names[0]
+        row = {  # a warm-up tells nothing of pairs
+            name: value
+            for name, value in zip(NOTICED, means, strict=False)
+            if not math.isnan(value) or name == NOTICED[0]
         }
         if not math.isfinite(row["train/loss"]):
             raise InputError(
@@ -190,7 +222,7 @@ class Training:
             row[f"similarity/{name}_count"] = float(population.count)
         row["sampler/threshold"] = row["similarity/positive_mean"] - self.params.sampler.cutdown
         if validate:
-            row |= self._validate()
+            row |= self._validate() | ({} if self.impact is None else self.impact.summary())
         place = {"epoch": self.at.epoch, "step": self.at.step, "time": int(time.time() * 1000)}
         self.at.history.append(place | row)
 
@@ -231,6 +263,8 @@ class Training:
         }
         if self.memory is not None and self.momentum_model is not None:
             parts |= {"memory": self.memory.state_dict(), "momentum": self.momentum_model.state_dict()}
+        if self.impact is not None:
+            parts["impact"] = self.impact.state_dict()
         if self.device.type == "cuda":
             parts["device_generator"] = torch.cuda.get_rng_state(self.device)
         if self.accelerator.scaler is not None:
@@ -253,6 +287,8 @@ class Training:
         if self.memory is not None and self.momentum_model is not None:
             self.memory.load_state_dict(state["memory"])
             self.momentum_model.load_state_dict(state["momentum"])
+        if self.impact is not None:
+            self.impact.load_state_dict(state["impact"])
         if "device_generator" in state:
             torch.cuda.set_rng_state(state["device_generator"], self.device)
         if self.accelerator.scaler is not None:

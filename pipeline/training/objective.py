@@ -39,7 +39,7 @@ class Noticed(NamedTuple):
 
 
 class MatchingObjective:
-    """The loss of each anchor, both directions summed.
+    """The loss of each anchor: hinges of both directions summed (FNE), InfoNCE's averaged (CLIP).
 
     Args:
         sampler: which candidates are negatives.
@@ -72,7 +72,15 @@ class MatchingObjective:
         self.draw = draw
 
     def __call__(
-        self, own: Pairs, batch: Pairs, momentum: Pairs | None, first: int, uniform_2b: Tensor, *, warming_up: bool
+        self,
+        own: Pairs,
+        batch: Pairs,
+        momentum: Pairs | None,
+        first: int,
+        uniform_2b: Tensor,
+        temperature: float | Tensor,
+        *,
+        warming_up: bool,
     ) -> tuple[Tensor, Noticed]:
         """Loss of this process's anchors, (b,), and what was noticed.
 
@@ -82,6 +90,7 @@ class MatchingObjective:
             momentum: the same pairs through the momentum towers; None without a memory.
             first: where this process's pairs stand in the global batch.
             uniform_2b: the draws of image→text and of text→image.
+            temperature: of InfoNCE.
             warming_up: in-batch, without the memory.
         """
         by_identity = self.sampler.known_positives == "identity"
@@ -106,7 +115,7 @@ class MatchingObjective:
                 similarity_bC = torch.cat([similarity_bC, anchor @ (memory.text if to_text else memory.image).T], 1)
             own_b = (anchor * candidate[place_b]).sum(dim=1)
             sampled = self._sample(similarity_bC, own_b, known_bC, uniform_b, warming_up)
-            added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, uniform_b, warming_up)
+            added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, uniform_b, temperature, warming_up)
             loss_b = added_b if loss_b is None else loss_b + added_b
             noticed.append(self._noticed(sampled, known_bC, own, candidates, memory, to_text))
         assert loss_b is not None
@@ -131,10 +140,16 @@ class MatchingObjective:
         return Sample(hardest_weights(similarity_bC.detach(), excluded_bC), nothing_bC, nothing_bC)
 
     def _loss(
-        self, similarity_bC: Tensor, own_b: Tensor, weights_bC: Tensor, uniform_b: Tensor, warming_up: bool
+        self,
+        similarity_bC: Tensor,
+        own_b: Tensor,
+        weights_bC: Tensor,
+        uniform_b: Tensor,
+        temperature: float | Tensor,
+        warming_up: bool,
     ) -> Tensor:
         if (self.warmup if warming_up else self.loss.name) == "infonce":
-            return infonce_loss(similarity_bC, own_b, weights_bC, self.loss.temperature)
+            return infonce_loss(similarity_bC, own_b, weights_bC, temperature) / 2
         if self.sampler.strategy == "all" and not warming_up:
             return mean_violation_loss(similarity_bC, own_b, weights_bC, self.loss.margin)
         drawn_b = self.draw(weights_bC, uniform_b)

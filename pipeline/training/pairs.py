@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,18 @@ from pipeline.training.features import padded
 from pipeline.training.pixels import square_pixels
 from pipeline.training.shards import PackedShards, feature_shards
 
+if TYPE_CHECKING:
+    from pipeline.data.bank import Bank
+
 KEPT_BYTES = 1 << 29  # decoded pixels kept in memory, where a whole split fits
+
+
+class Entries(NamedTuple):
+    """The clean pairs that the bank names for b pairs: first those for their images, then those for their captions."""
+
+    images: Tensor
+    texts: Tensor | Tokens
+    image_id: Tensor
 
 
 class Batch(NamedTuple):
@@ -32,17 +43,22 @@ class Batch(NamedTuple):
     caption_id: Tensor
     first: int
     global_size: int
+    entries: Entries | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        texts = (
-            Tokens(*(part.to(device, non_blocking=True) for part in self.texts))
-            if isinstance(self.texts, Tokens)
-            else self.texts.to(device, non_blocking=True)
-        )
-        moved = (part.to(device, non_blocking=True) for part in (self.images, self.image_id, self.caption_id))
-        images, image_id, caption_id = moved
-        return Batch(images, texts, image_id, caption_id, self.first, self.global_size)
+        entries = self.entries
+        if entries is not None:
+            entries = Entries(*(moved(part, device) for part in entries))  # type: ignore[arg-type]
+        parts = (moved(part, device) for part in self[:4])
+        return Batch(*parts, self.first, self.global_size, entries)  # type: ignore[arg-type]
+
+
+def moved(part: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
+    """The same on another device."""
+    if isinstance(part, Tokens):
+        return Tokens(*(tensor.to(device, non_blocking=True) for tensor in part))
+    return part.to(device, non_blocking=True)
 
 
 class Inputs:
@@ -113,9 +129,14 @@ class _PlannedBatches(Dataset[Batch]):
     """Batch number i of an epoch; a worker process makes whole batches."""
 
     def __init__(
-        self, inputs: Inputs, plan: Sequence[np.ndarray], spans: Sequence[range], seeds: tuple[int, int]
+        self,
+        inputs: Inputs,
+        plan: Sequence[np.ndarray],
+        spans: Sequence[range],
+        seeds: tuple[int, int],
+        bank: Bank | None,
     ) -> None:
-        self.inputs, self.plan, self.spans, self.seeds = inputs, plan, spans, seeds
+        self.inputs, self.plan, self.spans, self.seeds, self.bank = inputs, plan, spans, seeds, bank
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -133,6 +154,15 @@ class _PlannedBatches(Dataset[Batch]):
             torch.from_numpy(captions),
             span.start,
             len(self.plan[number]),
+            None if self.bank is None else self._entries(self.bank, captions),
+        )
+
+    def _entries(self, bank: Bank, captions: np.ndarray) -> Entries:
+        """As evaluation sees them: not augmented."""
+        pairs = np.concatenate([bank.image_entry_M[captions], bank.text_entry_M[captions]])
+        images = self.inputs.caption_image[torch.from_numpy(pairs)]
+        return Entries(
+            self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images
         )
 
 
@@ -150,6 +180,7 @@ def training_batches(
     seeds: tuple[int, int],
     start: int,
     workers: int,
+    bank: Bank | None = None,
 ) -> Iterator[Batch]:
     """The batches of `plan` from number `start` on, the same whichever worker makes them.
 
@@ -160,9 +191,10 @@ def training_batches(
         seeds: of this epoch's augmentation: the training's seed and the epoch.
         start: where to begin, in the middle of an epoch after a resume.
         workers: processes that prepare batches; 0: none.
+        bank: where each pair's clean entries are wanted beside it.
     """
     loader = DataLoader(
-        _PlannedBatches(inputs, plan, spans, seeds),
+        _PlannedBatches(inputs, plan, spans, seeds, bank),
         batch_size=None,
         sampler=range(start, len(plan)),
         num_workers=workers,

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.known import Truth
+from pipeline.data.bank import read_bank
+from pipeline.data.known import Truth, read_noise
 from pipeline.data.splits import Split, read_split
 from pipeline.errors import InputError
 from pipeline.models import pretrained
 from pipeline.params import Params
-from pipeline.training.build import joint_width, make_model, save_trained
+from pipeline.paths import BANK
+from pipeline.training.build import joint_width, learn_temperature, make_model, save_trained
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.pairs import Inputs
 from pipeline.training.processes import use_threads
@@ -49,6 +52,7 @@ def open_training(
     truth: Truth | None,
     checkpoint: Checkpoint,
     on_record: Callable[[list[dict[str, Any]]], None],
+    bank_folder: Path = BANK,
 ) -> tuple[Training, Callable[[Path], None]]:
     """A training, and what saves its model into a folder.
 
@@ -68,14 +72,24 @@ def open_training(
     manifest = pretrained.read_record(features / "features.json")
     normalisation = (manifest["mean"], manifest["std"])
     model = make_model(base, params.model, train)
+    if params.loss.temperature == "learned":
+        learn_temperature(model, base)
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     width = joint_width(model, train, *normalisation)
     table = _truth_table(truth, read_split(split_folder / "train.json"))
-    training = Training(params, model, width, train, val, normalisation, accelerator, checkpoint, table, on_record)
+    impact = None
+    if params.pairs.weighting == "npc":
+        bank = read_bank(bank_folder, len(train.caption_image))
+        model.to(accelerator.device)
+        impact = NegativeImpact(model, params, bank, read_noise(split_folder), accelerator.autocast)
+    training = Training(
+        params, model, width, train, val, normalisation, accelerator, checkpoint, table, impact, on_record
+    )
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         record = {
+            "family": params.model.family,
             "train": params.model.train,
             "width": width,
             "pooling": params.model.pooling,

@@ -19,6 +19,7 @@ from pipeline.training.processes import uniform
 
 PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
 WIDTH = 8
+TEMPERATURE = 0.05
 STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
 
 
@@ -61,7 +62,7 @@ def objective(
 def loss_of(
     made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, *, warming_up: bool = False
 ) -> tuple[Tensor, Noticed]:
-    return made(batch, batch, momentum, 0, uniform(1, 2, len(batch.image)), warming_up=warming_up)
+    return made(batch, batch, momentum, 0, uniform(1, 2, len(batch.image)), TEMPERATURE, warming_up=warming_up)
 
 
 def shown_weights(made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, **how: Any) -> list[Tensor]:
@@ -136,9 +137,9 @@ def test_the_memory_is_no_part_of_the_gradient_and_the_batch_alone_is_on_both_si
     assert with_memory is not None
     candidate_CD = torch.cat([momentum.text, memory.text])
     for b in range(3):  # one anchor's own gradient: nothing comes from other anchors' terms
-        logits = candidate_CD @ batch.image[b] / PARAMS.loss.temperature
+        logits = candidate_CD @ batch.image[b] / TEMPERATURE
         share = logits.detach().softmax(0)
-        expected = (share @ candidate_CD - momentum.text[b]) / PARAMS.loss.temperature
+        expected = (share @ candidate_CD - momentum.text[b]) / TEMPERATURE / 2  # the mean of both directions
         torch.testing.assert_close(with_memory[b], expected, rtol=1e-4, atol=1e-5)
 
     alone = pairs([1, 2, 3], 0, gradient=True)

@@ -1,0 +1,161 @@
+"""NPC's step: how much each pair of a batch harms the clean pairs that the bank names for it, and the loss it leaves.
+
+Shapes: b pairs on this process, B the global batch, M training pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from pipeline.models.towers import MatchingModel, learned_temperature
+from pipeline.objectives.negative_impact import impact_ratio, impact_weights, pair_losses
+from pipeline.params import Params
+from pipeline.retrieval.relevance import ranking_quality
+from pipeline.training.pairs import Batch, Entries
+from pipeline.training.processes import gather, process_count
+from pipeline.training.siamese import Siamese
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pipeline.data.bank import Bank
+    from pipeline.data.known import Noise
+
+DECILES = (0.1, 0.5, 0.9)
+
+
+class Impact(NamedTuple):
+    """A step's weights and its bank's losses, each (b,), and the loss that is left to train on, 0-dimensional."""
+
+    ratio: Tensor
+    weight: Tensor
+    bank_loss: Tensor
+    loss: Tensor
+
+
+class NegativeImpact:
+    """Weighs pairs, and remembers what it gave to each.
+
+    Args:
+        model: the model that is trained.
+        params: sections pairs, loss and train.
+        bank: which clean pairs stand for each pair.
+        noise: which pairs are known to be wrong, to say how well the weights tell.
+        autocast: the precision's context.
+    """
+
+    def __init__(
+        self,
+        model: MatchingModel,
+        params: Params,
+        bank: Bank,
+        noise: Noise | None,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        """Begin with empty moments and no weight."""
+        self.model, self.bank, self.autocast = model, bank, autocast
+        self.pairs, self.fixed_temperature = params.pairs, params.loss.temperature
+        self.siamese = Siamese(model, params.train, params.pairs.siamese_gradient)
+        self.wrong_M = None if noise is None else torch.from_numpy(noise.wrong_M)
+        device = next(model.parameters()).device
+        self.weight_M = torch.full((len(bank.text_entry_M),), torch.nan, device=device)
+        self.ratio_M = self.weight_M.clone()
+
+    def __call__(self, loss_b: Tensor, batch: Batch, entry_images: Tensor, lr: float) -> Impact:
+        """The loss of this process's part: weighed pairs, and their entries' own loss.
+
+        Args:
+            loss_b: each pair's loss, with gradient; the siamese steps on its plain mean.
+            batch: with entries.
+            entry_images: of the entries, ready for the model.
+            lr: of this step.
+        """
+        assert batch.entries is not None
+        share = process_count() / batch.global_size  # processes average their gradients
+        self.model.eval()  # dropout would swamp the ratios
+        before = self._losses({}, entry_images, batch.entries, batch)
+        plain = loss_b.sum() * share
+        gradients = torch.autograd.grad(plain, list(self.model.parameters()), retain_graph=True, allow_unused=True)
+        with torch.no_grad():
+            after = self._losses(self.siamese.step(gradients, lr), entry_images, batch.entries, batch)
+        self.model.train()
+        ratio_b = impact_ratio(before[0].detach(), after[0], before[1].detach(), after[1])
+        weight_b = impact_weights(ratio_b)
+        self._remember(batch, ratio_b, weight_b)
+        bank_b = before[0] + before[1]
+        if self.pairs.reweigh == "sample":
+            weighed = (weight_b * loss_b).sum()
+        else:
+            weighed = gather(weight_b, batch.global_size).mean() * loss_b.sum()
+        return Impact(ratio_b, weight_b, bank_b.detach(), (weighed + self.pairs.bank_loss * bank_b.sum()) * share)
+
+    def _losses(
+        self, weights: dict[str, Tensor], images: Tensor, entries: Entries, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of the image entries and of the text entries, (b,) each, within the global batch's entries."""
+        with self.autocast():
+            image, text = functional_call(self.model, weights, (images, entries.texts))
+        scale = weights.get("logit_scale", self.model.logit_scale)
+        temperature = self.fixed_temperature if self.fixed_temperature != "learned" else learned_temperature(scale)
+        own, everyone = slice(batch.first, batch.first + len(batch.caption_id)), batch.global_size
+        differentiable = torch.is_grad_enabled()
+        halves = (part.tensor_split(2) for part in (image, text, entries.image_id))
+        losses = [
+            pair_losses(
+                gather(image_bD, everyone, differentiable=differentiable),
+                gather(text_bD, everyone, differentiable=differentiable),
+                gather(image_id_b, everyone),
+                temperature,
+            )[own]
+            for image_bD, text_bD, image_id_b in zip(*halves, strict=True)
+        ]
+        return losses[0], losses[1]
+
+    def _remember(self, batch: Batch, ratio_b: Tensor, weight_b: Tensor) -> None:
+        caption_id_B = gather(batch.caption_id, batch.global_size)
+        self.weight_M[caption_id_B] = gather(weight_b, batch.global_size)
+        self.ratio_M[caption_id_B] = gather(ratio_b, batch.global_size)
+
+    def summary(self) -> dict[str, float]:
+        """The distribution of the pairs' last weights, and how well they tell wrong pairs where those are known."""
+        weight_M, ratio_M = self.weight_M.cpu(), self.ratio_M.cpu()
+        seen_M = weight_M.isfinite() & ratio_M.isfinite()
+        if not seen_M.any():
+            return {}
+        deciles = weight_M[seen_M].quantile(torch.tensor(DECILES))
+        found = {f"pairs/weight_p{100 * share:.0f}": float(value) for share, value in zip(DECILES, deciles, strict=True)}
+        found["pairs/trusted_share"] = float((weight_M[seen_M] == 1).float().mean())
+        if self.wrong_M is not None and 0 < int(self.wrong_M[seen_M].sum()) < int(seen_M.sum()):
+            for name, value_M in (("weight", weight_M), ("ratio", ratio_M)):
+                found[f"pairs/{name}_auc"] = ranking_quality(-value_M[seen_M], self.wrong_M[seen_M])["auc"]
+        return found
+
+    def table(self, caption_image_M: Tensor) -> pandas.DataFrame:
+        """One row a training pair: caption, image, its last weight and ratio, its clean probability."""
+        import pandas
+
+        return pandas.DataFrame(
+            {
+                "caption": range(len(caption_image_M)),
+                "image": caption_image_M.numpy(),
+                "weight": self.weight_M.cpu().numpy(),
+                "ratio": self.ratio_M.cpu().numpy(),
+                "clean_probability": self.bank.clean_probability_M,
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on, and what was given so far."""
+        return {"siamese": self.siamese.state_dict(), "weight": self.weight_M, "ratio": self.ratio_M}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.siamese.load_state_dict(state["siamese"])
+        self.weight_M.copy_(state["weight"])
+        self.ratio_M.copy_(state["ratio"])

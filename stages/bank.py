@@ -1,0 +1,117 @@
+"""Stage `bank`: which training pairs are clean, and which clean pairs stand for each image and caption (NPC)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stages.command import stage
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pipeline.params import Params
+
+
+@click.command(name="bank")
+@stage
+def main() -> None:
+    """Score every training pair with the base model, into bank; an empty table where pairs.weighting needs none."""
+    from pipeline.data.bank import write_bank
+    from pipeline.files import atomic_folder, write_json
+    from pipeline.params import load_params
+    from pipeline.paths import BANK, BANK_RECORD
+
+    params = load_params()
+    if params.pairs.weighting == "none":
+        table, record = None, {"weighting": "none"}
+    elif params.pairs.file is not None:
+        table, record = _published(params.pairs.file)
+    else:
+        table, record = _scored(params)
+    with atomic_folder(BANK) as folder:
+        write_bank(folder, table)
+        write_json(folder / BANK_RECORD.name, record)
+    if table is not None and params.pairs.file is None:
+        clean = int(table["clean"].sum())
+        auc = f"; AUC against the known noise {record['clean_auc']:.3f}" if "clean_auc" in record else ""
+        click.echo(f"{clean} of {len(table)} pairs are clean{auc}")
+        if clean == len(table):
+            click.echo("every pair is clean: raise pairs.clean_threshold if some should not be", err=True)
+
+
+def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
+    import torch
+
+    from pipeline.data.known import read_noise
+    from pipeline.models import pretrained
+    from pipeline.paths import BASE, FEATURES, MANIFEST, SPLIT
+    from pipeline.retrieval.relevance import ranking_quality
+    from pipeline.training.bank import learn_before_scoring, make_bank
+    from pipeline.training.build import learn_temperature, make_model
+    from pipeline.training.processes import use_threads
+    from pipeline.training.setup import open_inputs
+
+    torch.manual_seed(params.pairs.seed)
+    base = pretrained.load(BASE)
+    inputs = open_inputs(params, FEATURES, SPLIT, "train", base.tokenizer.pad_token_id, augment=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = make_model(base, params.model, inputs).to(device)
+    if params.loss.temperature == "learned":
+        learn_temperature(model, base)
+    model.to(device)
+    use_threads(sum(parameter.numel() for parameter in model.parameters()))
+    manifest = pretrained.read_record(MANIFEST)
+    normalisation = (manifest["mean"], manifest["std"])
+    learn_before_scoring(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
+    table, mixture = make_bank(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
+    record = {
+        "weighting": params.pairs.weighting,
+        "pairs": len(table),
+        "clean": int(table["clean"].sum()),
+        "clean_share": float(table["clean"].mean()),
+        "mean": list(mixture.mean),
+        "weight": list(mixture.weight),
+    }
+    noise = read_noise(SPLIT)
+    if noise is not None and 0 < noise.wrong_M.sum() < len(table):
+        wrong_M = torch.from_numpy(noise.wrong_M)
+        record["clean_auc"] = ranking_quality(1 - torch.from_numpy(table["clean_probability"].to_numpy()), wrong_M)["auc"]
+    return table, record
+
+
+def _published(file: str) -> tuple[pandas.DataFrame, dict[str, Any]]:
+    import numpy as np
+    import pandas
+
+    from pipeline.data.published_bank import read_published_bank
+    from pipeline.data.splits import read_split
+    from pipeline.errors import InputError
+    from pipeline.files import main_root, sha256
+    from pipeline.paths import SPLIT
+
+    image_path = main_root() / file
+    if "_img_" not in image_path.name:
+        raise InputError(f"pairs.file = {file!r}: expected {{ratio}}_mbank_img_idx.npy, with its _txt_ twin beside it")
+    text_path = image_path.with_name(image_path.name.replace("_img_", "_txt_"))
+    split = read_split(SPLIT / "train.json")
+    image_entry_N, text_entry_M = read_published_bank(image_path, text_path, split)
+    image_M = np.array(split.caption_image)
+    clean_M = np.isin(np.arange(len(image_M)), np.concatenate([image_entry_N, text_entry_M]))
+    table = pandas.DataFrame(
+        {
+            "caption": np.arange(len(image_M)),
+            "image": image_M,
+            "loss": np.nan,  # not published
+            "clean_probability": np.nan,
+            "clean": clean_M,  # those that the bank names
+            "image_entry": image_entry_N[image_M],
+            "text_entry": text_entry_M,
+        }
+    )
+    return table, {"weighting": "npc", "published": {path.name: sha256(path) for path in (image_path, text_path)}}
+
+
+if __name__ == "__main__":
+    main()
