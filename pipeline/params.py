@@ -53,6 +53,15 @@ class SplitParams(Section):
     seed: Seed
 
 
+class NoiseParams(Section):
+    """Training captions put with other images: a share drawn here, or a published index."""
+
+    ratio: Share
+    unit: Literal["caption", "image"]
+    seed: Seed
+    file: str | None
+
+
 class DataParams(Section):
     """Which data set, where it lies, and what to do with what is broken in it."""
 
@@ -62,6 +71,7 @@ class DataParams(Section):
     annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
     on_bad_image: Literal["fail", "skip"]
     split: SplitParams
+    noise: NoiseParams
     scenes: ScenesParams
 
 
