@@ -53,6 +53,15 @@ class SplitParams(Section):
     seed: Seed
 
 
+class NoiseParams(Section):
+    """Training captions put with other images: a share drawn here, or a published index."""
+
+    ratio: Share
+    unit: Literal["caption", "image"]
+    seed: Seed
+    file: str | None
+
+
 class DataParams(Section):
     """Which data set, where it lies, and what to do with what is broken in it."""
 
@@ -62,6 +71,7 @@ class DataParams(Section):
     annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
     on_bad_image: Literal["fail", "skip"]
     split: SplitParams
+    noise: NoiseParams
     scenes: ScenesParams
 
 
@@ -239,7 +249,7 @@ class Params(Section):
                 "a clean pair; let them learn for 1 epoch or more before they judge"
             )
         if self.train.precision == "fp16":
-            raise ValueError("train.precision fp16: pairs.weighting npc compares small changes of a loss; use bf16 or no")
+            raise ValueError("train.precision fp16: pairs.weighting npc compares small changes; use bf16 or no")
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighed after the warm-up, and of "

@@ -11,6 +11,7 @@ SPLIT = Path("data/split")
 VOCABULARY = SPLIT / "vocabulary.txt"
 TRUTH = SPLIT / "truth.parquet"
 TRUTH_KIND = SPLIT / "truth.json"
+NOISE = SPLIT / "noise.json"
 
 BASE = Path("models/base")
 FEATURES = Path("features")

@@ -77,7 +77,9 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     noise = read_noise(SPLIT)
     if noise is not None and 0 < noise.wrong_M.sum() < len(table):
         wrong_M = torch.from_numpy(noise.wrong_M)
-        record["clean_auc"] = ranking_quality(1 - torch.from_numpy(table["clean_probability"].to_numpy()), wrong_M)["auc"]
+        record["clean_auc"] = ranking_quality(1 - torch.from_numpy(table["clean_probability"].to_numpy()), wrong_M)[
+            "auc"
+        ]
     return table, record
 
 

@@ -1,4 +1,4 @@
-"""Reading the truth that stage `split` wrote, where a data set knows more than its pairs."""
+"""Reading what stage `split` knows beyond the pairs: which match in truth, and which training pairs are noise."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data.splits import read_split
 from pipeline.errors import InputError
-from pipeline.paths import TRUTH, TRUTH_KIND
+from pipeline.paths import NOISE, TRUTH, TRUTH_KIND
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,3 +59,39 @@ def read_truth(folder: Path, split: str, source: str | None = None) -> Truth | N
         table["caption"].to_numpy("int64"),
         table["relevance"].to_numpy() >= TRUE_FROM[chosen],
     )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The M training captions that may have been put with other images; rows are those of train.json."""
+
+    permutation_M: NDArray[np.int64]
+    """The row of the clean split that row m's caption comes from."""
+    true_image_M: NDArray[np.int64]
+    """The image that row m's caption was written for."""
+    wrong_M: NDArray[np.bool_]
+    """Whether that is another image than the one it is put with."""
+
+
+def read_noise(folder: Path) -> Noise | None:
+    """The training split's noise; None without any, and where no noise.json is.
+
+    Raises:
+        InputError: when noise.json cannot be read or does not fit train.json.
+    """
+    import numpy as np
+
+    path = folder / NOISE.name
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["permutation"] is None:
+            return None
+        permutation_M, true_image_M = (np.array(record[key], np.int64) for key in ("permutation", "true_image"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
+    image_M = np.array(read_split(folder / "train.json").caption_image)
+    if not image_M.shape == permutation_M.shape == true_image_M.shape:
+        raise InputError(f"{path}: {len(permutation_M)} captions, train.json has {len(image_M)}; run `dvc repro split`")
+    return Noise(permutation_M, true_image_M, true_image_M != image_M)

@@ -14,23 +14,25 @@ from pipeline.data.annotations import Picture, read_annotations
 from pipeline.data.captions import clean_caption
 from pipeline.data.found import Files
 from pipeline.data.images import ImageArchive
+from pipeline.data.noise import make_noise, noise_file, noisy, write_noise
 from pipeline.data.sources import SOURCES
 from pipeline.data.splits import SPLITS, Split, write_split
 from pipeline.data.truth import write_truth
 from pipeline.errors import InputError
 from pipeline.files import write_text
-from pipeline.params import SplitParams
+from pipeline.params import NoiseParams, SplitParams
 from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE, VOCABULARY
 
 ALL_WORDS = 10**6  # more than any caption has
 
 
-def partition(raw: Path, params: SplitParams, folder: Path) -> list[str]:
-    """Fill `folder` with train.json, val.json, test.json, vocabulary.txt and the truth; returns lines about it.
+def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) -> list[str]:
+    """Fill `folder` with the three splits, vocabulary.txt, noise.json and the truth; returns lines about it.
 
     Raises:
         InputError: naming the file and the row that is wrong, or a split that is left without an image.
     """
+    index = noise_file(noise)
     source = _read_source(raw / SOURCE.name)
     files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
     annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
@@ -51,16 +53,21 @@ def partition(raw: Path, params: SplitParams, folder: Path) -> list[str]:
     for name, split in splits.items():
         if not split.images:
             raise InputError(f"{raw}: no image is left in split {name!r}; train, val and test need at least one each")
+    shuffle = make_noise(splits["train"], noise, index)
+    written = splits if shuffle is None else splits | {"train": noisy(splits["train"], shuffle)}
+    for name, split in written.items():
         write_split(folder / f"{name}.json", split, one_row_a_caption=name == "train")
     write_text(
         folder / VOCABULARY.name, _vocabulary(caption for split in splits.values() for caption in split.captions)
     )
     lines = [f"{name}: {len(split.images)} images, {len(split.captions)} captions" for name, split in splits.items()]
+    noise_line = write_noise(folder, splits["train"], noise, index, shuffle)
     left = len(annotations.pictures) - len(pictures)
     return (
         lines
         + ([f"dropped: {left} images in no split, missing or broken"] if left else [])
-        + write_truth(source["layout"], files, splits, folder)
+        + ([noise_line] if noise_line else [])
+        + write_truth(source["layout"], files, splits, folder, None if shuffle is None else shuffle.permutation_M)
     )
 
 

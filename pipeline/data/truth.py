@@ -19,7 +19,9 @@ from pipeline.files import write_json, write_table
 from pipeline.paths import TRUTH, TRUTH_KIND
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
+    from numpy.typing import NDArray
 
 BLOCK_CAPTIONS = 2000  # judged at once: captions × images as booleans
 JUDGED = "Flickr8k's human judgments: crowd, the share of yes; expert, the median of three scores from 1 to 4"
@@ -29,8 +31,16 @@ COLUMNS = ("split", "image", "caption", "relevance", "source")
 JUDGMENTS = {"CrowdFlowerAnnotations.txt": ("crowd", 0, 1), "ExpertAnnotations.txt": ("expert", 1, 4)}
 
 
-def write_truth(layout: str, files: Files, splits: Mapping[str, Split], folder: Path) -> list[str]:
+def write_truth(
+    layout: str,
+    files: Files,
+    splits: Mapping[str, Split],
+    folder: Path,
+    permutation_M: NDArray[np.int64] | None = None,
+) -> list[str]:
     """Write what is known beyond the pairs, and nothing where nothing is; returns a line about it, if any.
+
+    `splits` are the clean ones; row m of the noisy train.json has caption `permutation_M[m]` (None: without noise).
 
     Raises:
         InputError: naming the file and the line of a judgment, or a caption that is not in the scenes' grammar.
@@ -43,6 +53,9 @@ def write_truth(layout: str, files: Files, splits: Mapping[str, Split], folder: 
         return []
     if table.empty:
         return []
+    if permutation_M is not None:
+        train = table["split"] == "train"
+        table.loc[train, "caption"] = permutation_M.argsort()[table.loc[train, "caption"]].astype("int32")
     write_table(folder / TRUTH.name, table)
     write_json(folder / TRUTH_KIND.name, kind)
     counts = ", ".join(f"{source} {count}" for source, count in table["source"].value_counts(sort=False).items())

@@ -109,4 +109,3 @@ def small_clip(
 
 def _type(backbone: nn.Module) -> str:
     return str(getattr(getattr(backbone, "config", None), "model_type", ""))
-

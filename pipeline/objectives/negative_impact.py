@@ -31,9 +31,7 @@ def pair_losses(image_BD: Tensor, text_BD: Tensor, image_id_B: Tensor, temperatu
     return (there_B + back_B) / 2
 
 
-def impact_ratio(
-    image_before_B: Tensor, image_after_B: Tensor, text_before_B: Tensor, text_after_B: Tensor
-) -> Tensor:
+def impact_ratio(image_before_B: Tensor, image_after_B: Tensor, text_before_B: Tensor, text_after_B: Tensor) -> Tensor:
     """`r = (l_I / l'_I + l_T / l'_T) / 2`: below 1 where a step on the batch made a sample's clean entries worse.
 
     Args:

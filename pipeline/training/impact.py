@@ -129,7 +129,9 @@ class NegativeImpact:
         if not seen_M.any():
             return {}
         deciles = weight_M[seen_M].quantile(torch.tensor(DECILES))
-        found = {f"pairs/weight_p{100 * share:.0f}": float(value) for share, value in zip(DECILES, deciles, strict=True)}
+        found = {
+            f"pairs/weight_p{100 * share:.0f}": float(value) for share, value in zip(DECILES, deciles, strict=True)
+        }
         found["pairs/trusted_share"] = float((weight_M[seen_M] == 1).float().mean())
         if self.wrong_M is not None and 0 < int(self.wrong_M[seen_M].sum()) < int(seen_M.sum()):
             for name, value_M in (("weight", weight_M), ("ratio", ratio_M)):

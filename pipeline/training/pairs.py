@@ -161,9 +161,7 @@ class _PlannedBatches(Dataset[Batch]):
         """As evaluation sees them: not augmented."""
         pairs = np.concatenate([bank.image_entry_M[captions], bank.text_entry_M[captions]])
         images = self.inputs.caption_image[torch.from_numpy(pairs)]
-        return Entries(
-            self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images
-        )
+        return Entries(self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images)
 
 
 def epoch_plan(captions: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

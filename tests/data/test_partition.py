@@ -17,8 +17,10 @@ from pipeline.data.prepare import prepare
 from pipeline.data.splits import Split, read_split
 from pipeline.data.truth import write_truth
 from pipeline.errors import InputError
-from pipeline.params import SplitParams, load_params
+from pipeline.params import NoiseParams, SplitParams, load_params
 from tests.data.published import own_folder, write_copy_params
+
+CLEAN = NoiseParams(ratio=0.0, unit="caption", seed=1, file=None)
 
 
 def pictures(count: int) -> list[Picture]:
@@ -63,7 +65,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_vocabulary_counts_the_cleaned_words_of_all_splits(raw: Path, tmp_path: Path) -> None:
-    partition(raw, shares(), tmp_path / "split")
+    partition(raw, shares(), CLEAN, tmp_path / "split")
     texts = [text for name in ("train", "val", "test") for text in read_split(tmp_path / f"split/{name}.json").captions]
     expected = Counter(" ".join(clean_caption(text, 1000) for text in texts).split())
     lines = (tmp_path / "split/vocabulary.txt").read_text().splitlines()
@@ -76,13 +78,13 @@ def test_an_archive_that_lacks_an_image_is_refused(raw: Path, tmp_path: Path) ->
         "image\tcaption\tsplit\n" + "".join(f"{split}.jpg\ta\t{split}\n" for split in ("train", "val", "test"))
     )
     with pytest.raises(InputError, match=r"images\.zip: holds no image 'train\.jpg'"):
-        partition(raw, shares(), tmp_path / "split")
+        partition(raw, shares(), CLEAN, tmp_path / "split")
 
 
 def test_a_description_that_download_did_not_write_is_refused(raw: Path, tmp_path: Path) -> None:
     (raw / "source.json").write_text((raw / "source.json").read_text().replace('"table"', '"tables"'))
     with pytest.raises(InputError, match=r"source\.json: not what stage download writes"):
-        partition(raw, shares(), tmp_path / "split")
+        partition(raw, shares(), CLEAN, tmp_path / "split")
 
 
 SPLITS = {
