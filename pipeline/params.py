@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -284,7 +284,7 @@ def parse_params(content: dict[str, Any], path: Path | str = "params.yaml") -> P
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(problem, content) for problem in error.errors()]
+        problems = [_describe(problem, content) for problem in _one_a_key(error.errors())]
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from None
 
 
@@ -311,6 +311,30 @@ def valid_names(section: type[BaseModel] = Params, prefix: str = "") -> list[str
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 names += valid_names(kind, f"{prefix}{name}.")
     return names
+
+
+def _one_a_key(problems: Iterable[Any]) -> list[dict[str, Any]]:
+    """A value that fits none of two kinds is one problem: "greater than 0, or 'learned'"."""
+    known, found = set(valid_names()), dict[tuple[Any, ...], dict[str, Any]]()
+    for problem in problems:
+        place = tuple(problem["loc"])
+        if ".".join(map(str, place)) not in known and ".".join(map(str, place[:-1])) in known and place[:-1] in found:
+            found[place[:-1]]["msg"] += f", or {problem['msg'].removeprefix('Input should be ')}"
+            continue
+        kinds = problem["type"] not in ("extra_forbidden", "missing") and _is_union(place[:-1])
+        place = place[:-1] if kinds else place
+        found[place] = {**problem, "loc": place}
+    return list(found.values())
+
+
+def _is_union(place: tuple[Any, ...]) -> bool:
+    """Whether a key may hold values of several kinds, so that pydantic names the kind after the key."""
+    section: Any = Params
+    for part in place:
+        if not (isinstance(section, type) and issubclass(section, BaseModel)) or part not in section.model_fields:
+            return False
+        section = section.model_fields[part].annotation
+    return len([kind for kind in get_args(section) if kind is not type(None)]) > 1 and not isinstance(section, type)
 
 
 def _describe(problem: Any, content: dict[str, Any]) -> str:

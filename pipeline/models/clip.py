@@ -58,12 +58,19 @@ def text_tower(backbone: nn.Module, pooling: Pooling) -> nn.Module:
 
 def split_clip(model: CLIPModel) -> tuple[CLIPVisionModelWithProjection, CLIPTextModelWithProjection, float]:
     """Both towers with their projections, and the logarithm of the learned scale of similarities."""
-    from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
     config, state = model.config, model.state_dict()
+    vision, words = config.vision_config, config.text_config
+    assert isinstance(vision, CLIPVisionConfig) and isinstance(words, CLIPTextConfig) and config.projection_dim
     # a checkpoint's projection stands above its parts, whose own configurations may say another width
-    config.vision_config.projection_dim = config.text_config.projection_dim = config.projection_dim
-    image, text = CLIPVisionModelWithProjection(config.vision_config), CLIPTextModelWithProjection(config.text_config)
+    vision.projection_dim = words.projection_dim = config.projection_dim
+    image, text = CLIPVisionModelWithProjection(vision), CLIPTextModelWithProjection(words)
     for tower in (image, text):
         tower.load_state_dict({name: state[name] for name in tower.state_dict()})
     return image, text, float(model.logit_scale)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from pipeline.params import TrainParams
 
 
-def decayed(parameter: nn.Parameter) -> bool:
+def decayed(parameter: Tensor) -> bool:
     """Whether weight decay applies: to matrices, not to gains, biases and the temperature, as is usual for CLIP."""
     return parameter.ndim > 1
 

@@ -33,6 +33,11 @@ class Entries(NamedTuple):
     texts: Tensor | Tokens
     image_id: Tensor
 
+    def to(self, device: torch.device) -> Entries:
+        """The same on another device."""
+        images, image_id = (part.to(device, non_blocking=True) for part in (self.images, self.image_id))
+        return Entries(images, moved(self.texts, device), image_id)
+
 
 class Batch(NamedTuple):
     """This process's part of a global batch of pairs."""
@@ -47,18 +52,18 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        entries = self.entries
-        if entries is not None:
-            entries = Entries(*(moved(part, device) for part in entries))  # type: ignore[arg-type]
-        parts = (moved(part, device) for part in self[:4])
-        return Batch(*parts, self.first, self.global_size, entries)  # type: ignore[arg-type]
+        there = (part.to(device, non_blocking=True) for part in (self.images, self.image_id, self.caption_id))
+        images, image_id, caption_id = there
+        entries = None if self.entries is None else self.entries.to(device)
+        texts = moved(self.texts, device)
+        return Batch(images, texts, image_id, caption_id, self.first, self.global_size, entries)
 
 
-def moved(part: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
+def moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
     """The same on another device."""
-    if isinstance(part, Tokens):
-        return Tokens(*(tensor.to(device, non_blocking=True) for tensor in part))
-    return part.to(device, non_blocking=True)
+    if isinstance(texts, Tokens):
+        return Tokens(*(part.to(device, non_blocking=True) for part in texts))
+    return texts.to(device, non_blocking=True)
 
 
 class Inputs:

@@ -29,7 +29,7 @@ class Siamese:
         """Begin with empty moments."""
         self.settings, self.gradient_scale = settings, gradient_scale
         self.names = [name for name, _ in model.named_parameters()]
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = 0
@@ -56,15 +56,15 @@ class Siamese:
         self.steps += 1
         decay = [settings.weight_decay if decayed(parameter) else 0.0 for parameter in self.parameters]
         if settings.optimiser == "adam":
-            torch._foreach_add_(used, torch._foreach_mul(self.parameters, decay))
+            used = [grad.add(own, alpha=share) for grad, own, share in zip(used, self.parameters, decay, strict=True)]
         torch._foreach_lerp_(self.mean, used, 1 - first)
         torch._foreach_mul_(self.square, second)
         torch._foreach_addcmul_(self.square, used, used, 1 - second)
-        root = torch._foreach_sqrt(self.square)
+        root = list(torch._foreach_sqrt(self.square))
         torch._foreach_div_(root, (1 - second**self.steps) ** 0.5)
         torch._foreach_add_(root, settings.eps)
         kept = [1 - lr * share if settings.optimiser == "adamw" else 1.0 for share in decay]
-        moved = torch._foreach_mul(self.parameters, kept)
+        moved = list(torch._foreach_mul(self.parameters, kept))
         torch._foreach_addcdiv_(moved, self.mean, root, -lr / (1 - first**self.steps))
         return dict(zip(self.names, moved, strict=True))
 

@@ -193,12 +193,12 @@ def test_a_process_draws_for_its_part_what_one_process_draws_for_the_whole(strat
         remembered([8, 9], size=4),
     )
     draws = uniform(3, 4, 7)
-    whole_b, _ = objective(memory, strategy=strategy)(batch, batch, momentum, 0, draws, warming_up=False)
+    whole_b, _ = objective(memory, strategy=strategy)(batch, batch, momentum, 0, draws, TEMPERATURE, warming_up=False)
     parts = []
     for rows in (slice(0, 4), slice(4, 7)):
         own = Pairs(*(part[rows] for part in batch))
         made = objective(memory, strategy=strategy)
-        parts.append(made(own, batch, momentum, rows.start, draws[:, rows], warming_up=False)[0])
+        parts.append(made(own, batch, momentum, rows.start, draws[:, rows], TEMPERATURE, warming_up=False)[0])
     torch.testing.assert_close(torch.cat(parts), whole_b)
 
 
