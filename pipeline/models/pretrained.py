@@ -99,12 +99,18 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
-    from transformers import AutoModel
+def silence_transformers() -> None:
+    """No progress bar and no load report from transformers: a pooler that mean pooling drops is no news."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # a pooler that mean pooling drops is no news
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
+    from transformers import AutoModel
+
+    silence_transformers()
     local = (main_root() / Path(name).expanduser()).resolve()
     if local.is_dir():
         for needed in ("config.json", "model.safetensors"):
