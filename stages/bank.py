@@ -91,14 +91,17 @@ def _published(file: str) -> tuple[pandas.DataFrame, dict[str, Any]]:
     from pipeline.data.splits import read_split
     from pipeline.errors import InputError
     from pipeline.files import main_root, sha256
-    from pipeline.paths import SPLIT
+    from pipeline.paths import ANNOTATIONS, SPLIT
 
     image_path = main_root() / file
     if "_img_" not in image_path.name:
         raise InputError(f"pairs.file = {file!r}: expected {{ratio}}_mbank_img_idx.npy, with its _txt_ twin beside it")
     text_path = image_path.with_name(image_path.name.replace("_img_", "_txt_"))
     split = read_split(SPLIT / "train.json")
-    image_entry_N, text_entry_M = read_published_bank(image_path, text_path, split)
+    names = ANNOTATIONS / "image_name.txt"  # Flickr30K's ids are its lines
+    image_entry_N, text_entry_M = read_published_bank(
+        image_path, text_path, split, image_names=names if names.exists() else None
+    )
     image_M = np.array(split.caption_image)
     clean_M = np.isin(np.arange(len(image_M)), np.concatenate([image_entry_N, text_entry_M]))
     table = pandas.DataFrame(

@@ -115,17 +115,22 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def silence_transformers() -> None:
+    """No progress bar and no load report from transformers: a pooler that mean pooling drops is no news."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
     from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
-    from transformers.utils import logging
 
     from pipeline.models.clip import TEXT, VISION
 
     # transformers' automatic class drops the projection of a CLIP's half
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
-
-    logging.set_verbosity_error()  # a pooler that mean pooling drops is no news
-    logging.disable_progress_bar()
+    silence_transformers()
     local = (main_root() / Path(name).expanduser()).resolve()
     if local.is_dir():
         for needed in ("config.json", "model.safetensors"):
