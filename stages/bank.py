@@ -76,10 +76,8 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     }
     noise = read_noise(SPLIT)
     if noise is not None and 0 < noise.wrong_M.sum() < len(table):
-        wrong_M = torch.from_numpy(noise.wrong_M)
-        record["clean_auc"] = ranking_quality(1 - torch.from_numpy(table["clean_probability"].to_numpy()), wrong_M)[
-            "auc"
-        ]
+        clean_M = torch.tensor(table["clean_probability"].tolist())
+        record["clean_auc"] = ranking_quality(-clean_M, torch.tensor(noise.wrong_M))["auc"]
     return table, record
 
 

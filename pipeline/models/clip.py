@@ -73,7 +73,7 @@ def split_clip(model: CLIPModel) -> tuple[CLIPVisionModelWithProjection, CLIPTex
     image, text = CLIPVisionModelWithProjection(vision), CLIPTextModelWithProjection(words)
     for tower in (image, text):
         tower.load_state_dict({name: state[name] for name in tower.state_dict()})
-    return image, text, float(model.logit_scale)
+    return image, text, model.logit_scale.item()
 
 
 def small_clip(

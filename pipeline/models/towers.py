@@ -129,11 +129,16 @@ class MatchingModel(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Pixels or frozen features to unit vectors (B, D)."""
-        return normalize(self.image_head(self.image_tower(images)).float(), dim=1)
+        return _unit(self.image_head(self.image_tower(images)))
 
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
         """Tokens or frozen features to unit vectors (B, D)."""
-        return normalize(self.text_head(self.text_tower(texts)).float(), dim=1)
+        return _unit(self.text_head(self.text_tower(texts)))
+
+
+def _unit(feature_BD: Tensor) -> Tensor:
+    """Of length 1; half precision is widened first, whose rounding would show in near ties."""
+    return normalize(feature_BD if feature_BD.dtype == torch.float64 else feature_BD.float(), dim=1)
 
 
 def learned_temperature(logit_scale: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ def towers_ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         work_in(folder, monkeypatch)
         write_tiny_params(folder)
-        run("download", "split", "base", "features")
+        run("download", "split", "base", "features", "bank")
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,24 @@ from pipeline.data.known import read_truth
 from pipeline.params import load_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
+from pipeline.training.objective import Noticed
 from pipeline.training.pairs import epoch_plan, training_batches
 from pipeline.training.processes import local_span
 from pipeline.training.setup import open_training
-from tests.stages.running import write_tiny_params
+from tests.stages.running import run, work_in, write_tiny_params
 
+FAMILIES = ("vit_bert", "clip")
 STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
 LOSSES = ("triplet", "infonce")
 MEMORIES = (0, 64)
 
 
 def open_tiny_training(ready: Path, folder: Path, **changes: object) -> Training:
-    write_tiny_params(folder, train__batch_size=16, train__lr=0.01, **changes)
+    write_tiny_params(folder, **({"train__batch_size": 16, "train__lr": 0.01} | changes))
     parts = (ready / "features", ready / "data/split", ready / "models/base")
     truth = read_truth(ready / "data/split", "train")
     training, _ = open_training(
-        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder), lambda history: None
+        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder), lambda history: None, ready / "bank"
     )
     return training
 
@@ -43,7 +46,8 @@ def test_a_step_has_a_finite_loss_and_changes_the_weights(
     spans = [local_span(len(batch)) for batch in plan]
     for batch in training_batches(training.train_inputs, plan, spans, seeds=(1, 0), start=0, workers=0):
         before = {name: value.clone() for name, value in training.model.state_dict().items()}
-        mean_loss, noticed = training.step(batch, warming_up=False)
+        told = training.step(batch, warming_up=False)
+        mean_loss, noticed = told[0], Noticed(*told[1:])
         training.at.step += 1
         assert mean_loss.isfinite()
         assert mean_loss > 0
@@ -65,3 +69,50 @@ def test_warming_up_stays_in_the_batch_and_fills_the_memory(warmup: str, towers_
     assert training.memory is not None
     assert bool(training.memory.filled.all())
     assert all("sampler/cut_down_share" not in row or row["sampler/cut_down_share"] == 0 for row in at.history)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def banked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """Noisy scenes with small towers of either family and a bank: where they are ready, and their parameters."""
+    folder = tmp_path_factory.mktemp(request.param)
+    changes: dict[str, object] = {
+        "model__family": request.param,
+        "pairs__weighting": "npc",
+        "pairs__bank_epochs": 2,
+        "pairs__batch_size": 16,
+        "pairs__clean_threshold": 0.5,
+        "data__noise__ratio": 0.4,
+        "loss__temperature": "learned",
+        "train__epochs": 2,  # the first warms up
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, **changes)
+        run("download", "split", "base", "features", "bank")
+    return folder, changes
+
+
+@pytest.mark.parametrize(("strategy", "loss", "memory"), [*itertools.product(STRATEGIES, LOSSES, MEMORIES)])
+def test_pair_weights_go_with_every_strategy_loss_and_memory(
+    strategy: str, loss: str, memory: int, banked: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    ready, changes = banked
+    chosen = {"sampler__strategy": strategy, "loss__name": loss, "memory__size": memory, "sampler__min_matches": 0}
+    training = open_tiny_training(ready, tmp_path, **(changes | chosen))
+    assert training.impact is not None
+    at = training.run()
+    weighed = [row for row in at.history if "pairs/weight_mean" in row]
+    assert {row["epoch"] for row in weighed} == {1}
+    assert all(0 < row["pairs/weight_mean"] <= 1 and row["pairs/bank_loss"] > 0 for row in weighed)
+    assert bool(training.impact.weight_M.isfinite().all())
+    assert 0 <= at.history[-1]["pairs/weight_auc"] <= 1
+
+
+def test_pair_weights_over_frozen_features(
+    banked: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, changes = banked
+    shutil.copytree(ready, tmp_path / "heads")
+    work_in(tmp_path / "heads", monkeypatch)
+    write_tiny_params(tmp_path / "heads", **changes, model__train="heads")
+    run("features", "bank", "train", "evaluate")
