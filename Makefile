@@ -43,11 +43,12 @@ ui: $(PIPELINE)  ## show the runs in MLflow, on this machine only, at PORT (5000
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(DEVELOPMENT)  ## check style, types, and who imports whom
+lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m stages.recipe --check
 
 format: $(DEVELOPMENT)  ## put the code into its one style
 	$(BIN)/python -m ruff check --fix

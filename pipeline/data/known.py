@@ -71,6 +71,8 @@ class Noise:
     """The image that row m's caption was written for."""
     wrong_M: NDArray[np.bool_]
     """Whether that is another image than the one it is put with."""
+    ratio: float
+    """The share of captions that was to be shuffled; of a published index, which says none, the share that moved."""
 
 
 def read_noise(folder: Path) -> Noise | None:
@@ -89,9 +91,10 @@ def read_noise(folder: Path) -> Noise | None:
         if record["permutation"] is None:
             return None
         permutation_M, true_image_M = (np.array(record[key], np.int64) for key in ("permutation", "true_image"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
     image_M = np.array(read_split(folder / "train.json").caption_image)
     if not image_M.shape == permutation_M.shape == true_image_M.shape:
         raise InputError(f"{path}: {len(permutation_M)} captions, train.json has {len(image_M)}; run `dvc repro split`")
-    return Noise(permutation_M, true_image_M, true_image_M != image_M)
+    return Noise(permutation_M, true_image_M, true_image_M != image_M, ratio)

@@ -33,7 +33,7 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
         InputError: naming the file and the row that is wrong, or a split that is left without an image.
     """
     index = noise_file(noise)
-    source = _read_source(raw / SOURCE.name)
+    source = read_source(raw / SOURCE.name)
     files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
     annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
     packed = set(ImageArchive(raw / IMAGES.name).names)
@@ -100,7 +100,12 @@ def _vocabulary(captions: Iterable[str]) -> str:
     return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
 
 
-def _read_source(path: Path) -> Mapping[str, Any]:
+def read_source(path: Path) -> Mapping[str, Any]:
+    """What stage `download` wrote about the data set.
+
+    Raises:
+        InputError: when it is missing or something else.
+    """
     try:
         source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:

@@ -185,6 +185,18 @@ def mscoco(folder: Path, annotations: str) -> Copy:
     return Copy("mscoco", annotations, pictures, content, served=folder, notes=notes)
 
 
+def mscoco_npc(folder: Path) -> Copy:
+    """NPC's tree: all images renamed into one folder, ids without leading zeros, noise and memory banks beside them."""
+    pictures = ten(lambda number: f"COCO_2014_{number * 391:012d}.jpg")
+    content = contents(pictures)
+    write_files(folder / "images", content)
+    text = scan_text(pictures, lambda name, _: str(int(name[10:22])))
+    text["0.2_noise_train_caps.txt"] = text["train_caps.txt"]
+    write_files(folder / "annotations/scan_split", text)
+    write_files(folder / "annotations/memory_bank", {"0.2_mbank_img_idx.npy": b"", "0.2_mbank_txt_idx.npy": b""})
+    return Copy("mscoco", "scan", pictures, content, folder)
+
+
 def cc120k(folder: Path) -> Copy:
     """All in the user's folder; one caption an image."""
     pictures = ten(lambda number: f"{number}7.jpg", count=1)
@@ -223,6 +235,7 @@ COPIES: dict[str, Callable[[Path], Copy]] = {
     "flickr30k, SCAN": partial(flickr30k, annotations="scan"),
     "mscoco, Karpathy": partial(mscoco, annotations="karpathy"),
     "mscoco, FNE": partial(mscoco, annotations="fne"),
+    "mscoco, NPC": mscoco_npc,
     "cc120k": cc120k,
     "folder, Karpathy": partial(own_folder, annotations="karpathy"),
     "folder, FNE": partial(own_folder, annotations="fne"),

@@ -103,6 +103,7 @@ def test_the_record_says_which_rows_are_wrong(tmp_path: Path) -> None:
     assert noise.permutation_M.tolist() == [1, 2, 0, 3]
     assert noise.true_image_M.tolist() == [0, 1, 0, 1]
     assert noise.wrong_M.tolist() == [False, True, True, False]
+    assert noise.ratio == 0.75
 
 
 def test_a_record_of_another_split_is_refused(tmp_path: Path) -> None:

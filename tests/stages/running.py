@@ -62,7 +62,13 @@ def write_tiny_params(folder: Path, **changes: Any) -> None:
 
 def invoke(stage: str) -> Result:
     """One stage in this process and working directory; a defect's exception goes through."""
-    return CliRunner().invoke(importlib.import_module(f"stages.{stage}").main, catch_exceptions=False)
+    return invoke_with(stage)
+
+
+def invoke_with(command: str, *arguments: str) -> Result:
+    """One command with arguments, as `invoke` runs a stage."""
+    main = importlib.import_module(f"stages.{command}").main
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 def start(stage: str, *arguments: str) -> subprocess.Popen[str]:
