@@ -3,7 +3,7 @@
     python -m benchmarks.study scenes --jobs 2
 
 queues one experiment a method and seed in the present repository (its params.yaml decides the data set and the base
-towers), works the queue off, and writes `docs/results/<study>.csv` from the MLflow runs. What DVC has in its run
+towers; `python -m stages.recipe` sets others), works the queue off, and writes `docs/results/<study>.csv` from the MLflow runs. What DVC has in its run
 cache is not trained again: its earlier MLflow run stands for it.
 """
 
@@ -37,11 +37,18 @@ CUTDOWNS: dict[str, dict[str, str]] = {
     f"cutdown {value}": {"sampler.strategy": "fne", "loss.name": "triplet", "sampler.cutdown": value}
     for value in ("0.05", "0.1", "0.2", "0.3", "0.4")
 }
+CLIP = {"pairs.weighting": "none"}
+NOISE: dict[str, dict[str, str]] = {
+    f"{method}, noise {ratio}": {"data.noise.ratio": ratio, **overrides}
+    for method, overrides in {"CLIP": CLIP, "NPC": {"pairs.weighting": "npc"}}.items()
+    for ratio in ("0.0", "0.2", "0.4", "0.6")
+}
 STUDIES = {
     "scenes": {name: METHODS[name] for name in METHODS if name != "random"},
     "flickr8k": {name: METHODS[name] for name in METHODS if name != "InfoNCE, batch only"},
     "flickr8k-towers": {"FNE's weights in InfoNCE": {"sampler.strategy": "fne", "loss.name": "infonce"}},
     "cutdown": CUTDOWNS,
+    "scenes-noise": NOISE,
 }
 FIGURES = (
     *(f"{part}/{side}/R{k}" for part in ("test", "last") for side in ("i2t", "t2i") for k in (1, 5, 10)),
@@ -51,6 +58,9 @@ FIGURES = (
     "test/posterior/auc",
     "last/posterior/auc",
     "sampler/false_negative_share",
+    "pairs/weight_auc",
+    "pairs/ratio_auc",
+    "bank/clean_auc",
 )
 
 

@@ -7,9 +7,10 @@ Empty where `pairs.weighting` needs none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,3 +75,12 @@ def read_bank(folder: Path, captions: int) -> Bank:
             "run `dvc repro bank`"
         )
     return Bank(entries[:, 0], entries[:, 1], clean)
+
+
+def bank_figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """What `bank.json` says of the whole, by the names under which a run is told of it; nothing of a published bank."""
+    if "clean_share" not in record:
+        return {}
+    found = {"bank/clean_share": record["clean_share"]}
+    found |= {f"bank/{name}_mean": mean for name, mean in zip(("clean", "noisy"), record["mean"], strict=True)}
+    return found | ({"bank/clean_auc": record["clean_auc"]} if "clean_auc" in record else {})

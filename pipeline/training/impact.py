@@ -5,7 +5,7 @@ Shapes: b pairs on this process, B the global batch, M training pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +48,7 @@ class NegativeImpact:
         bank: which clean pairs stand for each pair.
         noise: which pairs are known to be wrong, to say how well the weights tell.
         autocast: the precision's context.
+        bank_figures: what is known of the bank as a whole, to be told beside the weights.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class NegativeImpact:
         bank: Bank,
         noise: Noise | None,
         autocast: Callable[[], AbstractContextManager[Any]],
+        bank_figures: Mapping[str, float],
     ) -> None:
         """Begin with empty moments and no weight."""
-        self.model, self.bank, self.autocast = model, bank, autocast
+        self.model, self.bank, self.autocast, self.bank_figures = model, bank, autocast, bank_figures
         self.pairs, self.fixed_temperature = params.pairs, params.loss.temperature
         self.siamese = Siamese(model, params.train, params.pairs.siamese_gradient)
         self.wrong_M = None if noise is None else torch.from_numpy(noise.wrong_M)
@@ -132,6 +134,7 @@ class NegativeImpact:
         found = {
             f"pairs/weight_p{100 * share:.0f}": float(value) for share, value in zip(DECILES, deciles, strict=True)
         }
+        found |= self.bank_figures
         found["pairs/trusted_share"] = float((weight_M[seen_M] == 1).float().mean())
         if self.wrong_M is not None and 0 < int(self.wrong_M[seen_M].sum()) < int(seen_M.sum()):
             for name, value_M in (("weight", weight_M), ("ratio", ratio_M)):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.bank import read_bank
+from pipeline.data.bank import bank_figures, read_bank
 from pipeline.data.known import Truth, read_noise
 from pipeline.data.splits import Split, read_split
 from pipeline.errors import InputError
 from pipeline.models import pretrained
 from pipeline.params import Params
-from pipeline.paths import BANK
+from pipeline.paths import BANK, BANK_RECORD
 from pipeline.training.build import joint_width, learn_temperature, make_model, save_trained
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
@@ -81,7 +81,8 @@ def open_training(
     if params.pairs.weighting == "npc":
         bank = read_bank(bank_folder, len(train.caption_image))
         model.to(accelerator.device)
-        impact = NegativeImpact(model, params, bank, read_noise(split_folder), accelerator.autocast)
+        figures = bank_figures(pretrained.read_record(bank_folder / BANK_RECORD.name))
+        impact = NegativeImpact(model, params, bank, read_noise(split_folder), accelerator.autocast, figures)
     training = Training(
         params, model, width, train, val, normalisation, accelerator, checkpoint, table, impact, on_record
     )

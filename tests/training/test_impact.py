@@ -63,7 +63,7 @@ def batch_of(step: int) -> Batch:
 
 def opened(model: MatchingModel, params: Params, noise: Noise | None = None) -> NegativeImpact:
     bank = Bank(ENTRIES[0], ENTRIES[1], np.ones(PAIRS))
-    impact = NegativeImpact(model, params, bank, noise, nullcontext)
+    impact = NegativeImpact(model, params, bank, noise, nullcontext, {"bank/clean_share": 0.5})
     impact.weight_M, impact.ratio_M = impact.weight_M.double(), impact.ratio_M.double()
     return impact
 
@@ -181,12 +181,13 @@ def test_the_published_quirks_change_what_is_trained() -> None:
 
 def test_the_summary_says_how_well_weights_tell_the_wrong_pairs() -> None:
     wrong_M = np.arange(PAIRS) % 3 == 0
-    noise = Noise(np.arange(PAIRS), np.zeros(PAIRS, dtype=np.int64), wrong_M)
+    noise = Noise(np.arange(PAIRS), np.zeros(PAIRS, dtype=np.int64), wrong_M, 1 / 3)
     impact = opened(small_model(), params_for("adamw"), noise)
     assert impact.summary() == {}
     impact.weight_M = torch.where(torch.from_numpy(wrong_M), 0.5, 1.0)
     impact.ratio_M = torch.where(torch.from_numpy(wrong_M), 0.6, 1.2)
     told = impact.summary()
     assert (told["pairs/weight_auc"], told["pairs/ratio_auc"]) == (1, 1)
+    assert told["bank/clean_share"] == 0.5
     assert told["pairs/trusted_share"] == pytest.approx(2 / 3)
     assert impact.table(IMAGE_OF)["weight"].tolist() == impact.weight_M.tolist()
