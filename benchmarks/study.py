@@ -2,9 +2,10 @@
 
     python -m benchmarks.study scenes --jobs 2
 
-queues one experiment a method and seed in the present repository (its params.yaml decides the data set and the base
-towers; `python -m stages.recipe` sets others, to be committed before), works the queue off, and writes `docs/results/<study>.csv` from the MLflow runs. What DVC has in its run
-cache is not trained again: its earlier MLflow run stands for it.
+queues one experiment a method and seed in the present repository, works the queue off, and writes
+`docs/results/<study>.csv` from the MLflow runs. The repository's params.yaml decides the data set and the base towers;
+`python -m stages.recipe` sets others, to be committed before. What DVC has in its run cache is not trained again: its
+earlier MLflow run stands for it.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ class ModelParams(Section):
     text: str | None
     image_revision: str | None
     text_revision: str | None
+    weights: str | None
     train: Literal["towers", "heads"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
     words: Annotated[int, Field(ge=1, le=200)]

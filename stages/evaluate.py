@@ -11,26 +11,35 @@ from stages.command import stage
 
 
 @click.command(name="evaluate")
+@click.option("--weights", type=str, help="judge published weights: FNE's model_best.pth.tar or NPC's *.pt")
 @stage
-def main() -> None:
+def main(weights: str | None) -> None:
     """Rank the test split with the trained model, into metrics.json and evaluation."""
     from pipeline.params import dotted, load_params
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
+    if weights is not None:
+        params = params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
     import torch
 
     from pipeline.data.known import read_truth
-    from pipeline.files import atomic_folder, digest_of, sha256, write_json
+    from pipeline.files import atomic_folder, digest_of, main_root, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
     from pipeline.report.figures import similarity_figure
     from pipeline.tracking import Tracker, origin_tags
-    from pipeline.training.build import load_trained
+    from pipeline.training.build import as_trained, load_trained
     from pipeline.training.encoding import encode_split
     from pipeline.training.judging import Encoded, judge, recall_curve, similarity_curves
     from pipeline.training.processes import use_threads
     from pipeline.training.setup import open_inputs
 
+    if weights is not None:
+        from pipeline.training.takeover import take_over
+
+        place = main_root() / weights
+        click.echo(take_over(params, digest_of(params.model_dump(), sha256(place), sha256(BASE / "base.json"))))
+    params = params.model_copy(update={"model": as_trained(TRAINED, params.model)})
     run = pretrained.read_record(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
     inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @stage
 def main() -> None:
     """Train as params.yaml says, into models/trained (best validation) and train (history)."""
-    from pipeline.files import digest_of, sha256
+    from pipeline.files import digest_of, main_root, sha256
     from pipeline.params import dotted, load_params
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, origin_tags
@@ -28,6 +28,8 @@ def main() -> None:
     params = load_params()
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
+    if params.model.weights is not None:
+        inputs["model.weights"] = sha256(main_root() / params.model.weights)
     if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
         _launch(params.launch.processes)
         return
@@ -37,7 +39,12 @@ def main() -> None:
     tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
     tracker.begin(key, _name(params), dotted(params), tags)
     try:
-        _train(params, key, tracker)
+        if params.model.weights is None:
+            _train(params, key, tracker)
+        else:
+            from pipeline.training.takeover import take_over
+
+            click.echo(take_over(params, key))
     except BaseException:
         tracker.finish("FAILED")
         raise
@@ -83,7 +90,7 @@ def _train(params: Params, key: str, tracker: Any) -> None:
         with atomic_folder(TRAINED) as trained:
             last = trained / LAST.relative_to(TRAINED)
             save(last)
-            last_statistics = training.statistics_record()
+            last_statistics = training.statistics.as_numbers()
             training.restore_best()
             save(trained)
         write_history(HISTORY, at.history)

@@ -112,6 +112,13 @@ class SimilarityStatistics:
         self.positive.update(positive_B, matched_B)
         self.negative.update(torch.cat([hardest_caption_B, hardest_image_B]), torch.cat([matched_B, matched_B]))
 
+    def as_numbers(self) -> dict[str, dict[str, float]]:
+        """Both populations' mean, variance and count as plain numbers."""
+        return {
+            name: {"mean": float(part.mean), "variance": float(part.variance), "count": float(part.count)}
+            for name, part in (("positive", self.positive), ("negative", self.negative))
+        }
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Both populations, to go on from."""
         return {"positive": self.positive.state_dict(), "negative": self.negative.state_dict()}

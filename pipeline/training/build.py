@@ -77,6 +77,12 @@ def save_trained(folder: Path, model: MatchingModel, base: Pretrained | None, re
     write_json(folder / "model.json", record)
 
 
+def as_trained(folder: Path, model: ModelParams) -> ModelParams:
+    """The model's parameters with the pooling that its weights were trained with."""
+    record = pretrained.read_record(folder / "model.json")
+    return model.model_copy(update={"pooling": record.get("pooling", model.pooling)})
+
+
 def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingModel:
     """Read what `save_trained` wrote.
 

@@ -233,17 +233,10 @@ class Training:
         figures = recalls(*retrieval_ranks(image_ND, text_MD, self.val_inputs.caption_image))
         if figures["rsum"] > self.at.best_rsum:
             self.at.best_rsum = figures["rsum"]
-            self.at.best = {"epoch": self.at.epoch, "step": self.at.step, "statistics": self.statistics_record()}
+            self.at.best = {"epoch": self.at.epoch, "step": self.at.step, "statistics": self.statistics.as_numbers()}
             if self.accelerator.is_main_process:
                 self.checkpoint.save({"model": _cpu(self.model.state_dict())}, "best")
         return {f"val/{name.replace('_', '/')}": value for name, value in figures.items()}
-
-    def statistics_record(self) -> dict[str, dict[str, float]]:
-        """Both populations as plain numbers."""
-        return {
-            name: {"mean": float(part.mean), "variance": float(part.variance), "count": float(part.count)}
-            for name, part in (("positive", self.statistics.positive), ("negative", self.statistics.negative))
-        }
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.data.known import Truth, read_noise
 from pipeline.data.splits import Split, read_split
 from pipeline.errors import InputError
 from pipeline.models import pretrained
-from pipeline.params import Params
+from pipeline.params import ModelParams, Params
 from pipeline.paths import BANK, BANK_RECORD
 from pipeline.training.build import joint_width, learn_temperature, make_model, save_trained
 from pipeline.training.checkpoint import Checkpoint
@@ -89,19 +89,24 @@ def open_training(
 
     def save(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        record = {
-            "family": params.model.family,
-            "train": params.model.train,
-            "width": width,
-            "pooling": params.model.pooling,
-            "words": params.model.words,
-            "image_size": params.model.image_size,
-            "mean": manifest["mean"],
-            "std": manifest["std"],
-        }
+        record = model_record(params.model, width, manifest)
         save_trained(folder, training.model, None if train.frozen else base, record)
 
     return training, save
+
+
+def model_record(model: ModelParams, width: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `model.json` says beside the weights: how to read them, and how images are to be given to them."""
+    return {
+        "family": model.family,
+        "train": model.train,
+        "width": width,
+        "pooling": model.pooling,
+        "words": model.words,
+        "image_size": model.image_size,
+        "mean": manifest["mean"],
+        "std": manifest["std"],
+    }
 
 
 def _truth_table(truth: Truth | None, split: Split) -> Tensor | None:
