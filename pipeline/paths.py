@@ -25,6 +25,8 @@ RUN = TRAIN / "run.json"
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
+QUERIES = EVALUATION / "ranks.parquet"
+INTERVALS = EVALUATION / "intervals.json"
 
 MADE_BY = {
     RAW: "download",
