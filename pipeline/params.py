@@ -188,6 +188,8 @@ class EvaluateParams(Section):
     batch_size: Count
     folds: Count
     truth: Literal["auto", "none"]
+    bootstrap: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class TrackingParams(Section):

@@ -31,6 +31,8 @@ WEIGHTS = TRAIN / "pairs.parquet"  # what NPC made of each pair
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
+QUERIES = EVALUATION / "ranks.parquet"
+INTERVALS = EVALUATION / "intervals.json"
 
 MADE_BY = {
     RAW: "download",

@@ -21,17 +21,41 @@ def main(weights: str | None) -> None:
     if weights is not None:
         params = params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
     import torch
+    from rich.console import Console
 
-    from pipeline.data.known import read_truth
+    from pipeline.data.known import read_truths
     from pipeline.files import atomic_folder, digest_of, main_root, sha256, write_json
     from pipeline.models import pretrained
-    from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
+    from pipeline.paths import (
+        BASE,
+        EVALUATION,
+        FEATURES,
+        HISTORY,
+        INTERVALS,
+        LAST,
+        METRICS,
+        QUERIES,
+        RUN,
+        SPLIT,
+        TRAINED,
+    )
     from pipeline.report.figures import similarity_figure
+    from pipeline.report.tables import recalls_table
+    from pipeline.retrieval.published import published
     from pipeline.tracking import Tracker, origin_tags
     from pipeline.training.build import as_trained, load_trained
     from pipeline.training.encoding import encode_split
-    from pipeline.training.judging import Encoded, judge, recall_curve, similarity_curves
+    from pipeline.training.judging import (
+        Encoded,
+        check_folds,
+        judge,
+        judgment_intervals,
+        recall_curve,
+        reliability_curve,
+        similarity_curves,
+    )
     from pipeline.training.processes import use_threads
+    from pipeline.training.record import sampling_by_epoch
     from pipeline.training.setup import open_inputs
 
     if weights is not None:
@@ -43,7 +67,9 @@ def main(weights: str | None) -> None:
     run = pretrained.read_record(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
     inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)
-    truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
+    settings = params.evaluate
+    check_folds(settings.folds, len(inputs.names))
+    truths = {} if settings.truth == "none" else read_truths(SPLIT, "test")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def encode(folder: Any) -> Encoded:
@@ -51,7 +77,7 @@ def main(weights: str | None) -> None:
         use_threads(sum(parameter.numel() for parameter in model.parameters()))
         record = pretrained.read_record(folder / "model.json")
         image_ND, text_MD = encode_split(
-            model, inputs, params.evaluate.batch_size, device, record["mean"], record["std"], "test"
+            model, inputs, settings.batch_size, device, record["mean"], record["std"], "test"
         )
         return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
 
@@ -59,13 +85,20 @@ def main(weights: str | None) -> None:
     for name, folder, part in (("last", LAST, run["last"]), ("test", TRAINED, run["best"])):
         encoded = encode(folder)
         state = {**part, "sampler": run["sampler"]}
-        metrics[name] = judge(encoded, params.evaluate.folds, truth, state)
+        judgment = judge(encoded, settings.folds, truths, state)
+        metrics[name] = judgment.report
+    limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, state)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
     with atomic_folder(EVALUATION) as folder:
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
+        reliability_curve(judgment.unpaired).to_csv(folder / "reliability.csv", index=False)
+        sampling_by_epoch(HISTORY).to_csv(folder / "sampling.csv", index=False)
+        judgment.queries.to_parquet(folder / QUERIES.name, index=False)
+        if limits is not None:
+            write_json(folder / INTERVALS.name, limits)
         similarity_figure(folder / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
     write_json(METRICS, metrics)
 
@@ -74,10 +107,12 @@ def main(weights: str | None) -> None:
     if tracker.continue_for_evaluation(run["key"], evaluate_key, "evaluation", dotted(params), origin_tags()):
         now = int(time.time() * 1000)
         tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])
-        for path in (EVALUATION / "similarity.png", METRICS):
+        files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
+        for path in files + ([INTERVALS] if limits else []):
             tracker.artifact(path)
         tracker.finish()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
+    Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
 
 
 def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Which caption is true of which image, where a data set knows more than its pairs.
 
 `truth.parquet` has the columns split, image and caption (rows of the split's images and captions, from 0), relevance
-and source; `truth.json` says what a pair that is not listed means: false ("exact") or unknown ("judged").
+and source; `truth.json` says what a pair that is not listed means: false ("exact"), unknown ("judged"), or false where
+the query has a listed pair and unknown where it has none ("pooled").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.annotations import read_json, read_lines
+from pipeline.data.coco_judgments import POOLED, coco_truth
 from pipeline.data.found import Files
 from pipeline.data.splits import SPLITS, Split
 from pipeline.errors import InputError
@@ -49,6 +51,8 @@ def write_truth(
         kind, table = {"kind": "exact", "how": EXACT}, _scene_truth(files, splits)
     elif layout == "flickr8k" and JUDGMENTS.keys() & files.keys():
         kind, table = {"kind": "judged", "how": JUDGED}, _judgments(files, splits)
+    elif layout == "karpathy":
+        kind, table = {"kind": "pooled", "how": POOLED}, _frame(**coco_truth(files, splits))
     else:
         return []
     if table.empty:

@@ -45,7 +45,13 @@ def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
 
 
 def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int) -> list[tuple[Tensor, Tensor]]:
-    """Ranks within `folds` contiguous folds of images and their captions: COCO 1K is five folds of COCO 5K."""
+    """Ranks within `folds` contiguous folds of images and their captions: COCO 1K is five folds of COCO 5K.
+
+    Raises:
+        ValueError: for more folds than images, or fewer than one.
+    """
+    if not 1 <= folds <= len(image_ND):
+        raise ValueError(f"{folds} folds of {len(image_ND)} images: each fold needs at least one")
     caption_image_M = caption_image_M.to(image_ND.device)
     answer = []
     for fold in torch.arange(len(image_ND), device=image_ND.device).tensor_split(folds):

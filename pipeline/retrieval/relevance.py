@@ -47,6 +47,38 @@ def precision_at_r(
     return (torch.cat(average), torch.cat(precision)) if average else (empty, empty)
 
 
+def judged_precision_at_r(score_P: Tensor, query_P: Tensor, true_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """mAP@R and R-Precision where only some pairs were judged: a query's judged items are ranked, and nothing else.
+
+    An item that nobody judged is neither right nor wrong, so it takes no rank. A query whose judged items are all true,
+    or all false, says nothing about a model and is left out. Equal scores count against the model.
+
+    Args:
+        score_P: similarity of each judged pair.
+        query_P: its query, from 0.
+        true_P: bool, the verdict.
+
+    Returns:
+        (query_A, map_at_r_A, r_precision_A): the queries with both verdicts, ascending, and their figures in [0, 1],
+        float64.
+    """
+    order_P = true_P.long().argsort(stable=True)
+    order_P = order_P[score_P[order_P].argsort(descending=True, stable=True)]
+    order_P = order_P[query_P[order_P].argsort(stable=True)]
+    query_A, place_P, judged_A = query_P[order_P].unique_consecutive(return_inverse=True, return_counts=True)
+    true_P = true_P[order_P].double()
+    relevant_A = torch.zeros(len(query_A), dtype=torch.float64).index_add(0, place_P, true_P)
+    first_A = judged_A.cumsum(0) - judged_A
+    rank_P = torch.arange(1, len(order_P) + 1) - first_A[place_P]
+    # true items down to each pair's rank, of its own query: the running sum less what the queries before it had
+    found_P = true_P.cumsum(0) - (relevant_A.cumsum(0) - relevant_A)[place_P]
+    hit_P = true_P * (rank_P <= relevant_A[place_P])
+    average_A = torch.zeros_like(relevant_A).index_add(0, place_P, hit_P * found_P / rank_P) / relevant_A
+    precision_A = torch.zeros_like(relevant_A).index_add(0, place_P, hit_P) / relevant_A
+    both_A = (relevant_A > 0) & (relevant_A < judged_A)
+    return query_A[both_A], average_A[both_A], precision_A[both_A]
+
+
 def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
     """Area under the ROC curve and average precision of a score for what is true: `{"auc": …, "ap": …}`.
 
@@ -68,3 +100,38 @@ def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
     found = true_share[1:] * positives
     precision = found / (found + false_share[1:] * (len(true_P) - positives))
     return {"auc": float(auc(false_share, true_share)), "ap": float((np.diff(true_share) * precision).sum())}
+
+
+# Fixed, so that the curves of two runs lie over each other; finer near 0, where almost every pair is.
+RELIABILITY_EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def reliability(probability_P: Tensor, true_P: Tensor) -> list[dict[str, float]]:
+    """Of the pairs to which a probability says the same, the share that is true: calibrated, it is what it says.
+
+    Args:
+        probability_P: in [0, 1].
+        true_P: bool.
+
+    Returns:
+        One row a bin that holds pairs: `low` and `high` (the last bin includes 1), `mean_posterior`, `true_share`,
+        `count`.
+    """
+    probability_P = probability_P.double()
+    bins = len(RELIABILITY_EDGES) - 1
+    inner = torch.tensor(RELIABILITY_EDGES[1:-1], dtype=torch.float64)
+    bin_P = torch.bucketize(probability_P, inner, right=True)
+    count = torch.bincount(bin_P, minlength=bins)
+    total = torch.bincount(bin_P, weights=probability_P, minlength=bins)
+    true = torch.bincount(bin_P, weights=true_P.double(), minlength=bins)
+    return [
+        {
+            "low": RELIABILITY_EDGES[index],
+            "high": RELIABILITY_EDGES[index + 1],
+            "mean_posterior": (total[index] / count[index]).item(),
+            "true_share": (true[index] / count[index]).item(),
+            "count": int(count[index]),
+        }
+        for index in range(bins)
+        if count[index]
+    ]

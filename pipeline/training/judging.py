@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.data.known import Truth
+from pipeline.data.known import DIRECTIONS, Truth
+from pipeline.errors import InputError
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import folded_ranks, recall_at, retrieval_report
-from pipeline.retrieval.relevance import precision_at_r, ranking_quality
+from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
+from pipeline.retrieval.uncertainty import intervals, quality_intervals
 from pipeline.sampling.posterior import false_negative_posterior
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ CURVE_POINTS = 200
 HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' similarities are all 1
 RECALL_DEPTH = 50
 PAIR_CHUNK = 1 << 16  # pairs whose vectors are gathered at a time
-MOST_PAIRS = 20_000_000  # unpaired pairs that the posterior is judged on
+MOST_FOLDS = 20  # that a message lists
+MOST_PAIRS = 8_000_000  # unpaired pairs that the posterior is judged on, a source: 3 GB, of MS-COCO 320 images
 
 
 @dataclass(frozen=True)
@@ -39,37 +42,163 @@ class Encoded:
         return retrieval_ranks(self.image_ND, self.text_MD, self.caption_image_M)
 
 
-def judge(encoded: Encoded, folds: int, truth: Truth | None, run: Mapping[str, Any]) -> dict[str, Any]:
-    """One model's figures as `metrics.json` nests them; `run` holds the statistics and the sampler's settings."""
-    report = _mean(
-        [
-            retrieval_report(*ranks)
-            for ranks in (
-                folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
-                if folds > 1
-                else [encoded.ranks()]
-            )
-        ]
+@dataclass(frozen=True)
+class Judgment:
+    """One model's figures, what each query contributed to them, and how reliable its posterior is."""
+
+    report: dict[str, Any]
+    """As `metrics.json` nests them."""
+    queries: pandas.DataFrame
+    """One row a query, as `pipeline.retrieval.uncertainty` wants them."""
+    unpaired: dict[str, Unpaired]
+    """By source of the truth, where it holds both true and false pairs."""
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Pairs that nobody put together: their similarity and posterior, whether they match all the same, (P,)."""
+
+    image_P: Tensor
+    similarity_P: Tensor
+    posterior_P: Tensor
+    true_P: Tensor
+
+
+def check_folds(folds: int, images: int) -> None:
+    """Refuse folds that cannot be equal.
+
+    Raises:
+        InputError: naming the key, the images, and the numbers of folds that are possible.
+    """
+    if folds > images or images % folds:
+        possible = [str(number) for number in range(1, min(images, MOST_FOLDS) + 1) if images % number == 0]
+        raise InputError(
+            f"params.yaml: evaluate.folds = {folds}: the test split's {images} images do not divide into as many equal "
+            f"folds; possible: {', '.join(possible)}"
+        )
+
+
+def judge(encoded: Encoded, folds: int, truths: Mapping[str, Truth], run: Mapping[str, Any]) -> Judgment:
+    """Everything there is to say of one model on one split.
+
+    Figures against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
+    further one `truth_expert` and so on.
+
+    Args:
+        encoded: the split.
+        folds: recalls are the mean over so many contiguous folds; the truth is asked of the whole split.
+        truths: what is known of its pairs, by source.
+        run: the statistics that the run ended with, and the sampler's settings.
+    """
+    ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
+    report = _mean([retrieval_report(*fold) for fold in ranks])
+    queries = _queries(encoded, ranks)
+    unpaired = {}
+    for number, (source, truth) in enumerate(truths.items()):
+        suffix = f"_{source}" if number else ""
+        graded: dict[str, dict[str, float]] = {}
+        for direction in DIRECTIONS:
+            query_A, figures = _graded(encoded, truth, direction)
+            row_A = query_A.numpy() + (len(encoded.image_ND) if direction == "t2i" else 0)
+            for name, value_A in figures.items() if len(query_A) else ():
+                graded.setdefault(direction, {})[name] = 100 * value_A.mean().item()
+                if name + suffix not in queries:
+                    queries[name + suffix] = float("nan")
+                queries.loc[row_A, name + suffix] = 100 * value_A.numpy()
+        if graded:
+            report[f"truth{suffix}"] = graded
+        pairs = _unpaired(encoded, truth, run)
+        if 0 < int(pairs.true_P.sum()) < len(pairs.true_P):
+            unpaired[source] = pairs
+            report[f"posterior{suffix}"] = ranking_quality(pairs.posterior_P, pairs.true_P)
+            report[f"similarity{suffix}"] = ranking_quality(pairs.similarity_P, pairs.true_P)
+    return Judgment(report, queries, unpaired)
+
+
+def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
+    """Images first, then captions, each in the split's order: a query's row is known without a search."""
+    import numpy as np
+    import pandas
+
+    images = len(encoded.image_ND)
+    fold_N = np.repeat(np.arange(len(ranks)), [len(i2t_F) for i2t_F, _ in ranks])
+    image_M = encoded.caption_image_M.cpu().numpy()
+    fold_M = fold_N[image_M]
+    t2i_M = np.empty(len(image_M), dtype=np.int64)
+    for fold, (_, t2i_F) in enumerate(ranks):
+        t2i_M[fold_M == fold] = t2i_F.cpu().numpy()
+    i2t_N = torch.cat([i2t_F for i2t_F, _ in ranks]).cpu().numpy()
+    return pandas.DataFrame(
+        {
+            "direction": ["i2t"] * images + ["t2i"] * len(image_M),
+            "query": np.concatenate([np.arange(images), np.arange(len(image_M))]),
+            "image": np.concatenate([np.arange(images), image_M]),
+            "fold": np.concatenate([fold_N, fold_M]),
+            "rank": np.concatenate([i2t_N, t2i_M]),
+        }
     )
-    if truth is None:
-        return report
-    image_P, caption_P = torch.from_numpy(truth.image_P), torch.from_numpy(truth.caption_P)
-    true_P = torch.from_numpy(truth.true_P)
+
+
+def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The queries that the truth knows enough of, (A,), and mAP@R and R-Precision of each, in [0, 1]."""
+    asked_P = truth.asked_P[direction]
+    image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
+    true_P = torch.from_numpy(truth.true_P[asked_P])
+    query_P, item_P = (image_P, caption_P) if direction == "i2t" else (caption_P, image_P)
     if truth.exact:
-        report["truth"] = {}
-        sides = {"i2t": (encoded.image_ND, encoded.text_MD, image_P, caption_P)}
-        sides["t2i"] = (encoded.text_MD, encoded.image_ND, caption_P, image_P)
-        for direction, (query, item, query_P, item_P) in sides.items():
-            average, precision = precision_at_r(query, item, query_P[true_P], item_P[true_P])
-            report["truth"][direction] = {"mAP@R": 100 * average.mean().item(), "R-P": 100 * precision.mean().item()}
-        image_P, caption_P, true_P = _all_pairs(encoded, image_P[true_P], caption_P[true_P])
-    unpaired_P = encoded.caption_image_M[caption_P] != image_P
-    image_P, caption_P, true_P = image_P[unpaired_P], caption_P[unpaired_P], true_P[unpaired_P]
-    if 0 < int(true_P.sum()) < len(true_P):
-        similarity_P = _similarity(encoded, image_P, caption_P)
-        report["posterior"] = ranking_quality(posterior(similarity_P.cpu(), run), true_P)
-        report["similarity"] = ranking_quality(similarity_P.cpu(), true_P)
-    return report
+        query_QD, item_ID = encoded.image_ND, encoded.text_MD
+        if direction == "t2i":
+            query_QD, item_ID = item_ID, query_QD
+        query_A = query_P[true_P].unique()
+        # only the queries that are asked: of COCO's 25 010 captions ECCV asked 1 332
+        place_P = torch.searchsorted(query_A, query_P[true_P])
+        average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
+    else:
+        score_P = _similarity(encoded, image_P, caption_P).cpu()
+        query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
+    return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
+
+
+def _unpaired(encoded: Encoded, truth: Truth, run: Mapping[str, Any]) -> Unpaired:
+    asked_P = truth.asked_P["i2t"]
+    image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
+    true_P = torch.from_numpy(truth.true_P[asked_P])
+    if truth.exact:
+        image_P, caption_P, true_P = _all_pairs(image_P[true_P], caption_P[true_P], len(encoded.text_MD))
+    kept_P = encoded.caption_image_M[caption_P] != image_P
+    image_P, caption_P, true_P = image_P[kept_P], caption_P[kept_P], true_P[kept_P]
+    similarity_P = _similarity(encoded, image_P, caption_P).cpu()
+    return Unpaired(image_P, similarity_P, posterior(similarity_P, run), true_P)
+
+
+def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
+    """Posterior against the share that is true, one row a bin and source (see `relevance.reliability`)."""
+    import pandas
+
+    rows = [
+        {"source": source, **row}
+        for source, pairs in unpaired.items()
+        for row in reliability(pairs.posterior_P, pairs.true_P)
+    ]
+    return pandas.DataFrame(rows, columns=["source", "low", "high", "mean_posterior", "true_share", "count"])
+
+
+def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:
+    """95 % intervals of every figure of a judgment's report, nested alike: `{"i2t": {"R1": [low, high], …}, …}`."""
+    nested: dict[str, Any] = {}
+    for name, interval in intervals(judgment.queries, replicates, seed).items():
+        *path, last = name.split("/")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = list(interval)
+    for number, (source, pairs) in enumerate(judgment.unpaired.items()):
+        for name, score_P in (("posterior", pairs.posterior_P), ("similarity", pairs.similarity_P)):
+            found = quality_intervals(
+                score_P.double().numpy(), pairs.true_P.numpy(), pairs.image_P.numpy(), replicates, seed
+            )
+            nested[f"{name}_{source}" if number else name] = {figure: list(value) for figure, value in found.items()}
+    return nested
 
 
 def posterior(similarity: Tensor, run: Mapping[str, Any]) -> Tensor:
@@ -146,18 +275,14 @@ def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _all_pairs(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Every pair of the split with its truth, of as many whole images as stay below `MOST_PAIRS`."""
-    captions = len(encoded.text_MD)
-    images = min(len(encoded.image_ND), max(1, MOST_PAIRS // captions))
-    true_NM = torch.zeros(images, captions, dtype=torch.bool)
-    inside_P = image_P < images
-    true_NM[image_P[inside_P], caption_P[inside_P]] = True
-    return (
-        torch.arange(images).repeat_interleave(captions),
-        torch.arange(captions).repeat(images),
-        true_NM.flatten(),
-    )
+def _all_pairs(image_P: Tensor, caption_P: Tensor, captions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pair of the images that have a true one, with its truth, of as many images as stay below `MOST_PAIRS`."""
+    asked_A = image_P.unique()[: max(1, MOST_PAIRS // captions)]
+    place_P = torch.searchsorted(asked_A, image_P)
+    inside_P = place_P < len(asked_A)
+    true_AM = torch.zeros(len(asked_A), captions, dtype=torch.bool)
+    true_AM[place_P[inside_P], caption_P[inside_P]] = True
+    return asked_A.repeat_interleave(captions), torch.arange(captions).repeat(len(asked_A)), true_AM.flatten()
 
 
 def _mean(reports: list[dict[str, Any]]) -> dict[str, Any]:

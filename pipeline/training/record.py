@@ -6,9 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
+
+if TYPE_CHECKING:
+    import pandas
 
 PLACE = ("epoch", "step")
 
@@ -24,6 +27,20 @@ def write_validations(path: Path, history: Sequence[dict[str, Any]]) -> None:
     rows = [{name.replace("/", "_"): value for name, value in row.items()} for row in history if "val/rsum" in row]
     names = sorted({name for row in rows for name in row if name.startswith("val_")})
     _write_rows(path, [*PLACE, *names], rows)
+
+
+def sampling_by_epoch(path: Path) -> pandas.DataFrame:
+    """What the sampler did, a row an epoch: the mean of each `sampler/…` figure of history.csv, without the prefix.
+
+    `false_negative_share`, the share of the sampled weight on negatives that are in truth matches, is there where the
+    training split's truth is known. Means of records, each over as many steps but the last of an epoch.
+    """
+    import pandas
+
+    history = pandas.read_csv(path)
+    columns = [column for column in history.columns if column.startswith("sampler/")]
+    means = history.groupby("epoch")[columns].mean().dropna(how="all")
+    return means.rename(columns=lambda name: name.removeprefix("sampler/")).reset_index()
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

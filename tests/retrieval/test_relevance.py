@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from pipeline.retrieval.relevance import precision_at_r, ranking_quality
+from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
 
 
 def one_query(order: list[int], relevant: set[int]) -> tuple[float, float]:
@@ -81,3 +81,52 @@ def test_average_precision_is_the_mean_precision_at_each_true_one() -> None:
 def test_one_class_alone_says_nothing_about_a_score(truth: bool) -> None:
     with pytest.raises(ValueError, match="both classes are needed"):
         ranking_quality(torch.rand(3), torch.full((3,), truth))
+
+
+@given(seed=st.integers(0, 1000), queries=st.integers(1, 6), pairs=st.integers(1, 40))
+@settings(deadline=None)
+def test_judged_pairs_are_ranked_among_themselves(seed: int, queries: int, pairs: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query_P = torch.randint(queries, (pairs,), generator=generator)
+    score_P = torch.randint(6, (pairs,), generator=generator).float()  # with ties
+    true_P = torch.rand(pairs, generator=generator) < 0.4
+    slow = {}
+    for query in range(queries):
+        mine = (query_P == query).nonzero().flatten().tolist()
+        relevant = {pair for pair in mine if true_P[pair]}
+        if 0 < len(relevant) < len(mine):
+            slow[query] = one_query(sorted(mine, key=lambda pair: (-score_P[pair], bool(true_P[pair]))), relevant)
+    query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
+    assert query_A.tolist() == list(slow)
+    assert average_A.tolist() == pytest.approx([average for average, _ in slow.values()])
+    assert precision_A.tolist() == pytest.approx([precision for _, precision in slow.values()])
+
+
+def test_a_query_whose_judged_items_are_all_true_says_nothing() -> None:
+    query_A, average_A, precision_A = judged_precision_at_r(
+        torch.tensor([0.9, 0.1]), torch.tensor([0, 0]), torch.tensor([True, True])
+    )
+    assert len(query_A) == len(average_A) == len(precision_A) == 0
+
+
+def test_reliability_counts_every_pair_once_and_averages_within_a_bin() -> None:
+    probability_P = torch.tensor([0.0, 0.25, 0.29, 0.3, 0.95, 1.0])
+    true_P = torch.tensor([False, True, False, True, True, True])
+    rows = reliability(probability_P, true_P)
+    assert [(row["low"], row["high"], row["count"]) for row in rows] == [
+        (0.0, 1e-6, 1),
+        (0.2, 0.3, 2),
+        (0.3, 0.4, 1),
+        (0.9, 1.0, 2),
+    ]
+    assert [row["mean_posterior"] for row in rows] == pytest.approx([0, 0.27, 0.3, 0.975])
+    assert [row["true_share"] for row in rows] == [0, 0.5, 1, 1]
+
+
+def test_a_calibrated_probability_is_as_often_true_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probability_P = torch.rand(50_000, generator=generator, dtype=torch.float64)
+    true_P = torch.rand(50_000, generator=generator) < probability_P
+    for row in reliability(probability_P, true_P):
+        if row["count"] > 1000:
+            assert row["true_share"] == pytest.approx(row["mean_posterior"], abs=0.03)

@@ -122,6 +122,16 @@ def test_a_part_that_is_missing_is_named(stage: str, missing: str, ready: Path) 
     assert "dvc repro" in said
 
 
+def test_folds_that_do_not_divide_the_test_images_are_refused_before_any_work(ready: Path) -> None:
+    (ready / "metrics.json").unlink()
+    write_tiny_params(ready, evaluate__folds=4)
+    assert "evaluate.folds = 4: the test split's 6 images" in refused("evaluate")
+    assert not (ready / "metrics.json").exists()
+    write_tiny_params(ready, evaluate__folds=3, evaluate__bootstrap=0)
+    run("evaluate")
+    assert not (ready / "evaluation/intervals.json").exists(), "no resampling was asked for"
+
+
 @pytest.mark.parametrize(("key", "value"), [("train", "heads"), ("image_size", 48)])
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_features_made_for_other_parameters_are_refused(

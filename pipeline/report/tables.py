@@ -1,0 +1,67 @@
+"""A run's recalls as a table for the terminal, beside the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from pipeline.retrieval.published import FIGURES, WITHOUT_FNE, Published
+
+NUMBERS = ("i2t\nR@1", "\nR@5", "\nR@10", "t2i\nR@1", "\nR@5", "\nR@10", "\nrsum", "i2t\nmAP", "t2i\nmAP")
+MARK = "†"
+LABEL = 15  # characters
+
+
+def recalls_table(
+    metrics: Mapping[str, Any], intervals: Mapping[str, Any] | None, published: Sequence[Published]
+) -> Group:
+    """The test recalls of both sets of weights, their intervals, and what was published for this data set.
+
+    Args:
+        metrics: as in metrics.json.
+        intervals: as in evaluation/intervals.json; None: not computed.
+        published: rows for the same data set and protocol; may be empty.
+    """
+    table = Table(title="Test split, percent", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.show_edge = False  # ten columns fit a terminal's eighty
+    table.add_column("", min_width=LABEL)
+    for column in NUMBERS:
+        table.add_column(column, justify="right", no_wrap=True)  # a label gives way, a number is never cut
+    for name, label in (("test", "this run"), ("last", "its last epoch")):
+        truth = metrics[name].get("truth", {})
+        graded = [truth.get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]
+        table.add_row(label, *_numbers([*_recalls(metrics[name]), metrics[name]["rsum"], *graded]))
+        if name == "test" and intervals:
+            truth = intervals.get("truth", {})
+            graded = [truth.get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]
+            pairs = [*_recalls(intervals), intervals.get("rsum"), *graded]
+            table.add_row("95 % interval", *("" if pair is None else f"{pair[0]:.0f}–{pair[1]:.0f}" for pair in pairs))
+    for row in published:
+        noise = "noise ?" if row.noise is None else f"noise {row.noise:g}"
+        figures = [f"{row.recalls[name]:.1f}{MARK if name in row.wrong else ''}" for name in FIGURES]
+        table.add_row(f"{row.method}, {noise}", *figures, *_numbers([row.rsum]), "", "")
+    return Group(table, "", *_notes(metrics, published))
+
+
+def _notes(metrics: Mapping[str, Any], published: Sequence[Published]) -> list[str]:
+    notes = ["i2t: image to text, t2i: text to image; this run: the weights of its best validation"]
+    if "truth" in metrics["test"]:
+        notes.append("mAP: mAP@R against the truth that is known of this data set")
+    if published:
+        sources = ", ".join(dict.fromkeys(row.source for row in published))
+        notes.append(f"published ({published[0].protocol}): {sources}; {WITHOUT_FNE}")
+    if any(row.wrong for row in published):
+        notes.append(f"{MARK} a known error of the published evaluation (it repeats i2t R@10): do not compare")
+    return notes
+
+
+def _recalls(report: Mapping[str, Any]) -> list[Any]:
+    return [report.get(side, {}).get(cutoff) for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
+
+
+def _numbers(figures: Iterable[float | None]) -> list[str]:
+    return ["–" if figure is None else f"{figure:.1f}" for figure in figures]

@@ -1,0 +1,60 @@
+"""Recalls that papers and repositories published, to be read beside a run's own.
+
+`published.csv` names the source of every row. The FNE paper's own table could not be had: it is missing, not zero.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path(__file__).with_name("published.csv")
+FIGURES = ("i2t_R1", "i2t_R5", "i2t_R10", "t2i_R1", "t2i_R5", "t2i_R10")
+KNOWN_ERROR = "a known error"  # how a row's remark begins to say that its t2i_R10 is not one
+WITHOUT_FNE = "FNE paper: unavailable"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table: recalls in percent, by the names in `FIGURES`."""
+
+    method: str
+    protocol: str
+    noise: float | None
+    """Share of training captions that were shuffled; None: noise of unknown extent."""
+    recalls: Mapping[str, float]
+    source: str
+    remark: str
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """The figures that are known to be wrong and must not be compared."""
+        return ("t2i_R10",) if KNOWN_ERROR in self.remark else ()
+
+    @property
+    def rsum(self) -> float | None:
+        """The sum of the six recalls; None where one of them is wrong."""
+        return None if self.wrong else sum(self.recalls.values())
+
+
+def published(data_set: str, folds: int = 1) -> list[Published]:
+    """What was published for a data set's protocol, by noise as the table has it; empty where nothing is known.
+
+    MS-COCO is published as 1K, the mean of five folds, and as 5K: `folds` chooses.
+    """
+    protocols = {"mscoco": {1: "5K", 5: "1K (mean of 5 folds)"}}.get(data_set, {1: "1K"})
+    with TABLE.open(encoding="utf-8", newline="") as lines:
+        return [
+            Published(
+                row["method"],
+                row["protocol"],
+                float(row["noise"]) if row["noise"] else None,
+                {name: float(row[name]) for name in FIGURES},
+                row["source"],
+                row["remark"],
+            )
+            for row in csv.DictReader(lines)
+            if row["dataset"] == data_set and row["protocol"] == protocols.get(folds)
+        ]

@@ -1,0 +1,235 @@
+"""How far figures would move on other test queries: the bootstrap, of one run and of the difference of two.
+
+What is resampled is images, each with its captions. Image to text, an image is the query. Text to image, the queries
+are captions, and an image's captions are no independent witnesses: they come and go with it. So every figure, both ways
+and their sum, is computed on one and the same resampling, and two runs on the same split share it (paired).
+
+The figures come from a table of queries, one row a query: `direction` ("i2t" or "t2i"), `query` (row of the image or
+caption), `image` (row of the image it belongs to), `fold`, `rank` (from 0), and, for graded truth, columns `mAP@R` and
+`R-P` in percent, empty where nothing is known of a query; `mAP@R_expert` is that of a further source.
+
+Shapes: B replicates, N images, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.retrieval.recall import CUTOFFS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+    from numpy.typing import NDArray
+
+LEVEL = 0.95
+DIRECTIONS = ("i2t", "t2i")
+GRADED = ("mAP@R", "R-P")
+BLOCK_ENTRIES = 1 << 22  # replicates × queries held at a time
+SCORE_BINS = 1000
+
+
+class Interval(NamedTuple):
+    """A percentile interval."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A figure of one run less the same of another, with its percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None) -> dict[str, float]:
+    """The figures of a table of queries, by their names in `metrics.json`: `{"i2t/R1": …, "rsum": …}`.
+
+    Args:
+        queries: as above.
+        count_N: how often each image counts, with its captions; None: once.
+    """
+    import numpy as np
+
+    count_1N = np.ones((1, _images(queries)), dtype=np.int64) if count_N is None else count_N[None]
+    return {name: float(value_1[0]) for name, value_1 in _figures_of(queries, count_1N).items()}
+
+
+def intervals(queries: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL) -> dict[str, Interval]:
+    """Percentile interval of every figure (Efron and Tibshirani 1993, chapter 13), the same for the same seed."""
+    return {
+        name: _percentiles(value_B, level)
+        for name, value_B in _replicates(queries, replicates, seed).items()
+        if not _unknown(value_B)
+    }
+
+
+def paired_differences(
+    queries: pandas.DataFrame, baseline: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL
+) -> dict[str, Difference]:
+    """How much each figure of one run exceeds the baseline's, both on the same resampled queries.
+
+    Both tables must hold the same queries, in any order. A figure that only one of them has is left out.
+
+    Raises:
+        ValueError: when the queries differ: the runs were judged on different splits or folds.
+    """
+    key = ["direction", "query", "image", "fold"]
+    queries, baseline = queries.sort_values(key), baseline.sort_values(key)
+    if len(queries) != len(baseline) or not (queries[key].to_numpy() == baseline[key].to_numpy()).all():
+        raise ValueError("the two runs were not judged on the same queries: another split, or other folds")
+    point, point_baseline = figures(queries), figures(baseline)
+    values, values_baseline = (_replicates(table, replicates, seed) for table in (queries, baseline))
+    differences = {}
+    for name in values:
+        if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name]):
+            differences[name] = Difference(point[name] - point_baseline[name], *_percentiles(apart_B, level))
+    return differences
+
+
+def quality_intervals(
+    score_P: NDArray[np.float64],
+    true_P: NDArray[np.bool_],
+    image_P: NDArray[np.int64],
+    replicates: int,
+    seed: int,
+    level: float = LEVEL,
+) -> dict[str, Interval]:
+    """Percentile intervals of the area under the ROC curve and of average precision, images resampled.
+
+    Scores are sorted once into bins that hold equally many true pairs; a replicate then adds up its images' histograms
+    instead of sorting all pairs again.
+
+    Args:
+        score_P: the higher, the more probably true.
+        true_P: the verdict.
+        image_P: the image of each pair, from 0.
+        replicates: how many.
+        seed: of the resampling.
+        level: share of the replicates between the bounds.
+    """
+    import numpy as np
+
+    edges = np.unique(np.quantile(score_P[true_P], np.linspace(0, 1, SCORE_BINS + 1)))
+    bins = len(edges) + 1
+    bin_P = bins - 1 - np.searchsorted(edges, score_P, side="right")  # from the highest scores down
+    image_P = np.unique(image_P, return_inverse=True)[1]
+    images = int(image_P.max()) + 1
+    true_NK, false_NK = (
+        np.bincount(image_P[chosen] * bins + bin_P[chosen], minlength=images * bins).reshape(images, bins)
+        for chosen in (true_P, ~true_P)
+    )
+    area, average = [], []
+    for count_BN in _counts(np.zeros(images, dtype=np.int64), replicates, seed, max(images, bins)):
+        true_BK, false_BK = (
+            count_BN.astype(np.float64) @ held_NK.astype(np.float64) for held_NK in (true_NK, false_NK)
+        )
+        found_BK, wrong_BK = true_BK.cumsum(axis=1), false_BK.cumsum(axis=1)
+        positives_B, negatives_B = found_BK[:, -1], wrong_BK[:, -1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            below_BK = negatives_B[:, None] - wrong_BK + false_BK / 2  # ties within a bin: half
+            area.append((true_BK * below_BK).sum(axis=1) / (positives_B * negatives_B))
+            precision_BK = np.nan_to_num(found_BK / (found_BK + wrong_BK))
+            average.append((true_BK * precision_BK).sum(axis=1) / positives_B)
+    return {
+        name: _percentiles(np.concatenate(parts), level) for name, parts in (("auc", area), ("ap", average)) if parts
+    }
+
+
+def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Every figure on every resampling, (B,)."""
+    import numpy as np
+
+    fold_N = np.zeros(_images(queries), dtype=np.int64)
+    fold_N[queries["image"].to_numpy()] = queries["fold"].to_numpy()
+    blocks = [_figures_of(queries, count_BN) for count_BN in _counts(fold_N, replicates, seed, len(queries))]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
+
+
+def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int) -> Iterator[NDArray[np.int64]]:
+    """How often each replicate draws each image, (b, N) a block: as many images a fold as it has, with replacement."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
+    block = max(1, BLOCK_ENTRIES // entries)
+    for start in range(0, replicates, block):
+        count_BN = np.zeros((min(block, replicates - start), len(fold_N)), dtype=np.int64)
+        for row_N in count_BN:  # a replicate's draws follow one another, so that the size of a block changes nothing
+            for member_F in members:
+                drawn_F = generator.integers(len(member_F), size=len(member_F))
+                row_N[member_F] = np.bincount(drawn_F, minlength=len(member_F))
+        yield count_BN
+
+
+def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """All figures, where image n counts `count_BN[:, n]` times; folds are averaged, as the protocol does."""
+    import numpy as np
+
+    answer: dict[str, NDArray[np.float64]] = {}
+    weight_BN = count_BN.astype(np.float64)
+    total_B = np.zeros(len(count_BN))
+    for direction in DIRECTIONS:
+        of_direction = queries[queries["direction"] == direction]
+        folds = [(fold["rank"].to_numpy(), fold["image"].to_numpy()) for _, fold in of_direction.groupby("fold")]
+        for cutoff in CUTOFFS:
+            shares = [_mean(np.where(rank_Q < cutoff, 100.0, 0.0), image_Q, weight_BN) for rank_Q, image_Q in folds]
+            answer[f"{direction}/R{cutoff}"] = np.mean(shares, axis=0)
+            total_B += answer[f"{direction}/R{cutoff}"]
+        medians = [_median(rank_Q, image_Q, count_BN) for rank_Q, image_Q in folds]
+        answer[f"{direction}/median_rank"] = np.mean(medians, axis=0)
+    answer["rsum"] = total_B
+    for column in queries.columns:
+        figure, _, source = column.partition("_")
+        for direction in DIRECTIONS if figure in GRADED else ():
+            known = queries[(queries["direction"] == direction) & queries[column].notna()]
+            if len(known):
+                name = f"truth_{source}" if source else "truth"
+                value_B = _mean(known[column].to_numpy(), known["image"].to_numpy(), weight_BN)
+                answer[f"{name}/{direction}/{figure}"] = value_B
+    return answer
+
+
+def _mean(
+    value_Q: NDArray[np.float64], image_Q: NDArray[np.int64], weight_BN: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The mean over queries that count as often as their image, (B,); NaN where a replicate has none of them."""
+    import numpy as np
+
+    images = weight_BN.shape[1]
+    sum_N = np.bincount(image_Q, weights=value_Q, minlength=images)
+    queries_N = np.bincount(image_Q, minlength=images).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((weight_BN @ sum_N) / (weight_BN @ queries_N))
+
+
+def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The median of ranks that occur as often as their image, from 1, rounded down as in `retrieval_report`, (B,)."""
+    import numpy as np
+
+    order_Q = rank_Q.argsort(kind="stable")
+    reached_BQ = count_BN[:, image_Q[order_Q]].cumsum(axis=1)
+    total_B = reached_BQ[:, -1]
+    middle = [(reached_BQ > place_B[:, None]).argmax(axis=1) for place_B in ((total_B - 1) // 2, total_B // 2)]
+    low_B, high_B = (rank_Q[order_Q][place_B] for place_B in middle)
+    return np.asarray((low_B + high_B) // 2 + 1.0)
+
+
+def _percentiles(value_B: NDArray[np.float64], level: float) -> Interval:
+    import numpy as np
+
+    low, high = np.nanquantile(value_B, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _unknown(value_B: NDArray[np.float64]) -> bool:
+    import numpy as np
+
+    return bool(np.isnan(value_B).all())
+
+
+def _images(queries: pandas.DataFrame) -> int:
+    return int(queries["image"].max()) + 1
