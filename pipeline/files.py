@@ -116,6 +116,18 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def users_file(path: str, key: str) -> Path:
+    """A file that params.yaml names; a relative path belongs to the main repository.
+
+    Raises:
+        InputError: naming the key, when there is no such file.
+    """
+    place = main_root() / Path(path).expanduser()
+    if not place.is_file():
+        raise InputError(f"{key} = {path!r}: no such file ({place})")
+    return place
+
+
 def main_root() -> Path:
     """The main repository: where stores live that outlast DVC's temporary copies of it (`DVC_ROOT`)."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

@@ -88,13 +88,13 @@ def _published(file: str) -> tuple[pandas.DataFrame, dict[str, Any]]:
     from pipeline.data.published_bank import read_published_bank
     from pipeline.data.splits import read_split
     from pipeline.errors import InputError
-    from pipeline.files import main_root, sha256
+    from pipeline.files import sha256, users_file
     from pipeline.paths import ANNOTATIONS, SPLIT
 
-    image_path = main_root() / file
+    image_path = users_file(file, "pairs.file")
     if "_img_" not in image_path.name:
         raise InputError(f"pairs.file = {file!r}: expected {{ratio}}_mbank_img_idx.npy, with its _txt_ twin beside it")
-    text_path = image_path.with_name(image_path.name.replace("_img_", "_txt_"))
+    text_path = users_file(str(image_path.with_name(image_path.name.replace("_img_", "_txt_"))), "pairs.file")
     split = read_split(SPLIT / "train.json")
     names = ANNOTATIONS / "image_name.txt"  # Flickr30K's ids are its lines
     image_entry_N, text_entry_M = read_published_bank(

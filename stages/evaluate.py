@@ -24,7 +24,7 @@ def main(weights: str | None) -> None:
     from rich.console import Console
 
     from pipeline.data.known import read_truths
-    from pipeline.files import atomic_folder, digest_of, main_root, sha256, write_json
+    from pipeline.files import atomic_folder, digest_of, sha256, users_file, write_json
     from pipeline.models import pretrained
     from pipeline.paths import (
         BASE,
@@ -61,8 +61,8 @@ def main(weights: str | None) -> None:
     if weights is not None:
         from pipeline.training.takeover import take_over
 
-        place = main_root() / weights
-        click.echo(take_over(params, digest_of(params.model_dump(), sha256(place), sha256(BASE / "base.json"))))
+        content = sha256(users_file(weights, "--weights"))
+        click.echo(take_over(params, digest_of(params.model_dump(), content, sha256(BASE / "base.json"))))
     params = params.model_copy(update={"model": as_trained(TRAINED, params.model)})
     run = pretrained.read_record(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @stage
 def main() -> None:
     """Train as params.yaml says, into models/trained (best validation) and train (history)."""
-    from pipeline.files import digest_of, main_root, sha256
+    from pipeline.files import digest_of, sha256, users_file
     from pipeline.params import dotted, load_params
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, origin_tags
@@ -29,7 +29,7 @@ def main() -> None:
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
     if params.model.weights is not None:
-        inputs["model.weights"] = sha256(main_root() / params.model.weights)
+        inputs["model.weights"] = sha256(users_file(params.model.weights, "model.weights"))
     if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
         _launch(params.launch.processes)
         return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, main_root, write_json
+from pipeline.files import atomic_folder, users_file, write_json
 from pipeline.models import pretrained
 from pipeline.models.clip import split_clip
 from pipeline.models.pretrained import Pretrained
@@ -39,7 +39,7 @@ def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretraine
     Raises:
         InputError: naming the file, when it is neither, or fits neither the base nor `model.family`.
     """
-    place = main_root() / Path(path).expanduser()
+    place = users_file(path, "model.weights")
     if model.train != "towers":
         raise InputError(f"model.weights = {path!r}: holds whole towers; model.train must be towers")
     checkpoint = read_checkpoint(place)
