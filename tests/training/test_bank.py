@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -97,3 +98,29 @@ def test_without_weighting_the_bank_is_an_empty_table(towers_ready: Path) -> Non
     assert len(pandas.read_parquet(towers_ready / "bank/pairs.parquet")) == 0
     with pytest.raises(InputError, match=r"0 pairs, expected one for each of the 60 training captions"):
         read_bank(towers_ready / "bank", 60)
+
+
+def test_a_published_bank_is_taken_over_and_trained_with(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    images = {str(image): 5 * ((image + 1) % 60) for image in range(60)}
+    texts = {str(row): (row + 50) % 300 for row in range(300)}
+    for side, entries in (("img", images), ("txt", texts)):
+        np.save(noisy / f"0.4_mbank_{side}_idx.npy", np.array(entries, dtype=object), allow_pickle=True)
+    write_tiny_params(noisy, **(NOISY | {"pairs__file": "0.4_mbank_img_idx.npy"}))
+    run("bank", "train")
+    write_tiny_params(noisy, **NOISY)
+    bank = read_bank(noisy / "bank", 300)
+    assert bank.text_entry_M.tolist() == list(texts.values())
+    assert bank.image_entry_M.tolist() == [images[str(row // 5)] for row in range(300)]
+    weights = pandas.read_parquet(noisy / "train/pairs.parquet")
+    assert bool(((weights["weight"] > 0) & (weights["weight"] <= 1)).all())
+
+
+def test_a_published_bank_whose_twin_is_missing_is_refused(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    np.save(noisy / "1_mbank_img_idx.npy", np.array({"0": 1}, dtype=object), allow_pickle=True)
+    write_tiny_params(noisy, **(NOISY | {"pairs__file": "1_mbank_img_idx.npy"}))
+    result = invoke("bank")
+    write_tiny_params(noisy, **NOISY)
+    assert result.exit_code == 1
+    assert "1_mbank_txt_idx.npy" in result.stderr and "no such file" in result.stderr

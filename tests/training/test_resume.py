@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipeline.data.bank import write_bank
 from pipeline.data.known import read_truth
 from pipeline.files import sha256
 from pipeline.params import load_params
@@ -52,7 +55,7 @@ def open_run(ready: Path, folder: Path, clock: Clock, told: list[Any] | None = N
     parts = (ready / "features", ready / "data/split", ready / "models/base")
     truth = read_truth(ready / "data/split", "train")
     training, _ = open_training(
-        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder, clock), on_record
+        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder, clock), on_record, ready / "bank"
     )
     return training
 
@@ -108,6 +111,17 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {},
     "workers": {"train__workers": 2, "train__augment": "fne"},
     "batch alone, infonce": {"memory__size": 0, "loss__name": "infonce", "sampler__strategy": "random"},
+    "pair weights, cosine": {
+        "pairs__weighting": "npc",
+        "loss__name": "infonce",
+        "loss__temperature": "learned",
+        "train__optimiser": "adamw",
+        "train__weight_decay": 0.1,
+        "train__schedule": "cosine",
+        "train__warmup_steps": 3,
+        "pairs__bank_epochs": 1,
+        "pairs__clean_threshold": 0.5,
+    },
     "random prefill, running statistics": {
         "memory__prefill": "random",
         "sampler__statistics": "running",
@@ -127,6 +141,18 @@ def with_dropout(towers_ready: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def with_bank(towers_ready: Path, tmp_path: Path) -> Path:
+    """A bank that names, for each of the sixty captions, those of the next two images."""
+    folder = tmp_path / "banked"
+    shutil.copytree(towers_ready, folder)
+    rows = np.arange(60)
+    table = {"caption": rows, "image": rows // 5, "loss": 1.0, "clean_probability": 1.0, "clean": True}
+    entries = {"image_entry": (rows // 5 * 5 + 5) % 60, "text_entry": (rows + 10) % 60}
+    write_bank(folder / "bank", pandas.DataFrame(table | entries))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("minutes_a_step", "killed_at"),
     [(1.0, (1, 2, 7, 12)), (0.0, (3, 6))],
@@ -140,9 +166,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
     towers_ready: Path,
     heads_ready: Path,
     with_dropout: Path,
+    with_bank: Path,
     tmp_path: Path,
 ) -> None:
-    ready = {"heads": heads_ready, "dropout": with_dropout}.get(case, towers_ready)
+    ready = {"heads": heads_ready, "dropout": with_dropout, "pair weights, cosine": with_bank}.get(case, towers_ready)
     changes = {"train__epochs": 3, "train__batch_size": 16, "memory__size": 24, "sampler__min_matches": 4}
     folders = [tmp_path / "whole", tmp_path / "killed"]
     for folder in folders:
