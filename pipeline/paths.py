@@ -25,6 +25,14 @@ RUN = TRAIN / "run.json"
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
+EMBEDDINGS = EVALUATION / "embeddings.safetensors"
+SIMILARITY = EVALUATION / "similarity.csv"
+INTERVALS = EVALUATION / "intervals.json"
+
+BANK = Path("bank/pairs.parquet")
+PAIR_WEIGHTS = TRAIN / "pairs.parquet"
+
+REPORT = Path("report")
 
 MADE_BY = {
     RAW: "download",
@@ -35,6 +43,7 @@ MADE_BY = {
     TRAIN: "train",
     METRICS: "evaluate",
     EVALUATION: "evaluate",
+    REPORT: "audit",
 }
 
 

@@ -20,9 +20,9 @@ def main() -> None:
     import torch
 
     from pipeline.data.known import read_truth
-    from pipeline.files import atomic_folder, digest_of, sha256, write_json
+    from pipeline.files import atomic_folder, digest_of, sha256, write_json, write_tensors
     from pipeline.models import pretrained
-    from pipeline.paths import BASE, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
+    from pipeline.paths import BASE, EMBEDDINGS, EVALUATION, FEATURES, LAST, METRICS, RUN, SPLIT, TRAINED
     from pipeline.report.figures import similarity_figure
     from pipeline.tracking import Tracker, origin_tags
     from pipeline.training.build import load_trained
@@ -54,14 +54,16 @@ def main() -> None:
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, state)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
+    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
+        vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
+        write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by it
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
         similarity_figure(folder / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
     write_json(METRICS, metrics)
 
     tracker = Tracker(params.tracking.experiment)
-    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     if tracker.continue_for_evaluation(run["key"], evaluate_key, "evaluation", dotted(params), origin_tags()):
         now = int(time.time() * 1000)
         tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])
