@@ -53,19 +53,17 @@ def main() -> None:
         return posterior(similarity, state)
 
     found = false_negatives(embedded, chance, params.audit.false_negatives)
-    suspects = suspected_pairs(
-        embedded, "test", SPLIT / "train.json", PAIR_WEIGHTS, BANK, params.audit.noisy_pairs
-    )
+    suspects = suspected_pairs(embedded, "test", SPLIT / "train.json", PAIR_WEIGHTS, BANK, params.audit.noisy_pairs)
     curves = pandas.read_csv(SIMILARITY)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
     facts = {
-        "sum of the six recalls": f"{metrics['test']['rsum']:.1f}",
+        "rsum": f"{metrics['test']['rsum']:.1f}",
         "negatives": params.sampler.strategy,
         "loss": params.loss.name,
         "memory": f"{params.memory.size}",
         "cut-down": f"{params.sampler.cutdown}",
         "seed": f"{params.seed}",
-        "tested on": f"{len(embedded.split.images)} images, {len(embedded.split.captions)} captions",
+        "tested on": f"{len(embedded.split.images)} images",
     }
     contents = Contents(
         title=f"Audit: {read_record(SOURCE)['title']}",

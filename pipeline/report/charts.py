@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40  # margins, in the drawing's units
-RIGHT_WITH_AXIS = 50
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 48  # margins, in the drawing's units
+RIGHT_WITH_AXIS = 66
+TICK_GAP = 80  # units between two places on the x axis, about
 FEWEST_TICKS = 4
 
 
@@ -130,7 +131,7 @@ def line_chart(
         right,
         top,
         bottom,
-        [Tick(across(x), _number(x)) for x in _nice(x_low, x_high) if x_low <= x <= x_high],
+        [Tick(across(x), _number(x)) for x in _nice(x_low, x_high, (right - left) / TICK_GAP) if x_low <= x <= x_high],
         [Tick(up(y, y_low, y_high), _number(y)) for y in y_values if y_low <= y <= y_high],
         curves,
         right_label,
@@ -149,9 +150,9 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _nice(low: float, high: float) -> list[float]:
+def _nice(low: float, high: float, count: float = FEWEST_TICKS) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at most `low` to at least `high`."""
-    rough = (high - low) / FEWEST_TICKS
+    rough = (high - low) / count
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

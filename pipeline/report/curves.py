@@ -48,7 +48,7 @@ def posterior_note(similarity: pandas.DataFrame) -> str:
     """How far the posterior goes over the similarities that occur, and whether it falls again."""
     posterior, at = similarity["posterior"], similarity["similarity"]
     seen = similarity[(similarity["matched"] > 0) | (similarity["unmatched"] > 0)]
-    highest = at[posterior.idxmax()]
+    highest = float(at.iloc[int(posterior.argmax())])
     note = f"The posterior reaches {posterior.max():.2g}, at similarity {highest:.2f}."
     beyond = seen[seen["similarity"] > highest]["posterior"]
     if len(beyond) and beyond.iloc[-1] < FALLS * posterior.max():
@@ -75,7 +75,7 @@ def _similarity_chart(similarity: pandas.DataFrame, threshold: float) -> Chart |
         lines,
         x_label="cosine similarity",
         y_label="density",
-        size=(760, 330),
+        size=(680, 330),
         from_zero=True,
         right_label="posterior, weight",
         marker=(threshold, f"cut-down at {threshold:.2f}"),

@@ -93,11 +93,13 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
     """A split with the vectors that stage `evaluate` left, and the key of that evaluation.
 
     Raises:
-        InputError: when the vectors cannot be read or are another split's.
+        InputError: when the vectors are not there, cannot be read or are another split's.
     """
     from safetensors import SafetensorError, safe_open
 
     content = read_split(split)
+    if not vectors.exists():
+        raise InputError(f"{vectors}: not found; `dvc repro evaluate` makes it")
     try:
         with safe_open(vectors, "pt") as opened:
             image_ND, text_MD = opened.get_tensor("image_ND"), opened.get_tensor("text_MD")
@@ -145,7 +147,8 @@ def false_negatives(embedded: Embedded, posterior: Callable[[Tensor], Tensor], c
         appear once.
     """
     kept = _most_probable(embedded, posterior, count * REPEATS)
-    rows, seen = [], set()
+    rows: list[tuple[object, ...]] = []
+    seen = set()
     for image, caption, similarity, chance in kept:
         key = (image, embedded.split.captions[caption])
         if key not in seen and len(rows) < count:
@@ -169,7 +172,8 @@ def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
     first_N = _first(embedded.image_ND, embedded.text_MD)
     first_M = _first(embedded.text_MD, embedded.image_ND)
     kinds: dict[Direction, dict[str, list[int]]] = {}
-    for direction, ranks, first in (("i2t", i2t_N, first_N), ("t2i", t2i_M, first_M)):
+    directions: list[tuple[Direction, Tensor, Tensor]] = [("i2t", i2t_N, first_N), ("t2i", t2i_M, first_M)]
+    for direction, ranks, first in directions:
         places, best = ranks.tolist(), first.tolist()
         successes = [row for row, place in enumerate(places) if place == 0]
         missed = [row for row, place in enumerate(places) if place > 0]

@@ -132,8 +132,8 @@ def _percent(value: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """A similarity or probability: three decimals, or two digits of a small one."""
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+    """A similarity or probability: three decimals, or three digits of a small one."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def _count(value: int) -> str:

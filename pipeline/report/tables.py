@@ -43,7 +43,7 @@ def suspect_table(suspects: Suspects) -> pandas.DataFrame:
     import pandas
 
     table, split = suspects.table, suspects.split
-    known = table["written_for"] if "written_for" in table else None
+    known = table.get("written_for")
     return pandas.DataFrame(
         {
             "split": suspects.split_name,
