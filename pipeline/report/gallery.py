@@ -169,8 +169,9 @@ def least_similar_pairs(embedded: Embedded, count: int) -> pandas.DataFrame:
 def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
     """Rows of each kind of query, and the `places` (from 0) of all, for both directions."""
     i2t_N, t2i_M = retrieval_ranks(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
-    first_N = _first(embedded.image_ND, embedded.text_MD)
-    first_M = _first(embedded.text_MD, embedded.image_ND)
+    own_rows = torch.arange(len(embedded.image_ND))
+    first_N = _first_other(embedded.image_ND, embedded.text_MD, own_rows, embedded.caption_image_M)
+    first_M = _first_other(embedded.text_MD, embedded.image_ND, embedded.caption_image_M, own_rows)
     kinds: dict[Direction, dict[str, list[int]]] = {}
     directions: list[tuple[Direction, Tensor, Tensor]] = [("i2t", i2t_N, first_N), ("t2i", t2i_M, first_M)]
     for direction, ranks, first in directions:
@@ -187,21 +188,39 @@ def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
     return kinds
 
 
-def _first(query_QD: Tensor, item_ID: Tensor) -> Tensor:
-    """Each query's most similar item, (Q,)."""
-    return torch.cat([(query_BD @ item_ID.T).argmax(dim=1) for query_BD in query_QD.split(CHUNK_ROWS)])
+def _first_other(query_QD: Tensor, item_ID: Tensor, query_image_Q: Tensor, item_image_I: Tensor) -> Tensor:
+    """Each query's most similar item that is not its own, (Q,): the first result of all that are missed."""
+    first = []
+    for query_BD, image_B in zip(query_QD.split(CHUNK_ROWS), query_image_Q.split(CHUNK_ROWS), strict=True):
+        own_BI = image_B[:, None] == item_image_I[None, :]
+        first.append((query_BD @ item_ID.T).masked_fill(own_BI, -torch.inf).argmax(dim=1))
+    return torch.cat(first)
 
 
 def _queries(embedded: Embedded, direction: Direction, rows: Sequence[int], places: list[int]) -> Iterator[Query]:
     sides = (embedded.image_ND, embedded.text_MD)
     query_QD, item_ID = sides if direction == "i2t" else sides[::-1]
     for row in rows:
-        best = (item_ID @ query_QD[row]).topk(min(RESULTS, len(item_ID)))
+        # two rows: a product with one takes another kernel, in which equal items differ in the last bit
+        similarity_I = (query_QD[[row, row]] @ item_ID.T)[0]
+        # ties count against the model, as in the ranks: its own ones come after their equals
+        others, own = _own_last(embedded, direction, row, len(item_ID))
+        order_I = torch.cat([others, own])
+        best = order_I[similarity_I[order_I].argsort(descending=True, stable=True)][:RESULTS]
         results = [
-            Result(item, similarity, embedded.mark(*_pair(direction, row, item)))
-            for item, similarity in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            Result(item, similarity_I[item].item(), embedded.mark(*_pair(direction, row, item)))
+            for item in best.tolist()
         ]
         yield Query(direction, row, places[row] + 1, tuple(results))
+
+
+def _own_last(embedded: Embedded, direction: Direction, row: int, items: int) -> tuple[Tensor, Tensor]:
+    """The items that are not a query's own, and those that are."""
+    if direction == "i2t":
+        own_I = embedded.caption_image_M == row
+    else:
+        own_I = torch.arange(items) == embedded.caption_image_M[row]
+    return (~own_I).nonzero().flatten(), own_I.nonzero().flatten()
 
 
 def _pair(direction: Direction, query: int, item: int) -> tuple[int, int]:

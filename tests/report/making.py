@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -57,8 +59,8 @@ def report_of(side: dict[str, float]) -> dict[str, object]:
     return {"i2t": side, "t2i": side, "rsum": 6 * side["R1"]}
 
 
-def write_page(folder: Path, split: Split, truth: Truth | None) -> Path:
-    """The page of a model that confuses red and green; all else is right."""
+def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> Path:
+    """The page of a model that confuses red and green; all else is right. `more` replaces parts of its contents."""
     similarity = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
     embedded = embedded_of(similarity, truth, split)
     curves = pandas.DataFrame(
@@ -87,5 +89,6 @@ def write_page(folder: Path, split: Split, truth: Truth | None) -> Path:
         suspects=suspected_pairs(embedded, "test", folder / "none", folder / "none", folder / "none", 3),
     )
     path = folder / "index.html"
+    contents = replace(contents, **more)
     path.write_text(render_page(contents, Pictures(write_pictures(folder), 32)), encoding="utf-8")
     return path

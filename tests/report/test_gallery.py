@@ -76,6 +76,14 @@ def test_queries_are_successes_failures_or_right_after_all() -> None:
     assert shown["right"] == [("i2t", 0, 2), ("t2i", 1, 2)]
 
 
+def test_ties_count_against_the_model() -> None:
+    equal = [[0.5, 0.5, 0.1, 0.0], *CONFUSED[1:]]
+    right = retrieval_groups(embedded_of(equal, truth_of((0, 1))), 9)[2]
+    query = right.queries[0]
+    assert (query.direction, query.row, query.own_place) == ("i2t", 0, 2)
+    assert [result.mark for result in query.results[:2]] == ["true", "own"]
+
+
 def test_without_a_truth_no_failure_is_right() -> None:
     groups = retrieval_groups(embedded_of(CONFUSED), 9)
     assert [group.name for group in groups] == ["successes", "failures"]

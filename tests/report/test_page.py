@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas
 import pytest
 from PIL import Image
 
+from pipeline.report.suspects import Suspects
 from tests.report.making import COLOURS, split_of, truth_of, write_page
 
 if TYPE_CHECKING:
@@ -150,3 +152,27 @@ def test_what_slipped_in_would_not_run(browser: Browser, path: Path, tmp_path: P
     assert page.title() == "Audit: squares"
     assert all("Content Security Policy" in complaint for complaint in complaints)
     assert len(complaints) >= 2
+
+
+def test_intervals_and_published_figures_stand_beside_the_runs_own(browser: Browser, tmp_path: Path) -> None:
+    side = {"R1": [70.1, 79.9], "R5": [99.0, 100.0], "R10": [99.5, 100.0]}
+    figures = {f"{way}_{cutoff}": 12.3 for way in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")}
+    published = [{"method": "NPC", "source": "its README", "remark": "a known error", **figures}]
+    intervals = {"i2t": side, "t2i": side, "rsum": [440.0, 460.0]}
+    path = write_page(tmp_path, split_of(), None, intervals=intervals, published=published)
+    rows = opened(browser, path, []).locator("#recalls tbody tr")
+    best, last, other = (" ".join(text.split()) for text in rows.all_inner_texts())
+    assert best.startswith("best validation 75.0 70.1–79.9 100.0 99.0–100.0")
+    assert best.endswith("450.0 440.0–460.0")
+    assert "–" not in last
+    assert other.startswith("NPC published: its README; a known error 12.3 12.3")
+
+
+def test_where_the_noise_is_known_each_suspect_says_whether_it_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    table = pandas.DataFrame({"image": [0, 1], "caption": [0, 1], "weight": [0.1, 0.2], "written_for": [2, 1]})
+    suspects = Suspects(split_of(), "train", "weight", table, "by hand")
+    page = opened(browser, write_page(tmp_path, split_of(), None, suspects=suspects), [])
+    said = [" ".join(text.split()) for text in page.locator("#wrong .badge").all_inner_texts()]
+    assert said == ["wrong in truth", "right in truth"]
+    page.locator('[data-filters="wrong"]').get_by_label("Noise").select_option("noise")
+    assert "a red square" in page.locator("#wrong [data-item]:visible").inner_text()
