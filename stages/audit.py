@@ -40,7 +40,7 @@ def main() -> None:
     from pipeline.report.page import Contents, render_page
     from pipeline.report.pictures import Pictures
     from pipeline.report.suspects import suspected_pairs
-    from pipeline.report.tables import false_negative_table, suspect_table
+    from pipeline.report.lists import false_negative_table, suspect_table
     from pipeline.tracking import Tracker
     from pipeline.training.judging import posterior
 

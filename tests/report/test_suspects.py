@@ -9,7 +9,7 @@ import pytest
 from pipeline.data.splits import write_split
 from pipeline.errors import InputError
 from pipeline.report.suspects import Suspects, suspected_pairs
-from pipeline.report.tables import false_negative_table, suspect_table
+from pipeline.report.lists import false_negative_table, suspect_table
 from tests.report.making import embedded_of, split_of
 
 SIMILARITY = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.3]]
