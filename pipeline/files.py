@@ -93,6 +93,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             temporary,
             dict(metadata) if metadata else None,
         )
+        temporary.chmod(0o644)  # safetensors makes it private; an output is readable like any other
 
 
 def sha256(path: Path | str) -> str:

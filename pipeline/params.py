@@ -192,6 +192,15 @@ class EvaluateParams(Section):
     seed: Seed
 
 
+class AuditParams(Section):
+    """How much the report shows."""
+
+    queries: Annotated[int, Field(ge=1, le=100)]
+    false_negatives: Annotated[int, Field(ge=1, le=10_000)]
+    noisy_pairs: Annotated[int, Field(ge=1, le=10_000)]
+    thumbnail: Annotated[int, Field(ge=16, le=1024)]
+
+
 class TrackingParams(Section):
     """Where runs are compared."""
 
@@ -217,6 +226,7 @@ class Params(Section):
     pairs: PairsParams
     train: TrainParams
     evaluate: EvaluateParams
+    audit: AuditParams
     tracking: TrackingParams
     launch: LaunchParams
 

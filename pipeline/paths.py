@@ -33,6 +33,10 @@ METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
 QUERIES = EVALUATION / "ranks.parquet"
 INTERVALS = EVALUATION / "intervals.json"
+EMBEDDINGS = EVALUATION / "embeddings.safetensors"
+SIMILARITY = EVALUATION / "similarity.csv"
+
+REPORT = Path("report")
 
 MADE_BY = {
     RAW: "download",
@@ -44,6 +48,7 @@ MADE_BY = {
     TRAIN: "train",
     METRICS: "evaluate",
     EVALUATION: "evaluate",
+    REPORT: "audit",
 }
 
 

@@ -99,6 +99,16 @@ class Tracker:
 
         return self._attempt(begin) or False
 
+    def find_evaluation(self, evaluate_key: str) -> bool:
+        """Take the run that holds this evaluation, to add to it; False where the store has none (a `dvc pull`)."""
+
+        def find() -> bool:
+            run = self._find(EVALUATE_KEY, evaluate_key)
+            self.run_id = run.info.run_id if run else None
+            return run is not None
+
+        return self._attempt(find) or False
+
     def log(self, points: Iterable[Point]) -> None:
         """Send figures; those that were sent before stay as they are."""
 

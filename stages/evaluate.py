@@ -24,10 +24,11 @@ def main(weights: str | None) -> None:
     from rich.console import Console
 
     from pipeline.data.known import read_truths
-    from pipeline.files import atomic_folder, digest_of, sha256, users_file, write_json
+    from pipeline.files import atomic_folder, digest_of, sha256, users_file, write_json, write_tensors
     from pipeline.models import pretrained
     from pipeline.paths import (
         BASE,
+        EMBEDDINGS,
         EVALUATION,
         FEATURES,
         HISTORY,
@@ -91,7 +92,10 @@ def main(weights: str | None) -> None:
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, state)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
+    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
+        vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
+        write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by it
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
         reliability_curve(judgment.unpaired).to_csv(folder / "reliability.csv", index=False)
@@ -103,7 +107,6 @@ def main(weights: str | None) -> None:
     write_json(METRICS, metrics)
 
     tracker = Tracker(params.tracking.experiment)
-    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     if tracker.continue_for_evaluation(run["key"], evaluate_key, "evaluation", dotted(params), origin_tags()):
         now = int(time.time() * 1000)
         tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])

@@ -198,7 +198,7 @@ def test_a_second_repro_runs_nothing(clone: Clone) -> None:
 def test_another_evaluation_leaves_the_first_ones_figures_alone(clone: Clone) -> None:
     trained = clone.runs()[0]
     said = clone.dvc("exp", "run", "--name", "judged", "-S", "evaluate.batch_size=7")
-    assert stages_run(said) == {"evaluate"}
+    assert stages_run(said) == {"evaluate", "audit"}
     assert clone.sent(trained, "test/rsum") == 1
     assert clone.client.get_run(trained.info.run_id).data.metrics == trained.data.metrics
     child = clone.run_with("evaluate.batch_size", "7")
@@ -209,7 +209,7 @@ def test_another_evaluation_leaves_the_first_ones_figures_alone(clone: Clone) ->
 
 def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: Clone) -> None:
     said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.truth=none")
-    assert stages_run(said) == {"evaluate"}
+    assert stages_run(said) == {"evaluate", "audit"}
     run = clone.run_with("evaluate.truth", "none")
     assert run.data.tags["dvc.experiment"] == "apart"
     assert run.data.tags["mlflow.parentRunId"] == clone.runs()[0].info.run_id
@@ -232,7 +232,7 @@ def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: C
     assert sorted(new) == ["0.1", "0.3"]
     head = clone.say("git", "rev-parse", "HEAD").strip()
     for name, run in zip(("cut-1", "cut-2"), (new["0.1"], new["0.3"]), strict=True):
-        assert stages_run(clone.dvc("queue", "logs", name)) == {"train", "evaluate"}
+        assert stages_run(clone.dvc("queue", "logs", name)) == {"train", "evaluate", "audit"}
         assert run.data.tags["dvc.experiment"] == name
         assert run.data.tags["dvc.baseline"] == head
         assert str(run.info.run_name).startswith(f"{name} · ")

@@ -24,7 +24,7 @@ from stages.command import ENVIRONMENT
 from tests.data.published import write_params
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate")
+STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
 OUTSIDE = ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "RANK", "WORLD_SIZE")
 TINY_TOWERS: dict[str, Any] = {
     "base__width": 16,

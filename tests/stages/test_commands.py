@@ -27,6 +27,7 @@ from tests.stages.running import (
     run,
     start,
     work_in,
+    write_empty_store,
     write_tiny_params,
 )
 
@@ -111,6 +112,11 @@ def test_a_stage_before_its_time_says_what_to_run(stage: str, clone: Path) -> No
         *(("train", path) for path in ("data/split", "features/features.json", "features/train", "models/base")),
         *(("evaluate", path) for path in ("data/split/test.json", "features/test", "models/trained/heads.safetensors")),
         *(("evaluate", path) for path in ("train/run.json", "models/trained/last")),
+        *(
+            ("audit", path)
+            for path in ("data/raw/images.zip", "evaluation/embeddings.safetensors", "train/history.csv")
+        ),
+        *(("audit", path) for path in ("data/split/test.json", "metrics.json")),
         ("show", "metrics.json"),
     ],
 )
@@ -162,6 +168,19 @@ def test_towers_that_collapsed_are_judged_as_useless(ready: Path) -> None:
     metrics = json.loads(Path("metrics.json").read_text())
     assert metrics["test"]["i2t"]["R1"] == metrics["test"]["t2i"]["R1"] == 0, "ties count against the model"
     assert finite(metrics)
+
+
+def test_the_report_is_kept_in_the_evaluated_run(ready: Path) -> None:
+    kept = {path.name for path in (ready / "mlartifacts").glob("*/artifacts/report/*")}
+    made = {path.name for path in (ready / "report").iterdir()}
+    assert kept == made == {"index.html", "false_negatives.csv", "noisy_pairs.csv"}
+
+
+def test_without_the_run_in_the_store_the_report_is_made_all_the_same(ready: Path) -> None:
+    shutil.rmtree(ready / "report")
+    write_empty_store(ready)  # as after `dvc pull` in a fresh clone
+    assert "report/index.html" in run("audit")
+    assert (ready / "report/index.html").exists()
 
 
 @contextmanager

@@ -1,0 +1,261 @@
+"""What of a split a person should see: queries with their best results, likely false negatives, suspected pairs.
+
+Shapes: N images, M captions, D width, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.data.known import Truth
+from pipeline.data.splits import Split, read_split
+from pipeline.errors import InputError
+from pipeline.paths import EMBEDDINGS
+from pipeline.retrieval.ranks import retrieval_ranks
+
+if TYPE_CHECKING:
+    import pandas
+
+CHUNK_ROWS = 128  # of the similarity matrix; its posterior is taken in float64
+RESULTS = 5  # shown of a query
+REPEATS = 8  # times the pairs asked for: an image's equal captions are shown once
+
+Direction = Literal["i2t", "t2i"]
+Mark = Literal["own", "true", "false", "unjudged", "unknown"]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split and its unit vectors, (N, D) and (M, D), with what is known of its pairs."""
+
+    split: Split
+    image_ND: Tensor
+    text_MD: Tensor
+    truth: Truth | None
+    caption_image_M: Tensor = field(init=False)
+    _verdicts: dict[tuple[int, int], bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caption_image_M", torch.tensor(self.split.caption_image))
+        pairs = [] if self.truth is None else [self.truth.image_P, self.truth.caption_P, self.truth.true_P]
+        verdicts = {(image, caption): true for image, caption, true in zip(*(p.tolist() for p in pairs), strict=True)}
+        object.__setattr__(self, "_verdicts", verdicts)
+
+    def mark(self, image: int, caption: int) -> Mark:
+        """What a pair is: `own`, else what the truth says; `unjudged` where it says nothing, `unknown` without one."""
+        if self.split.caption_image[caption] == image:
+            return "own"
+        if self.truth is None:
+            return "unknown"
+        verdict = self._verdicts.get((image, caption))
+        if verdict is None:
+            return "false" if self.truth.exact else "unjudged"
+        return "true" if verdict else "false"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One answer to a query: `row` of the captions (i2t) or of the images (t2i)."""
+
+    row: int
+    similarity: float
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image (i2t) or a caption (t2i) by its row, with its best results and the place of its best own one."""
+
+    direction: Direction
+    row: int
+    own_place: int
+    """From 1, ties counted against the model, as the recalls are."""
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Queries of one kind: `found` of `asked` queries a direction are such, a few of them are shown."""
+
+    name: Literal["successes", "failures", "right"]
+    found: dict[Direction, int]
+    asked: dict[Direction, int]
+    queries: tuple[Query, ...]
+
+
+def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) -> tuple[Embedded, str]:
+    """A split with the vectors that stage `evaluate` left, and the key of that evaluation.
+
+    Raises:
+        InputError: when the vectors are not there, cannot be read or are another split's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    content = read_split(split)
+    if not vectors.exists():
+        raise InputError(f"{vectors}: not found; `dvc repro evaluate` makes it")
+    try:
+        with safe_open(vectors, "pt") as opened:
+            image_ND, text_MD = opened.get_tensor("image_ND"), opened.get_tensor("text_MD")
+            key = opened.metadata()["key"]
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{vectors}: not readable ({error}); run `dvc repro evaluate`") from None
+    if (len(image_ND), len(text_MD)) != (len(content.images), len(content.captions)):
+        raise InputError(
+            f"{vectors}: holds {len(image_ND)} images and {len(text_MD)} captions, {split} "
+            f"{len(content.images)} and {len(content.captions)}; run `dvc repro evaluate`"
+        )
+    return Embedded(content, image_ND, text_MD, truth), key
+
+
+def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
+    """Successes (an own one comes first), failures, and failures that the truth says are right.
+
+    Args:
+        embedded: the split through the model.
+        count: queries a group and direction, evenly spaced through the split: typical ones, not picked ones.
+    """
+    kinds = _query_kinds(embedded)
+    names: list[Literal["successes", "failures", "right"]] = ["successes", "failures"]
+    if embedded.truth is not None:
+        names.append("right")
+    groups = []
+    for name in names:
+        rows = {direction: kinds[direction][name] for direction in kinds}
+        queries = [
+            query
+            for direction, places in rows.items()
+            for query in _queries(embedded, direction, _spaced(places, count), kinds[direction]["places"])
+        ]
+        found = {direction: len(places) for direction, places in rows.items()}
+        asked = {direction: len(kinds[direction]["places"]) for direction in kinds}
+        groups.append(Group(name, found, asked, tuple(queries)))
+    return groups
+
+
+def false_negatives(embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int) -> pandas.DataFrame:
+    """The unpaired images and captions that most probably match: highest posterior first, ties by similarity.
+
+    Returns:
+        Columns `image`, `caption` (rows of the split), `similarity`, `posterior`, `mark`; an image's equal captions
+        appear once.
+    """
+    kept = _most_probable(embedded, posterior, count * REPEATS)
+    rows: list[tuple[object, ...]] = []
+    seen = set()
+    for image, caption, similarity, chance in kept:
+        key = (image, embedded.split.captions[caption])
+        if key not in seen and len(rows) < count:
+            seen.add(key)
+            rows.append((image, caption, similarity, chance, embedded.mark(image, caption)))
+    return _frame(rows, ("image", "caption", "similarity", "posterior", "mark"))
+
+
+def least_similar_pairs(embedded: Embedded, count: int) -> pandas.DataFrame:
+    """The split's own pairs that the model finds least alike: columns `image`, `caption`, `similarity`."""
+    own_MD = embedded.image_ND[embedded.caption_image_M]
+    similarity_M = (own_MD * embedded.text_MD).sum(dim=1)
+    lowest = similarity_M.argsort(stable=True)[:count].tolist()
+    rows = [(embedded.split.caption_image[caption], caption, similarity_M[caption].item()) for caption in lowest]
+    return _frame(rows, ("image", "caption", "similarity"))
+
+
+def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
+    """Rows of each kind of query, and the `places` (from 0) of all, for both directions."""
+    i2t_N, t2i_M = retrieval_ranks(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
+    own_rows = torch.arange(len(embedded.image_ND))
+    first_N = _first_other(embedded.image_ND, embedded.text_MD, own_rows, embedded.caption_image_M)
+    first_M = _first_other(embedded.text_MD, embedded.image_ND, embedded.caption_image_M, own_rows)
+    kinds: dict[Direction, dict[str, list[int]]] = {}
+    directions: list[tuple[Direction, Tensor, Tensor]] = [("i2t", i2t_N, first_N), ("t2i", t2i_M, first_M)]
+    for direction, ranks, first in directions:
+        places, best = ranks.tolist(), first.tolist()
+        successes = [row for row, place in enumerate(places) if place == 0]
+        missed = [row for row, place in enumerate(places) if place > 0]
+        right = {row for row in missed if embedded.mark(*_pair(direction, row, best[row])) == "true"}
+        kinds[direction] = {
+            "places": places,
+            "successes": successes,
+            "failures": [row for row in missed if row not in right],
+            "right": sorted(right),
+        }
+    return kinds
+
+
+def _first_other(query_QD: Tensor, item_ID: Tensor, query_image_Q: Tensor, item_image_I: Tensor) -> Tensor:
+    """Each query's most similar item that is not its own, (Q,): the first result of all that are missed."""
+    first = []
+    for query_BD, image_B in zip(query_QD.split(CHUNK_ROWS), query_image_Q.split(CHUNK_ROWS), strict=True):
+        own_BI = image_B[:, None] == item_image_I[None, :]
+        first.append((query_BD @ item_ID.T).masked_fill(own_BI, -torch.inf).argmax(dim=1))
+    return torch.cat(first)
+
+
+def _queries(embedded: Embedded, direction: Direction, rows: Sequence[int], places: list[int]) -> Iterator[Query]:
+    sides = (embedded.image_ND, embedded.text_MD)
+    query_QD, item_ID = sides if direction == "i2t" else sides[::-1]
+    for row in rows:
+        # two rows: a product with one takes another kernel, in which equal items differ in the last bit
+        similarity_I = (query_QD[[row, row]] @ item_ID.T)[0]
+        # ties count against the model, as in the ranks: its own ones come after their equals
+        others, own = _own_last(embedded, direction, row, len(item_ID))
+        order_I = torch.cat([others, own])
+        best = order_I[similarity_I[order_I].argsort(descending=True, stable=True)][:RESULTS]
+        results = [
+            Result(item, similarity_I[item].item(), embedded.mark(*_pair(direction, row, item)))
+            for item in best.tolist()
+        ]
+        yield Query(direction, row, places[row] + 1, tuple(results))
+
+
+def _own_last(embedded: Embedded, direction: Direction, row: int, items: int) -> tuple[Tensor, Tensor]:
+    """The items that are not a query's own, and those that are."""
+    if direction == "i2t":
+        own_I = embedded.caption_image_M == row
+    else:
+        own_I = torch.arange(items) == embedded.caption_image_M[row]
+    return (~own_I).nonzero().flatten(), own_I.nonzero().flatten()
+
+
+def _pair(direction: Direction, query: int, item: int) -> tuple[int, int]:
+    """(image, caption)."""
+    return (query, item) if direction == "i2t" else (item, query)
+
+
+def _spaced(rows: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the rows, evenly spaced."""
+    shown = min(count, len(rows))
+    return [rows[(2 * number + 1) * len(rows) // (2 * shown)] for number in range(shown)]
+
+
+def _most_probable(
+    embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int
+) -> list[tuple[int, int, float, float]]:
+    """(image, caption, similarity, posterior) of unpaired pairs, best first; the N × M matrix is never held."""
+    best: list[tuple[int, int, float, float]] = []
+    for start in range(0, len(embedded.image_ND), CHUNK_ROWS):
+        image_BD = embedded.image_ND[start : start + CHUNK_ROWS]
+        similarity_BM = image_BD @ embedded.text_MD.T
+        own_BM = embedded.caption_image_M[None, :] == torch.arange(start, start + len(image_BD))[:, None]
+        chance_BM = posterior(similarity_BM).masked_fill(own_BM, -1)
+        lowest = chance_BM.flatten().topk(min(count, chance_BM.numel())).values[-1]
+        row_P, caption_P = ((chance_BM >= lowest) & ~own_BM).nonzero(as_tuple=True)
+        similarity_P, chance_P = similarity_BM[row_P, caption_P], chance_BM[row_P, caption_P]
+        by_similarity = similarity_P.argsort(descending=True, stable=True)  # any number of pairs may tie
+        order = by_similarity[chance_P[by_similarity].argsort(descending=True, stable=True)][:count]
+        columns = (row_P + start, caption_P, similarity_P, chance_P)
+        best += zip(*(column[order].tolist() for column in columns), strict=True)
+        best = sorted(best, key=lambda pair: (-pair[3], -pair[2], pair[0], pair[1]))[:count]
+    return best
+
+
+def _frame(rows: Sequence[tuple[object, ...]], columns: tuple[str, ...]) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.DataFrame(rows, columns=list(columns))

@@ -1,0 +1,140 @@
+"""The page that a person opens: one file, no network, no inline style, and a policy that runs its one script only."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.splits import Split
+from pipeline.report.charts import Chart
+from pipeline.report.gallery import Embedded, Group
+from pipeline.report.pictures import Picture, Pictures
+from pipeline.report.suspects import Suspects
+
+if TYPE_CHECKING:
+    import pandas
+
+TEMPLATES = Path(__file__).parent / "templates"
+DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+MARKS = {
+    "own": "own",
+    "true": "matches in truth",
+    "false": "does not match",
+    "unjudged": "not judged",
+    "unknown": "not its own",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything the page shows."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    """Short name and value, at the top."""
+    metrics: Mapping[str, Any]
+    """As `metrics.json`: `test` (the best weights) and `last`."""
+    intervals: Mapping[str, Any]
+    """`{"i2t": {"R1": [low, high], …}, "t2i": {…}, "rsum": [low, high]}`; empty where none were made."""
+    published: Sequence[Mapping[str, Any]]
+    """Rows with `method`, `i2t_R1` … `t2i_R10`, `source`, `remark`."""
+    charts: Sequence[Chart]
+    chart_note: str
+    embedded: Embedded
+    split_name: str
+    groups: Sequence[Group]
+    false_negatives: pandas.DataFrame
+    suspects: Suspects
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image with its captions, as the page names it."""
+
+    name: str
+    captions: tuple[str, ...]
+    picture: Picture
+
+    @property
+    def alt(self) -> str:
+        """In words, for those who do not see it."""
+        return f"Image {self.name}; its own caption: {self.captions[0]}"
+
+
+class Album:
+    """A split's images as the page shows them."""
+
+    def __init__(self, split: Split, pictures: Pictures) -> None:
+        self.split = split
+        self._pictures = pictures
+        self._captions: list[list[str]] = [[] for _ in split.images]
+        for caption, image in zip(split.captions, split.caption_image, strict=True):
+            self._captions[image].append(caption)
+
+    def image(self, row: int) -> Shown:
+        """The image of this row."""
+        name = self.split.images[row]
+        return Shown(name, tuple(self._captions[row]), self._pictures.of(name))
+
+    def caption(self, row: int) -> str:
+        """The caption of this row."""
+        return self.split.captions[row]
+
+    def written_for(self, row: int) -> Shown:
+        """The image that a caption was written for."""
+        return self.image(self.split.caption_image[row])
+
+
+def render_page(contents: Contents, pictures: Pictures) -> str:
+    """The page as HTML. Whatever comes out of a data set is escaped: captions, names of images, titles."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "figure": _figure, "count": _count}
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    body = environment.get_template("body.html.j2").render(
+        contents=contents,
+        album=Album(contents.embedded.split, pictures),
+        suspected=Album(contents.suspects.split, pictures),
+        false_negatives=contents.false_negatives.to_dict("records"),
+        suspects=contents.suspects.table.to_dict("records"),
+        directions=DIRECTIONS,
+        marks=MARKS,
+    )
+    return environment.get_template("page.html.j2").render(
+        title=contents.title,
+        body=body,
+        pictures=pictures.all(),  # those that the body has asked for
+        style=style,
+        script=script,
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+    )
+
+
+def _digest(text: str) -> str:
+    """As a content security policy names what may be applied or run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _figure(value: float) -> str:
+    """A similarity or probability: three decimals, or three digits of a small one."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}".replace(",", " ")  # a thin space

@@ -1,0 +1,95 @@
+"""A small data set for the report's tests: coloured squares, captions that name the colour, vectors made by hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import torch
+from PIL import Image
+
+from pipeline.data.images import ImageArchive, write_images
+from pipeline.data.known import Truth
+from pipeline.data.splits import Split
+from pipeline.report.curves import posterior_note, run_charts
+from pipeline.report.gallery import Embedded, false_negatives, retrieval_groups
+from pipeline.report.page import Contents, render_page
+from pipeline.report.pictures import Pictures
+from pipeline.report.suspects import suspected_pairs
+
+COLOURS = ("red", "green", "blue", "black")
+
+
+def split_of(*captions: str) -> Split:
+    """One image a colour with one caption each: the given ones first, then `a COLOUR square`."""
+    texts = [*captions, *(f"a {colour} square" for colour in COLOURS[len(captions) :])]
+    return Split(tuple(f"{colour}.png" for colour in COLOURS), tuple(texts), tuple(range(len(COLOURS))))
+
+
+def truth_of(*true: tuple[int, int], false: tuple[tuple[int, int], ...] = (), exact: bool = True) -> Truth:
+    """The listed (image, caption) pairs as judged."""
+    pairs = np.array([*true, *false], np.int64).reshape(-1, 2)
+    asked = {direction: np.ones(len(pairs), bool) for direction in ("i2t", "t2i")}
+    return Truth(exact, "by hand", pairs[:, 0], pairs[:, 1], np.arange(len(pairs)) < len(true), asked)
+
+
+def embedded_of(similarity_NM: list[list[float]], truth: Truth | None = None, split: Split | None = None) -> Embedded:
+    """Vectors whose products are these similarities: the texts are the axes."""
+    image_ND = torch.tensor(similarity_NM)
+    return Embedded(split or split_of(), image_ND, torch.eye(image_ND.shape[1]), truth)
+
+
+def write_pictures(folder: Path) -> ImageArchive:
+    """A square of each colour."""
+    path = folder / "images.zip"
+    pictures = []
+    for colour in COLOURS:
+        content = io.BytesIO()
+        Image.new("RGB", (48, 32), colour).save(content, "PNG")
+        pictures.append((f"{colour}.png", content.getvalue()))
+    write_images(path, pictures)
+    return ImageArchive(path)
+
+
+def report_of(side: dict[str, float]) -> dict[str, object]:
+    """One model's figures."""
+    return {"i2t": side, "t2i": side, "rsum": 6 * side["R1"]}
+
+
+def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> Path:
+    """The page of a model that confuses red and green; all else is right. `more` replaces parts of its contents."""
+    similarity = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
+    embedded = embedded_of(similarity, truth, split)
+    curves = pandas.DataFrame(
+        {
+            "similarity": [0.0, 0.5, 1.0],
+            "matched": [0.0, 1.0, 1.0],
+            "unmatched": [1.0, 1.0, 0.0],
+            "posterior": [0.0, 0.2, 0.9],
+            "weight": [0.0, 1.0, 0.6],
+        }
+    )
+    record = pandas.DataFrame({"step": [1, 2], "train/loss": [0.4, 0.2], "val_rsum": [100.0, 200.0]})
+    figures = report_of({"R1": 75.0, "R5": 100.0, "R10": 100.0, "median_rank": 1.0})
+    contents = Contents(
+        title="Audit: squares",
+        facts=[("seed", "1")],
+        metrics={"test": figures, "last": figures},
+        intervals={},
+        published=[],
+        charts=run_charts(curves, record, record, threshold=0.3),
+        chart_note=posterior_note(curves),
+        embedded=embedded,
+        split_name="test",
+        groups=retrieval_groups(embedded, 2),
+        false_negatives=false_negatives(embedded, torch.Tensor.double, 5),
+        suspects=suspected_pairs(embedded, "test", folder / "none", folder / "none", folder / "none", 3),
+    )
+    path = folder / "index.html"
+    contents = replace(contents, **more)
+    path.write_text(render_page(contents, Pictures(write_pictures(folder), 32)), encoding="utf-8")
+    return path

@@ -1,0 +1,178 @@
+"""The page in a real browser, without a network."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas
+import pytest
+from PIL import Image
+
+from pipeline.report.suspects import Suspects
+from tests.report.making import COLOURS, split_of, truth_of, write_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = (
+    '</q></script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">"\'&amp;{{ 7*7 }}'
+)
+FOUND = "#found [data-item]:visible"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(tmp_path_factory.mktemp("report"), split_of(), truth_of((0, 1)))
+
+
+def opened(browser: Browser, path: Path, complaints: list[str], *, scripts: bool = True, width: int = 1280) -> Page:
+    """The page, offline; what the console says and what is asked of a network goes into `complaints`."""
+    size = {"width": width, "height": 800}
+    page = browser.new_context(offline=True, java_script_enabled=scripts, viewport=size).new_page()  # type: ignore[arg-type]
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else complaints.append(asked.url))
+    page.goto(path.as_uri())
+    return page
+
+
+def test_it_loads_offline_in_one_request_and_without_a_complaint(browser: Browser, path: Path) -> None:
+    complaints: list[str] = []
+    page = opened(browser, path, complaints)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert page.title() == "Audit: squares"
+    assert complaints == []
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_pictures_show_their_colours(browser: Browser, path: Path, scripts: bool) -> None:
+    page = opened(browser, path, [], scripts=scripts)
+    for row, colour in enumerate(COLOURS[:3]):
+        drawn = page.locator(f'svg.picture:has(use[href="#{_key(page, colour)}"])').first
+        pixels = Image.open(io.BytesIO(drawn.screenshot())).convert("RGB")
+        middle = pixels.getpixel((pixels.width // 2, pixels.height // 2))
+        assert isinstance(middle, tuple)
+        assert middle.index(max(middle)) == row, f"{colour}: {middle}"
+        assert f"{colour}.png" in (drawn.locator("title").text_content() or ""), "what it is, in words"
+
+
+def _key(page: Page, colour: str) -> str:
+    shown = page.locator(f'svg.picture:has(title:text("Image {colour}.png"))').first
+    return str(shown.locator("use").get_attribute("href")).removeprefix("#")
+
+
+def test_each_picture_is_embedded_once(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("data:image/") == len(COLOURS)
+    assert text.count("<use ") > len(COLOURS)
+
+
+def test_search_and_filter_narrow_the_list_and_say_so(browser: Browser, path: Path) -> None:
+    page = opened(browser, path, [])
+    form = page.locator('[data-filters="found"]')
+    assert page.locator(FOUND).count() == 5
+    form.get_by_label("Search").fill("GREEN square")
+    shown = page.locator(FOUND).all_inner_texts()
+    assert 0 < len(shown) < 5
+    assert all("green" in text for text in shown)
+    form.get_by_label("Search").fill("no such words")
+    assert page.locator(FOUND).count() == 0
+    assert form.locator("output").text_content() == "0 of 5 pairs shown"
+    form.get_by_role("button", name="Clear").click()
+    page.wait_for_function("document.querySelectorAll('#found [data-item]:not([hidden])').length === 5")
+    form.get_by_label("Truth").select_option("true")
+    assert page.locator(FOUND).count() == 1
+    assert "a green square" in page.locator(FOUND).inner_text()
+    assert page.locator("#queries [data-item]:not([hidden])").count() > 1, "the other lists stay as they are"
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, path: Path) -> None:
+    page = opened(browser, path, [])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.get_by_text("Collected with").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("details[open]").count() == 1
+
+
+def test_without_scripts_all_is_there_and_no_form_pretends_to_work(browser: Browser, path: Path) -> None:
+    page = opened(browser, path, [], scripts=False)
+    assert page.locator(FOUND).count() == 5
+    assert page.locator("form:visible").count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nothing_is_wider_than_the_screen(browser: Browser, path: Path, width: int) -> None:
+    page = opened(browser, path, [], width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_hostile_caption_is_shown_and_does_nothing(browser: Browser, tmp_path: Path) -> None:
+    complaints: list[str] = []
+    path = write_page(tmp_path, split_of(HOSTILE), None)
+    page = opened(browser, path, complaints)
+    assert page.title() == "Audit: squares"
+    assert page.locator("script").count() == 1
+    assert page.locator("main img").count() == 0
+    assert HOSTILE in page.locator("#queries").inner_text()
+    page.locator('[data-filters="found"]').get_by_label("Search").fill('onerror="document.title')
+    assert page.locator(FOUND).count() > 0
+    assert complaints == []
+
+
+def test_what_slipped_in_would_not_run(browser: Browser, path: Path, tmp_path: Path) -> None:
+    attacked = tmp_path / "index.html"
+    attack = '<script>document.title = "taken"</script><p onclick="document.title = 1" id="trap">x</p>'
+    attacked.write_text(path.read_text().replace('<main id="main"', f'{attack}<main id="main"'))
+    complaints: list[str] = []
+    page = opened(browser, attacked, complaints)
+    page.locator("#trap").click()
+    assert page.title() == "Audit: squares"
+    assert all("Content Security Policy" in complaint for complaint in complaints)
+    assert len(complaints) >= 2
+
+
+def test_intervals_and_published_figures_stand_beside_the_runs_own(browser: Browser, tmp_path: Path) -> None:
+    side = {"R1": [70.1, 79.9], "R5": [99.0, 100.0], "R10": [99.5, 100.0]}
+    figures = {f"{way}_{cutoff}": 12.3 for way in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")}
+    published = [{"method": "NPC", "source": "its README", "remark": "a known error", **figures}]
+    intervals = {"i2t": side, "t2i": side, "rsum": [440.0, 460.0]}
+    path = write_page(tmp_path, split_of(), None, intervals=intervals, published=published)
+    rows = opened(browser, path, []).locator("#recalls tbody tr")
+    best, last, other = (" ".join(text.split()) for text in rows.all_inner_texts())
+    assert best.startswith("best validation 75.0 70.1–79.9 100.0 99.0–100.0")
+    assert best.endswith("450.0 440.0–460.0")
+    assert "–" not in last
+    assert other.startswith("NPC published: its README; a known error 12.3 12.3")
+
+
+def test_where_the_noise_is_known_each_suspect_says_whether_it_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    table = pandas.DataFrame({"image": [0, 1], "caption": [0, 1], "weight": [0.1, 0.2], "written_for": [2, 1]})
+    suspects = Suspects(split_of(), "train", "weight", table, "by hand")
+    page = opened(browser, write_page(tmp_path, split_of(), None, suspects=suspects), [])
+    said = [" ".join(text.split()) for text in page.locator("#wrong .badge").all_inner_texts()]
+    assert said == ["wrong in truth", "right in truth"]
+    page.locator('[data-filters="wrong"]').get_by_label("Noise").select_option("noise")
+    assert "a red square" in page.locator("#wrong [data-item]:visible").inner_text()
