@@ -157,7 +157,7 @@ def test_what_slipped_in_would_not_run(browser: Browser, path: Path, tmp_path: P
 def test_intervals_and_published_figures_stand_beside_the_runs_own(browser: Browser, tmp_path: Path) -> None:
     side = {"R1": [70.1, 79.9], "R5": [99.0, 100.0], "R10": [99.5, 100.0]}
     figures = {f"{way}_{cutoff}": 12.3 for way in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")}
-    published = [{"method": "NPC", "source": "its README", "remark": "a known error", **figures}]
+    published = [{"method": "NPC", "noise": 0.2, "source": "its README", "remark": "a known error", **figures}]
     intervals = {"i2t": side, "t2i": side, "rsum": [440.0, 460.0]}
     path = write_page(tmp_path, split_of(), None, intervals=intervals, published=published)
     rows = opened(browser, path, []).locator("#recalls tbody tr")
@@ -165,7 +165,7 @@ def test_intervals_and_published_figures_stand_beside_the_runs_own(browser: Brow
     assert best.startswith("best validation 75.0 70.1–79.9 100.0 99.0–100.0")
     assert best.endswith("450.0 440.0–460.0")
     assert "–" not in last
-    assert other.startswith("NPC published: its README; a known error 12.3 12.3")
+    assert other.startswith("NPC published, noise 0.2: its README; a known error 12.3 12.3")
 
 
 def test_where_the_noise_is_known_each_suspect_says_whether_it_is_wrong(browser: Browser, tmp_path: Path) -> None:
