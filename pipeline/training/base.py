@@ -14,7 +14,7 @@ from pipeline.data.captions import clean_caption
 from pipeline.data.scenes import generate, vocabulary
 from pipeline.models import pretrained
 from pipeline.models.clip import image_tower, small_clip, text_tower
-from pipeline.models.pretrained import HALF, Pretrained
+from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, HALF, Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
@@ -64,6 +64,8 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
     """Random weights; a CLIP's scale of similarities stands where `base.temperature` has them learn."""
     model, base = params.model, params.base
     source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
+    # what training will give them, so that they learn from the like
+    normalisation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (HALF, HALF)
     shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
     vocabulary_size, positions = len(tokenizer), model.words + FRAME
     if model.family == "clip":
@@ -76,10 +78,10 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
             special=special,
             **shape,
         )
-        return Pretrained(*clip, tokenizer, HALF, HALF, source, -math.log(base.temperature))
+        return Pretrained(*clip, tokenizer, *normalisation, source, -math.log(base.temperature))
     image = small_image_backbone(size=model.image_size, patch=base.patch, **shape)
     text = small_text_backbone(vocabulary_size=vocabulary_size, positions=positions, **shape)
-    return Pretrained(image, text, tokenizer, HALF, HALF, source)
+    return Pretrained(image, text, tokenizer, *normalisation, source)
 
 
 def _learn_scenes(made: Pretrained, params: Params) -> None:
