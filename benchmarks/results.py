@@ -22,7 +22,10 @@ TITLES = {
     "cutdown": "Generated scenes: the cut-down threshold",
     "flickr8k": "Flickr8k, heads over frozen towers",
     "flickr8k-towers": "Flickr8k, small towers end to end",
+    "scenes-noise": "Generated scenes with wrong pairs: CLIP and NPC",
+    "flickr8k-noise": "Flickr8k with wrong pairs, heads over frozen towers",
 }
+NOISE = ", noise "  # between a method's name and the share of its captions that were shuffled
 
 
 @click.command()
@@ -37,7 +40,9 @@ def main(check: bool) -> None:
     for study, title in TITLES.items():
         path = RAW / f"{study}.csv"
         if path.exists():
-            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), _table(pandas.read_csv(path)), _source(study)]
+            runs = pandas.read_csv(path)
+            table = _noise_table(runs) if runs["method"].str.contains(NOISE).all() else _table(runs)
+            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), table, _source(study)]
     page = "\n".join(part for part in parts if part)
     if not check:
         write_text(PAGE, page)
@@ -79,6 +84,33 @@ def _table(runs: pandas.DataFrame) -> str:
         + f"\nBest validation against last epoch; Δ is {first} less the row's method, over the same seeds:\n\n"
         + _markdown(["method", "rsum, best", "Δ", "rsum, last", "Δ", *known.values()], compared)
     )
+
+
+def _noise_table(runs: pandas.DataFrame) -> str:
+    """A method a row, a share of shuffled captions a column; then how well wrong pairs were told."""
+    named = runs["method"].str.split(NOISE, expand=True)
+    methods, shares = list(dict.fromkeys(named[0])), list(dict.fromkeys(named[1]))
+
+    def rows(name: str) -> list[list[str]]:
+        return [[method, *(_figure(runs, f"{method}{NOISE}{share}", name) for share in shares)] for method in methods]
+
+    seeds = runs["seed"].nunique()
+    header = ["method", *(f"noise {share}" for share in shares)]
+    parts = [
+        f"Test rsum, mean ± standard deviation over {seeds} seeds, by the share of training captions that were "
+        "shuffled; weights of the best validation:\n\n" + _markdown(header, rows("test/rsum")),
+        "Weights of the last epoch:\n\n" + _markdown(header, rows("last/rsum")),
+    ]
+    for name, title in {
+        "bank/clean_auc": "How well the bank tells wrong pairs from right ones before training (AUC of the clean "
+        "probability; 0.5 is chance)",
+        "pairs/weight_auc": "The same for the weights of the last epoch",
+        "pairs/ratio_auc": "The same for the ratios r behind them",
+    }.items():
+        known = [row for row in rows(name) if any(cell != "–" for cell in row[1:])]
+        if known:
+            parts.append(f"{title}:\n\n" + _markdown(header, known))
+    return "\n".join(parts)
 
 
 def _figure(runs: pandas.DataFrame, method: str, name: str, scale: float = 1) -> str:

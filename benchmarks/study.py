@@ -44,12 +44,30 @@ NOISE: dict[str, dict[str, str]] = {
     for method, overrides in {"CLIP": CLIP, "NPC": {"pairs.weighting": "npc"}}.items()
     for ratio in ("0.0", "0.2", "0.4", "0.6")
 }
+PAIRS: dict[str, dict[str, str]] = {  # over flickr8k-infonce; each method warms up alike
+    "InfoNCE": {"memory.size": "0"},
+    "NPC": {"memory.size": "0", "pairs.weighting": "npc", "pairs.bank_epochs": "1"},
+    "hardest": {"sampler.strategy": "hardest", "loss.name": "triplet"},
+    "FNE": {"sampler.strategy": "fne", "loss.name": "triplet"},
+    "FNE, NPC's weights": {
+        "sampler.strategy": "fne",
+        "loss.name": "triplet",
+        "pairs.weighting": "npc",
+        "pairs.bank_epochs": "1",
+    },
+}
+FLICKR8K_NOISE = {
+    f"{method}, noise {ratio}": {"data.noise.ratio": ratio, **overrides}
+    for method, overrides in PAIRS.items()
+    for ratio in ("0.0", "0.4")
+}
 STUDIES = {
     "scenes": {name: METHODS[name] for name in METHODS if name != "random"},
     "flickr8k": {name: METHODS[name] for name in METHODS if name != "InfoNCE, batch only"},
     "flickr8k-towers": {"FNE's weights in InfoNCE": {"sampler.strategy": "fne", "loss.name": "infonce"}},
     "cutdown": CUTDOWNS,
     "scenes-noise": NOISE,
+    "flickr8k-noise": FLICKR8K_NOISE,
 }
 FIGURES = (
     *(f"{part}/{side}/R{k}" for part in ("test", "last") for side in ("i2t", "t2i") for k in (1, 5, 10)),
