@@ -93,9 +93,9 @@ def figure(value: float, metric: str) -> str:
     return f"{value:.1f}" if _percent(metric) else f"{value:.4g}"
 
 
-def markdown(table: Cells) -> str:
-    """A GitHub table, figures to the right."""
-    parameters = table[0].index("seeds")
+def markdown(table: Cells, parameters: int | None = None) -> str:
+    """A GitHub table; what follows the first `parameters` columns (default: those before the seeds) to the right."""
+    parameters = table[0].index("seeds") if parameters is None else parameters
     rule = ["---" if column < parameters else "---:" for column in range(len(table[0]))]
     lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in table]
     return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])

@@ -7,6 +7,7 @@ Tracking never stops a training: when the store fails, one warning is printed an
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -114,6 +115,46 @@ class Tracker:
         """Keep a copy of a file in the run."""
         if self.run_id is not None:
             self._attempt(lambda: self._mlflow.log_artifact(self._run, str(path), folder))
+
+    def describe(self, text: str) -> None:
+        """Put Markdown above the run's page."""
+        if self.run_id is not None:
+            self._attempt(lambda: self._mlflow.set_tag(self._run, "mlflow.note.content", text))
+
+    def data_set(
+        self, name: str, context: str, digest: str, source: Mapping[str, Any], rows: Mapping[str, int]
+    ) -> None:
+        """Say what the run read: `context` is training, validation or test; the first 16 digits of `digest` show."""
+
+        def log() -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            data = Dataset(name, digest[:16], "local", json.dumps(dict(source)), profile=json.dumps(dict(rows)))
+            self._mlflow.log_inputs(self._run, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+        if self.run_id is not None:
+            self._attempt(log)
+
+    def keep_model(
+        self, name: str, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any], step: int
+    ) -> None:
+        """Keep the run's model and register it, as `pipeline.tracking.model.keep_model` says."""
+        from pipeline.tracking.model import keep_model
+
+        if self.run_id is not None:
+            self._attempt(
+                lambda: keep_model(self._mlflow, self._experiment_id, self._run, name, loader, folders, example, step)
+            )
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> str | None:
+        """Set tags of the experiment; its id, or None once the store has failed."""
+
+        def tag() -> str:
+            for name, value in tags.items():
+                self._mlflow.set_experiment_tag(self._experiment_id, name, value)
+            return self._experiment_id
+
+        return self._attempt(tag)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED."""
