@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # What loading and predicting import; MLflow would find out by loading the model, at twenty times the cost.
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch", "torchvision")
-REQUIREMENTS += ("transformers", "filelock")
+REQUIREMENTS = (
+    *("filelock", "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch"),
+    *("torchvision", "transformers"),
+)
 
 
 def keep_model(
