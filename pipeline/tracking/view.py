@@ -63,8 +63,12 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
     shown = shown_parameters(params)
     there = set(metrics)
     charts = _charts([name for name in shown if _varies(name, params)] or list(ALWAYS), there)
-    columns = [_column("params", name) for name in shown]
-    columns += [_column("metrics", name) for name in (EVALUATED, *RECALLS)]
+    # the sum beside the name, as many varying parameters push the rest out of sight
+    columns = [
+        _column("metrics", EVALUATED),
+        *(_column("params", name) for name in shown),
+        *(_column("metrics", name) for name in RECALLS),
+    ]
     return {
         "searchFilter": "",
         "orderByKey": _column("metrics", EVALUATED),
