@@ -22,20 +22,30 @@ FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
 
 
 def model_over_towers(base: Pretrained, model: ModelParams) -> MatchingModel:
-    """Both towers end to end; a linear projection only on a side whose width is not the joint one."""
+    """Both towers end to end, with a projection where widths differ."""
     towers = image_tower(base.image), text_tower(base.text, model.pooling)
     widths = tower_widths(towers[0].eval(), towers[1].eval(), model.image_size)
-    joint = model.width or min(widths)
-    heads = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
-    return MatchingModel(*towers, *heads)
+    return MatchingModel(*towers, *heads_over(widths, model.width or min(widths), model.train, model.family))
 
 
 def model_over_features(image_width: int, text_width: int, model: ModelParams) -> MatchingModel:
-    """A small head a side, over features computed before; over a CLIP's, which match already, it begins as identity."""
-    joint = model.width or min(image_width, text_width)
-    if model.family == "clip" and image_width == text_width == joint:
-        return MatchingModel(nn.Identity(), nn.Identity(), ResidualHead(joint), ResidualHead(joint))
-    return MatchingModel(nn.Identity(), nn.Identity(), Head(image_width, joint), Head(text_width, joint))
+    """A small head a side, over features computed before."""
+    widths = (image_width, text_width)
+    heads = heads_over(widths, model.width or min(widths), model.train, model.family)
+    return MatchingModel(nn.Identity(), nn.Identity(), *heads)
+
+
+def heads_over(widths: tuple[int, int], joint: int, train: str, family: str) -> tuple[nn.Module, nn.Module]:
+    """What stands over both towers: a linear projection only on a side whose width is not the joint one, or, over
+    frozen towers, a head; over a frozen CLIP, whose features match already, one that begins as the identity.
+    """
+    if train == "towers":
+        image, text = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
+    elif family == "clip" and set(widths) == {joint}:
+        image, text = ResidualHead(joint), ResidualHead(joint)
+    else:
+        image, text = (Head(width, joint) for width in widths)
+    return image, text
 
 
 def make_model(base: Pretrained | None, model: ModelParams, inputs: Inputs) -> MatchingModel:
@@ -89,17 +99,27 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     Raises:
         InputError: when a part is missing or does not fit the inputs.
     """
+    base = None if inputs.frozen else pretrained.load(folder)
+    trained = make_model(base, model, inputs)
+    load_heads(folder, trained)
+    return trained
+
+
+def load_heads(folder: Path, model: MatchingModel) -> None:
+    """Put the trained heads of `folder` into `model`.
+
+    Raises:
+        InputError: when they are missing or do not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    base = None if inputs.frozen else pretrained.load(folder)
-    trained = make_model(base, model, inputs)
     path = folder / "heads.safetensors"
     try:
         heads = load_file(path)
         if "logit_scale" in heads:
-            trained.logit_scale = nn.Parameter(heads["logit_scale"])
-        for side, head in (("image", trained.image_head), ("text", trained.text_head)):
+            model.logit_scale = nn.Parameter(heads["logit_scale"])
+        for side, head in (("image", model.image_head), ("text", model.text_head)):
             head.load_state_dict(
                 {name.removeprefix(f"{side}."): value for name, value in heads.items() if name.startswith(f"{side}.")}
             )
@@ -108,4 +128,3 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     except (SafetensorError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit the model that params.yaml describes: {said}") from None
-    return trained

@@ -103,6 +103,7 @@ def model_record(model: ModelParams, width: int, manifest: Mapping[str, Any]) ->
         "width": width,
         "pooling": model.pooling,
         "words": model.words,
+        "captions": model.captions,
         "image_size": model.image_size,
         "mean": manifest["mean"],
         "std": manifest["std"],

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
 OUTSIDE = ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "RANK", "WORLD_SIZE")
 TINY_TOWERS: dict[str, Any] = {
+    "tracking__model": None,  # keeping a model costs most of a second an evaluation
     "base__width": 16,
     "base__layers": 1,
     "base__heads": 2,
