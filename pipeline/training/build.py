@@ -41,11 +41,10 @@ def heads_over(widths: tuple[int, int], joint: int, train: str, family: str) -> 
     """
     if train == "towers":
         image, text = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
-    elif family == "clip" and set(widths) == {joint}:
-        image, text = ResidualHead(joint), ResidualHead(joint)
-    else:
-        image, text = (Head(width, joint) for width in widths)
-    return image, text
+        return image, text
+    if family == "clip" and set(widths) == {joint}:
+        return ResidualHead(joint), ResidualHead(joint)
+    return Head(widths[0], joint), Head(widths[1], joint)
 
 
 def make_model(base: Pretrained | None, model: ModelParams, inputs: Inputs) -> MatchingModel:
