@@ -13,8 +13,9 @@ import click
 from stages.command import stage
 
 if TYPE_CHECKING:
+    import pandas
+
     from pipeline.report.comparison_table import Cells
-    from pipeline.report.paired import DirectionRanks
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -79,7 +80,7 @@ def main(
     known = {name for run in runs for name in run["params"]}
     baseline = [parse_condition(text, known) for text in baselines]
     with tempfile.TemporaryDirectory() as folder:
-        rows = comparison.compared(groups, baseline, chosen, _ranks_reader(Path(folder)))
+        rows = comparison.compared(groups, baseline, chosen, _queries_reader(Path(folder)))
     if plot_path is not None:
         against = comparison_figure.axis_of(rows, axis)
         comparison_figure.comparison_figure(plot_path, rows, chosen[0], against)
@@ -132,25 +133,22 @@ def _check_metrics(metrics: list[str], runs: list[dict[str, Any]]) -> None:
             raise InputError(f"--metric {metric}: none of these runs has it; they have {', '.join(there)}")
 
 
-def _ranks_reader(folder: Path) -> Callable[[str], DirectionRanks | None]:
+def _queries_reader(folder: Path) -> Callable[[str], pandas.DataFrame | None]:
     """Reads a run's ranks.parquet once; None where it keeps none."""
     import functools
 
     @functools.cache
-    def ranks(run_id: str) -> DirectionRanks | None:
+    def queries(run_id: str) -> pandas.DataFrame | None:
+        import pandas
+
         from pipeline.tracking import run_file
 
         place = folder / run_id
         place.mkdir()
         path = run_file(run_id, "ranks.parquet", place)
-        if path is None:
-            return None
-        import pandas
+        return None if path is None else pandas.read_parquet(path)
 
-        table = pandas.read_parquet(path, columns=["direction", "query", "rank"]).sort_values("query", kind="stable")
-        return {str(side): part["rank"].to_numpy() for side, part in table.groupby("direction")}
-
-    return ranks
+    return queries
 
 
 def _sameness(varying: Any, groups: list[Any]) -> list[str]:

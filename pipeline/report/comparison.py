@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.report.conditions import Condition, as_number, same_value
-from pipeline.report.paired import Difference, DirectionRanks, over_queries, over_seeds
+from pipeline.report.paired import Difference, over_queries, over_seeds
+
+if TYPE_CHECKING:
+    import pandas
 
 SEED = "seed"
 NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
@@ -21,8 +23,8 @@ DIRECTIONS = ("i2t", "t2i")
 DEPTHS = (1, 5, 10)
 METRICS = ("test/rsum", *(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in DEPTHS))
 
-RanksOf = Callable[[str], DirectionRanks | None]
-"""A run's ranks on the test queries by its id; None where it keeps none."""
+QueriesOf = Callable[[str], "pandas.DataFrame | None"]
+"""A run's table of test queries by its id; None where it keeps none."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def varying_names(groups: Sequence[Group]) -> list[str]:
 
 
 def compared(
-    groups: Sequence[Group], baseline: Sequence[Condition], metrics: Sequence[str], ranks_of: RanksOf
+    groups: Sequence[Group], baseline: Sequence[Condition], metrics: Sequence[str], queries_of: QueriesOf
 ) -> list[Row]:
     """One row a group.
 
@@ -95,7 +97,7 @@ def compared(
         baseline: what makes a group the baseline; none: no differences. Where several groups fulfil it, a row is
             compared with the one that equals it in every parameter that the baseline does not name.
         metrics: MLflow's names.
-        ranks_of: for the bootstrap over queries; without ranks the interval is over the seeds.
+        queries_of: for the bootstrap over queries; without them the interval is over the seeds.
 
     Raises:
         InputError: when no group fulfils `baseline`, or none equals any row otherwise.
@@ -110,24 +112,15 @@ def compared(
     rows = []
     for group in groups:
         partner = _partner(group, chosen, {condition.name for condition in baseline}, names) if baseline else None
-        differences = {metric: _difference(group, partner, metric, ranks_of) for metric in metrics} if partner else {}
+        differences = _differences(group, partner, metrics, queries_of) if partner else {}
         varying = {name: group.params.get(name, "–") for name in names}
-        known = {metric: found for metric, found in differences.items() if found is not None}
-        rows.append(Row(group, varying, known, bool(baseline) and any(group is one for one in chosen)))
+        rows.append(Row(group, varying, differences, bool(baseline) and any(group is one for one in chosen)))
     if baseline and len(groups) > len(chosen) and not any(row.differences for row in rows):
         raise InputError(
             "--baseline: no run shares its other parameters and a seed with a baseline run; "
             f"the runs vary in {', '.join(names) or 'nothing'}"
         )
     return rows
-
-
-def summed_recalls(metric: str) -> list[tuple[str, int]]:
-    """The recalls that a test metric sums, as direction and K: what ranks can say about it; empty for others."""
-    if metric == "test/rsum":
-        return [(direction, depth) for direction in DIRECTIONS for depth in DEPTHS]
-    one = re.fullmatch(r"test/(i2t|t2i)/R(\d+)", metric)
-    return [(one[1], int(one[2]))] if one else []
 
 
 def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequence[str]) -> Group | None:
@@ -142,22 +135,21 @@ def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequ
     )
 
 
-def _difference(group: Group, partner: Group, metric: str, ranks_of: RanksOf) -> Difference | None:
-    """Over the seeds that both have; None without one."""
-    ours, theirs = group.values(metric), partner.values(metric)
-    seeds = [seed for seed in ours if seed in theirs]
-    if not seeds:
-        return None
-    cutoffs = summed_recalls(metric)
-    folded = any(as_number(one.params.get("evaluate.folds", "1")) != 1 for one in (group, partner))
-    if cutoffs and not folded:  # ranks among five folds are not ranks among all
-        ranks = [[ranks_of(one.runs[seed]["run_id"]) for seed in seeds] for one in (group, partner)]
-        whole = [[found for found in side if found is not None] for side in ranks]
-        if all(len(side) == len(seeds) for side in whole):
-            sure = over_queries(whole[0], whole[1], cutoffs)
-            if sure is not None:
-                return sure
-    return over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_of: QueriesOf) -> dict[str, Difference]:
+    """By metric, over the seeds that both have; a metric without such a seed is left out."""
+    seeds = [seed for seed in group.runs if seed in partner.runs]
+    tables = [[queries_of(one.runs[seed]["run_id"]) for seed in seeds] for one in (group, partner)]
+    whole = [[table for table in side if table is not None] for side in tables]
+    sure = over_queries(*whole) if seeds and all(len(side) == len(seeds) for side in whole) else {}
+    found = {}
+    for metric in metrics:
+        ours, theirs = group.values(metric), partner.values(metric)
+        both = [seed for seed in ours if seed in theirs]
+        if metric in sure and both == seeds:
+            found[metric] = sure[metric]
+        elif both:
+            found[metric] = over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both])
+    return found
 
 
 def _canonical(value: str) -> str:

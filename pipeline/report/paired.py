@@ -1,22 +1,24 @@
 """What two runs on the same queries and seeds differ by, and how sure that is.
 
-Shapes: S seeds, Q queries of one direction, R resamples.
+Shapes: S seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pipeline.retrieval.uncertainty import paired_differences
+
+if TYPE_CHECKING:
+    import pandas
 
 LEVEL = 0.95
-CHUNK = 1 << 22  # drawn queries held at a time
-
-DirectionRanks = Mapping[str, NDArray[np.int64]]
-"""Of one run: "i2t" and "t2i", each query's rank (Q,), from 0."""
+REPLICATES = 2000
+SEED = 1
 
 
 class Difference(NamedTuple):
@@ -43,47 +45,21 @@ def over_seeds(ours_S: Sequence[float], theirs_S: Sequence[float]) -> Difference
     return Difference(mean, mean - half, mean + half, "seeds")
 
 
-def over_queries(
-    ours_S: Sequence[DirectionRanks],
-    theirs_S: Sequence[DirectionRanks],
-    cutoffs: Sequence[tuple[str, int]],
-    *,
-    resamples: int = 2000,
-    seed: int = 1,
-) -> Difference | None:
-    """Difference of a sum of recalls, in percent, with the percentile interval of the paired bootstrap.
-
-    Each query's hits are averaged over the seeds; queries are drawn with replacement, those of the two directions
-    apart, and both sides are judged on the same draw. So the interval says what other test queries would change, not
-    what other seeds would.
+def over_queries(ours_S: Sequence[pandas.DataFrame], theirs_S: Sequence[pandas.DataFrame]) -> dict[str, Difference]:
+    """Every figure's difference, by its MLflow name, with the interval of the paired bootstrap over the queries.
 
     Args:
-        ours_S: ranks of each seed's run.
-        theirs_S: ranks of the run to compare with, seed by seed.
-        cutoffs: the recalls that are summed: direction and K; all six for rsum.
-        resamples: how many draws.
-        seed: of the draws.
+        ours_S: each seed's table of queries, as `pipeline.retrieval.uncertainty` describes it.
+        theirs_S: those to compare with.
 
     Returns:
-        None where the runs were not judged on the same number of queries.
+        Empty where the runs were not judged on the same queries.
     """
-    value, sample_R = 0.0, np.zeros(resamples)
-    generator = np.random.default_rng(seed)
-    for direction in dict.fromkeys(direction for direction, _ in cutoffs):
-        depths = [depth for side, depth in cutoffs if side == direction]
-        runs = [(ours[direction], theirs[direction]) for ours, theirs in zip(ours_S, theirs_S, strict=True)]
-        queries = len(runs[0][0])
-        if any(len(ranks_Q) != queries for pair in runs for ranks_Q in pair):
-            return None
-        difference_Q = np.zeros(queries)
-        for ours_Q, theirs_Q in runs:
-            for depth in depths:
-                difference_Q += (ours_Q < depth).astype(float) - (theirs_Q < depth)
-        difference_Q *= 100 / len(runs)
-        value += float(difference_Q.mean())
-        rows = max(1, CHUNK // queries)
-        for start in range(0, resamples, rows):
-            drawn = generator.integers(queries, size=(min(rows, resamples - start), queries))
-            sample_R[start : start + rows] += difference_Q[drawn].mean(axis=1)
-    low, high = np.quantile(sample_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(value, float(low), float(high), "queries")
+    try:
+        found = paired_differences(ours_S, theirs_S, REPLICATES, SEED)
+    except ValueError:
+        return {}
+    return {
+        f"test/{name.replace('@', '_at_')}": Difference(apart.value, apart.low, apart.high, "queries")
+        for name, apart in found.items()
+    }

@@ -13,8 +13,8 @@ Shapes: B replicates, N images, Q queries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.retrieval.recall import CUTOFFS
 
@@ -68,26 +68,43 @@ def intervals(queries: pandas.DataFrame, replicates: int, seed: int, level: floa
 
 
 def paired_differences(
-    queries: pandas.DataFrame, baseline: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL
+    runs: Sequence[pandas.DataFrame],
+    baselines: Sequence[pandas.DataFrame],
+    replicates: int,
+    seed: int,
+    level: float = LEVEL,
 ) -> dict[str, Difference]:
-    """How much each figure of one run exceeds the baseline's, both on the same resampled queries.
+    """How much each figure of some runs exceeds the baseline's, all on the same resampled queries.
 
-    Both tables must hold the same queries, in any order. A figure that only one of them has is left out.
+    Figures are averaged over the runs of a side, which are those of several training seeds: the interval says what
+    other test queries would change, not what other seeds would. The tables must hold the same queries, in any order. A
+    figure that one of them has not is left out.
 
     Raises:
         ValueError: when the queries differ: the runs were judged on different splits or folds.
     """
     key = ["direction", "query", "image", "fold"]
-    queries, baseline = queries.sort_values(key), baseline.sort_values(key)
-    if len(queries) != len(baseline) or not (queries[key].to_numpy() == baseline[key].to_numpy()).all():
-        raise ValueError("the two runs were not judged on the same queries: another split, or other folds")
-    point, point_baseline = figures(queries), figures(baseline)
-    values, values_baseline = (_replicates(table, replicates, seed) for table in (queries, baseline))
-    differences = {}
-    for name in values:
-        if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name]):
-            differences[name] = Difference(point[name] - point_baseline[name], *_percentiles(apart_B, level))
-    return differences
+    sides = [[table.sort_values(key) for table in side] for side in (runs, baselines)]
+    first = sides[0][0]
+    for table in (table for side in sides for table in side):
+        if len(table) != len(first) or not (table[key].to_numpy() == first[key].to_numpy()).all():
+            raise ValueError("the runs were not judged on the same queries: another split, or other folds")
+    point, point_baseline = (_mean_of([figures(table) for table in side]) for side in sides)
+    values, values_baseline = (_mean_of([_replicates(table, replicates, seed) for table in side]) for side in sides)
+    return {
+        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B, level))
+        for name in values
+        if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name])
+    }
+
+
+def _mean_of(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each figure that all have."""
+    return {
+        name: sum(found[name] for found in measured) / len(measured)
+        for name in measured[0]
+        if all(name in found for found in measured)
+    }
 
 
 def quality_intervals(

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.report.comparison import Row, compared, grouped, summed_recalls, varying_names
+from pipeline.report.comparison import Row, compared, grouped, varying_names
 from pipeline.report.comparison_figure import axis_of, comparison_figure
 from pipeline.report.comparison_table import blocks, cells, comma_separated, explanation, latex, markdown, title
 from pipeline.report.conditions import parse_condition
-from pipeline.report.paired import DirectionRanks
 
 METRICS = ["test/rsum", "test/i2t/R1"]
 PARAMS = {"sampler.strategy": "fne", "sampler.cutdown": "0.2", "memory.size": "8", "evaluate.folds": "1"}
@@ -27,11 +27,11 @@ def run(seed: int, rsum: float, run_id: str = "", **changes: str) -> dict[str, A
     return {"run_id": run_id, "params": params, "metrics": {"test/rsum": rsum, "test/i2t/R1": rsum / 10}, "tags": {}}
 
 
-def no_ranks(_run_id: str) -> DirectionRanks | None:
+def no_queries(_run_id: str) -> pandas.DataFrame | None:
     return None
 
 
-def rows(runs: list[dict[str, Any]], *baseline: str, ranks: Any = no_ranks) -> list[Row]:
+def rows(runs: list[dict[str, Any]], *baseline: str, ranks: Any = no_queries) -> list[Row]:
     known = {name for one in runs for name in one["params"]}
     return compared(grouped(runs), [parse_condition(text, known) for text in baseline], METRICS, ranks)
 
@@ -76,20 +76,18 @@ def test_without_ranks_the_difference_is_paired_over_common_seeds() -> None:
 
 
 def test_with_ranks_it_is_over_the_queries() -> None:
-    def ranks(run_id: str) -> DirectionRanks:
-        return {"i2t": np.array([0, 3, int(run_id)]), "t2i": np.array([0, 0, 20])}
+    def queries(run_id: str) -> pandas.DataFrame:
+        sides = {"i2t": [0, 3, int(run_id)], "t2i": [0, 0, 20]}
+        parts = [
+            {"direction": side, "query": [0, 1, 2], "image": [0, 1, 2], "fold": 0, "rank": sides[side]}
+            for side in sides
+        ]
+        return pandas.concat([pandas.DataFrame(part) for part in parts])
 
     runs = [run(1, 0, "0"), run(1, 0, "30", sampler__strategy="hardest")]
-    fne, _ = rows(runs, "sampler.strategy=hardest", ranks=ranks)
+    fne, _ = rows(runs, "sampler.strategy=hardest", ranks=queries)
     assert fne.differences["test/rsum"].value == pytest.approx(100)
     assert fne.differences["test/rsum"].method == "queries"
-
-
-def test_ranks_say_nothing_about_folds() -> None:
-    runs = [run(1, 300, evaluate__folds="5"), run(1, 290, evaluate__folds="5", sampler__strategy="hardest")]
-    fne, _ = rows(runs, "sampler.strategy=hardest", ranks=lambda _: {"i2t": np.zeros(3), "t2i": np.zeros(3)})
-    assert fne.differences["test/rsum"][0] == 10
-    assert fne.differences["test/rsum"].method == "none"
 
 
 def test_of_several_baselines_each_row_takes_its_own() -> None:
@@ -156,12 +154,6 @@ def test_titles_read_as_in_the_field(metric: str, shown: str) -> None:
     assert title(metric) == shown
 
 
-def test_what_ranks_can_say() -> None:
-    assert len(summed_recalls("test/rsum")) == 6
-    assert summed_recalls("test/t2i/R5") == [("t2i", 5)]
-    assert summed_recalls("last/t2i/R5") == summed_recalls("test/posterior/auc") == []
-
-
 def test_the_plot_is_against_the_only_number_that_varies(tmp_path: Path) -> None:
     runs = [
         run(s, 300 + s, sampler__cutdown=c, sampler__strategy=m) for s in (1, 2) for c in ("0.1", "0.3") for m in "ab"
@@ -177,7 +169,7 @@ def test_the_plot_is_against_the_only_number_that_varies(tmp_path: Path) -> None
 def test_an_axis_that_is_not_clear_is_asked_for() -> None:
     several: list[Mapping[str, Any]] = [run(1, 1), run(1, 2, memory__size="16", sampler__cutdown="0.1")]
     with pytest.raises(InputError, match=r"name one to plot against by --x: memory\.size, sampler\.cutdown"):
-        axis_of(compared(grouped(several), [], METRICS, no_ranks))
+        axis_of(compared(grouped(several), [], METRICS, no_queries))
     with pytest.raises(InputError, match="does not vary"):
         axis_of(rows(FNE_HARDEST), "memory.size")
     with pytest.raises(InputError, match="nothing varies"):

@@ -116,7 +116,7 @@ def test_every_fold_keeps_its_size() -> None:
 def test_a_run_does_not_differ_from_itself_however_its_rows_are_ordered() -> None:
     queries = random_table(20, seed=5)
     shuffled = queries.sample(frac=1, random_state=1)
-    for difference in paired_differences(queries, shuffled, replicates=50, seed=1).values():
+    for difference in paired_differences([queries], [shuffled], replicates=50, seed=1).values():
         assert difference == pytest.approx((0, 0, 0))
 
 
@@ -125,7 +125,7 @@ def test_on_the_same_queries_a_small_gain_shows_that_two_intervals_would_hide() 
     better = ranks.copy()
     better[np.flatnonzero(ranks)[:12]] = 0  # twelve queries mended, none broken
     queries, baseline = (query_table(found, found, np.arange(400)) for found in (better, ranks))
-    difference = paired_differences(queries, baseline, replicates=500, seed=1)["i2t/R1"]
+    difference = paired_differences([queries], [baseline], replicates=500, seed=1)["i2t/R1"]
     assert difference.value == pytest.approx(3.0)
     assert 0 < difference.low < 3 < difference.high
     mine, others = (intervals(found, replicates=500, seed=1)["i2t/R1"] for found in (queries, baseline))
@@ -135,7 +135,7 @@ def test_on_the_same_queries_a_small_gain_shows_that_two_intervals_would_hide() 
 def test_a_difference_is_that_of_the_replicates_with_one_draw_for_both() -> None:
     one, other = random_table(15, seed=1), random_table(15, seed=1)
     other["rank"] = other["rank"][::-1].to_numpy()
-    found = paired_differences(one, other, replicates=40, seed=3)["rsum"]
+    found = paired_differences([one], [other], replicates=40, seed=3)["rsum"]
     generator = np.random.default_rng(3)
     slow = []
     for _ in range(40):
@@ -146,7 +146,7 @@ def test_a_difference_is_that_of_the_replicates_with_one_draw_for_both() -> None
 
 def test_a_figure_that_one_run_lacks_is_not_compared() -> None:
     queries = random_table(10, seed=1)
-    found = paired_differences(queries, queries.drop(columns="mAP@R"), replicates=10, seed=1)
+    found = paired_differences([queries], [queries.drop(columns="mAP@R")], replicates=10, seed=1)
     assert "truth/i2t/R-P" in found
     assert "truth/i2t/mAP@R" not in found
 
@@ -155,9 +155,9 @@ def test_a_figure_that_one_run_lacks_is_not_compared() -> None:
 def test_other_queries_are_no_pair(change: dict[str, int]) -> None:
     queries = random_table(10, seed=1)
     with pytest.raises(ValueError, match="not judged on the same queries"):
-        paired_differences(queries, queries.assign(**change), replicates=10, seed=1)
+        paired_differences([queries], [queries.assign(**change)], replicates=10, seed=1)
     with pytest.raises(ValueError, match="not judged on the same queries"):
-        paired_differences(queries, queries[1:], replicates=10, seed=1)
+        paired_differences([queries], [queries[1:]], replicates=10, seed=1)
 
 
 def test_intervals_of_a_scores_quality_are_those_of_sorting_every_replicate_anew() -> None:

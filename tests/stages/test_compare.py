@@ -22,7 +22,11 @@ def add_run(name: str, strategy: str, seed: int, rsum: float, *, ranks: int | No
     tracker.begin(f"{strategy} {seed} {rsum}", name, params, {"dvc.experiment": name})
     tracker.log([Point("test/rsum", rsum, 1, 1000), *(Point(f"test/{s}/R1", rsum / 6, 1, 1) for s in ("i2t", "t2i"))])
     if ranks is not None:
-        table = [{"direction": side, "query": q, "rank": ranks} for side in ("i2t", "t2i") for q in range(10)]
+        table = [
+            {"direction": side, "query": query, "image": query, "fold": 0, "rank": ranks}
+            for side in ("i2t", "t2i")
+            for query in range(10)
+        ]
         pandas.DataFrame(table).to_parquet("ranks.parquet")
         tracker.artifact(Path("ranks.parquet"))
     tracker.finish()
