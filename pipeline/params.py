@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
+from pipeline.problems import described
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -298,8 +297,7 @@ def parse_params(content: dict[str, Any], path: Path | str = "params.yaml") -> P
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(problem, content) for problem in _one_a_key(error.errors())]
-        raise InputError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+        raise InputError("\n".join(f"{path}: {problem}" for problem in described(error, Params))) from None
 
 
 def dotted(params: BaseModel) -> dict[str, Any]:
@@ -313,51 +311,3 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         found.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return found
-
-
-def valid_names(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:
-    """Every dotted name that `params.yaml` may hold, sections included."""
-    names = []
-    for name, field in section.model_fields.items():
-        names.append(prefix + name)
-        candidates = (field.annotation, *get_args(field.annotation))
-        for kind in candidates:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                names += valid_names(kind, f"{prefix}{name}.")
-    return names
-
-
-def _one_a_key(problems: Iterable[Any]) -> list[dict[str, Any]]:
-    """A value that fits none of two kinds is one problem: "greater than 0, or 'learned'"."""
-    known, found = set(valid_names()), dict[tuple[Any, ...], dict[str, Any]]()
-    for problem in problems:
-        place = tuple(problem["loc"])
-        if ".".join(map(str, place)) not in known and ".".join(map(str, place[:-1])) in known and place[:-1] in found:
-            found[place[:-1]]["msg"] += f", or {problem['msg'].removeprefix('Input should be ')}"
-            continue
-        kinds = problem["type"] not in ("extra_forbidden", "missing") and _is_union(place[:-1])
-        place = place[:-1] if kinds else place
-        found[place] = {**problem, "loc": place}
-    return list(found.values())
-
-
-def _is_union(place: tuple[Any, ...]) -> bool:
-    """Whether a key may hold values of several kinds, so that pydantic names the kind after the key."""
-    section: Any = Params
-    for part in place:
-        if not (isinstance(section, type) and issubclass(section, BaseModel)) or part not in section.model_fields:
-            return False
-        section = section.model_fields[part].annotation
-    return len([kind for kind in get_args(section) if kind is not type(None)]) > 1 and not isinstance(section, type)
-
-
-def _describe(problem: Any, content: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(name, valid_names(), n=1, cutoff=0)
-        return f"{name} = {problem['input']!r}: unknown key; the nearest valid name is {nearest[0]}"
-    if problem["type"] == "missing":
-        return f"{name}: missing"
-    found = f"{name} = {problem['input']!r}: " if name and not isinstance(problem["input"], dict) else ""
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{found}{name + ': ' if name and not found else ''}{message[0].lower()}{message[1:]}"

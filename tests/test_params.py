@@ -10,7 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.params import Params, dotted, load_params, parse_params, valid_names
+from pipeline.params import Params, dotted, load_params, parse_params
+from pipeline.problems import valid_names
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 DELETED = object()
@@ -201,8 +202,8 @@ def test_dotted_names_are_those_of_the_file() -> None:
 def test_valid_names_are_the_dotted_ones_and_their_sections() -> None:
     names = set(dotted(load_params(FILE)))
     sections = {name.rsplit(".", depth)[0] for name in names for depth in (1, 2) if name.count(".") >= depth}
-    assert set(valid_names()) == names | sections
-    assert len(valid_names()) == len(set(valid_names()))
+    assert set(valid_names(Params)) == names | sections
+    assert len(valid_names(Params)) == len(set(valid_names(Params)))
 
 
 def test_every_key_of_the_file_has_a_comment_or_its_section_has() -> None:

@@ -84,8 +84,9 @@ def seeded_split(pictures: Sequence[Picture], params: SplitParams) -> list[Pictu
             f"{len(pictures)} images: at least {len(SPLITS)} are needed, one for each of train, val and test"
         )
     order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
-    val = max(1, round(params.val * len(order)))
-    test = max(1, round(params.test * len(order)))
+    # of few images the shares, rounded up to one, must still leave one to train on
+    test = min(max(1, round(params.test * len(order))), len(order) - 2)
+    val = min(max(1, round(params.val * len(order))), len(order) - test - 1)
     split = dict.fromkeys(order[:test], "test") | dict.fromkeys(order[test : test + val], "val")
     return [replace(picture, split=split.get(picture.image, "train")) for picture in pictures]
 
