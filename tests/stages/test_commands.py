@@ -232,3 +232,23 @@ def test_a_disk_that_is_really_full_is_the_same_one_line(clone: Path) -> None:
     assert result.output.startswith("error: ")
     assert "no space left" in result.output
     assert result.output.count("\n") == 1
+
+
+def test_two_experiments_that_need_the_same_features_both_get_all_of_them(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as two workers of DVC's queue: a copy of the repository each, and one main repository
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    other = tmp_path / "other"
+    shutil.copytree(ready, other)
+    processes = []
+    for folder in (ready, other):
+        monkeypatch.chdir(folder)
+        shutil.rmtree(folder / "features")
+        processes.append(start("features"))
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    found, expected = (files_below(folder / "features") for folder in (ready, other))
+    assert found == expected
+    assert {"train/images-00000.safetensors", "test/captions-00000.safetensors", "features.json"} <= set(found)
