@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.progress import progress
 from pipeline.training.pairs import Inputs, moved
 from pipeline.training.pixels import normalised
+from pipeline.training.processes import gather, local_span
 
 
 @torch.inference_mode()
@@ -23,19 +24,26 @@ def encode_split(
     std: Sequence[float],
     label: str = "validation",
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
+    """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode.
+
+    Each process encodes a part and has all in the end.
+    """
     was_training = model.training
     model.eval()
-    images = [
-        model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
-        for rows in _chunks(len(inputs.names), batch_size, f"{label} images")
-    ]
-    texts = [
-        model.encode_text(moved(inputs.texts(rows, training=False), device))
-        for rows in _chunks(len(inputs.caption_image), batch_size, f"{label} captions")
-    ]
+    image_ND = _shared(
+        lambda rows: model.encode_image(model_images(inputs.images(rows).to(device), mean, std)),
+        len(inputs.names),
+        batch_size,
+        f"{label} images",
+    )
+    text_MD = _shared(
+        lambda rows: model.encode_text(moved(inputs.texts(rows, training=False), device)),
+        len(inputs.caption_image),
+        batch_size,
+        f"{label} captions",
+    )
     model.train(was_training)
-    return torch.cat(images), torch.cat(texts)
+    return image_ND, text_MD
 
 
 def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -43,6 +51,9 @@ def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return normalised(images, mean, std) if images.dtype == torch.uint8 else images
 
 
-def _chunks(count: int, size: int, label: str) -> Iterator[range]:
-    chunks = [range(start, min(count, start + size)) for start in range(0, count, size)]
-    return progress(chunks, label=label, total=len(chunks))
+def _shared(encode: Callable[[range], Tensor], count: int, size: int, label: str) -> Tensor:
+    own = local_span(count)
+    part = own or range(1)  # of fewer rows than processes, one too many tells the width
+    chunks = [part[start : start + size] for start in range(0, len(part), size)]
+    rows = [encode(rows) for rows in progress(chunks, label=label, total=len(chunks))]
+    return gather(torch.cat(rows)[: len(own)], count)
