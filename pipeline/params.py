@@ -105,6 +105,7 @@ class ModelParams(Section):
     text_revision: str | None
     weights: str | None
     train: Literal["towers", "heads"]
+    features_dtype: Literal["float32", "float16"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
     words: Annotated[int, Field(ge=1, le=200)]
     captions: Literal["cleaned", "raw"]
@@ -165,6 +166,8 @@ class TrainParams(Section):
     warmup_epochs: Annotated[int, Field(ge=0)]
     warmup: Literal["triplet", "infonce"]
     batch_size: Count
+    accumulate: Count
+    gradient_checkpointing: bool
     optimiser: Literal["adam", "adamw"]
     lr: Positive
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
@@ -247,6 +250,8 @@ class Params(Section):
             )
         if self.pairs.weighting == "npc":
             self._npc_makes_sense()
+        if self.train.gradient_checkpointing and self.model.train == "heads":
+            raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
         if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
             raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
@@ -12,12 +13,15 @@ _shown: ContextVar[bool] = ContextVar("_shown", default=False)  # a validation i
 
 
 def progress(items: Iterable[Item], *, label: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items`, with a bar, count and remaining time on standard error when that is a terminal."""
+    """Yield `items`, with a bar, count and remaining time on standard error when that is a terminal.
+
+    Of several processes that share a terminal only the first shows one.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal or _shown.get():
+    if not console.is_terminal or _shown.get() or os.environ.get("RANK", "0") != "0":
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

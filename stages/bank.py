@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stages.command import stage
+from stages.launch import started_together
 
 if TYPE_CHECKING:
     import pandas
@@ -28,8 +30,12 @@ def main() -> None:
         table, record = None, {"weighting": "none"}
     elif params.pairs.file is not None:
         table, record = _published(params.pairs.file)
+    elif started_together("bank", params.launch.processes):
+        return
     else:
         table, record = _scored(params)
+    if os.environ.get("RANK", "0") != "0":
+        return
     with atomic_folder(BANK) as folder:
         write_bank(folder, table)
         write_json(folder / BANK_RECORD.name, record)
@@ -50,13 +56,13 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     from pipeline.retrieval.relevance import ranking_quality
     from pipeline.training.bank import learn_before_scoring, make_bank
     from pipeline.training.build import learn_temperature, make_model
-    from pipeline.training.processes import use_threads
+    from pipeline.training.processes import own_device, process_group, use_threads
     from pipeline.training.setup import open_inputs
 
     torch.manual_seed(params.pairs.seed)
     base = pretrained.load(BASE)
     inputs = open_inputs(params, FEATURES, SPLIT, "train", base.tokenizer.pad_token_id, augment=False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     model = make_model(base, params.model, inputs).to(device)
     if params.loss.temperature == "learned":
         learn_temperature(model, base)
@@ -64,8 +70,9 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     manifest = pretrained.read_record(MANIFEST)
     normalisation = (manifest["mean"], manifest["std"])
-    learn_before_scoring(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
-    table, mixture = make_bank(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
+    with process_group():
+        learn_before_scoring(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
+        table, mixture = make_bank(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
     record = {
         "weighting": params.pairs.weighting,
         "pairs": len(table),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stages.command import stage
+from stages.launch import take_gpus
 
 
 @click.command(name="base")
@@ -14,6 +15,7 @@ def main() -> None:
     from pipeline.params import load_params
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
+    take_gpus(1)
     from pipeline.data.vocabulary import read_vocabulary
     from pipeline.files import atomic_folder
     from pipeline.models import pretrained

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from stages.command import stage
+from stages.launch import take_gpus
 
 
 @click.command(name="evaluate")
@@ -21,6 +22,7 @@ def main(weights: str | None) -> None:
     params = load_params()  # before the heavy imports: a misspelt key is told at once
     if weights is not None:
         params = params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
+    take_gpus(1)
     import torch
     from rich.console import Console
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
 import click
 
 from stages.command import stage
+from stages.launch import started_together
+
+if TYPE_CHECKING:
+    from pipeline.params import ModelParams
 
 
 @click.command(name="features")
 @stage
 def main() -> None:
     """Encode with frozen towers, or prepare images and tokens, into features; an interrupted run goes on."""
+    from pipeline.params import load_params
+
+    params = load_params()
+    if started_together("features", params.launch.processes):
+        return
+    from pipeline.training.processes import process_group
+
+    with process_group():
+        _make(params.model)
+
+
+def _make(model: ModelParams) -> None:
     import shutil
 
     from filelock import FileLock
@@ -19,21 +39,24 @@ def main() -> None:
     from pipeline.data.splits import SPLITS, read_split
     from pipeline.files import digest_of, sha256, write_json
     from pipeline.models import pretrained
-    from pipeline.params import load_params
     from pipeline.paths import BASE, FEATURES, IMAGES, SOURCE, SPLIT
     from pipeline.training.checkpoint import checkpoint_folder
     from pipeline.training.features import make_features
+    from pipeline.training.processes import wait_for_all
 
-    model = load_params().model
     paths = {name: SPLIT / f"{name}.json" for name in SPLITS}
     splits = {name: read_split(path) for name, path in paths.items()}
     inputs = [sha256(path) for path in (*paths.values(), SOURCE, BASE / "base.json")]
     # what is finished of an interrupted run lies outside of the output, which DVC deletes before the stage
     key = digest_of(model.model_dump(), inputs)
+    main = os.environ.get("RANK", "0") == "0"
     # queued experiments that need the same features work in the same place: one after the other
-    with FileLock(checkpoint_folder("features", key).with_suffix(".lock")):
-        work = checkpoint_folder("features", key)  # the one before has moved it away
+    with FileLock(checkpoint_folder("features", key).with_suffix(".lock")) if main else nullcontext():
+        wait_for_all()  # the other processes of this experiment have no lock of their own
+        work = checkpoint_folder("features", key)  # the experiment before has moved it away
         manifest = make_features(work, splits, ImageArchive(IMAGES), pretrained.load(BASE), model)
+        if not main:
+            return
         write_json(work / "features.json", manifest)
         shutil.rmtree(FEATURES, ignore_errors=True)
         shutil.move(work, FEATURES)

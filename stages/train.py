@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stages.command import stage
+from stages.launch import started_together
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -31,8 +30,7 @@ def main() -> None:
     inputs = {str(path): sha256(path) for path in made}
     if params.model.weights is not None:
         inputs["model.weights"] = sha256(users_file(params.model.weights, "model.weights"))
-    if params.launch.processes > 1 and "WORLD_SIZE" not in os.environ:
-        _launch(params.launch.processes)
+    if started_together("train", params.launch.processes):
         return
     sections = ("seed", "model", "memory", "sampler", "loss", "pairs", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
@@ -52,14 +50,6 @@ def main() -> None:
         tracker.finish("FAILED")
         raise
     tracker.finish()
-
-
-def _launch(processes: int) -> None:
-    """Start this command once a process, through torch's launcher; accelerate finds its place in the environment."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    status = subprocess.run([*launcher, "-m", "stages.train"], check=False).returncode
-    if status:
-        raise SystemExit(status)
 
 
 def _train(params: Params, key: str, tracker: Tracker) -> None:

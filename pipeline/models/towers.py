@@ -6,11 +6,13 @@ Shapes: B batch, L tokens, W a tower's own width, D the joint width.
 from __future__ import annotations
 
 import inspect
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from pipeline.errors import InputError
 
 Pooling = Literal["masked_mean", "mean_all"]
 
@@ -134,6 +136,21 @@ class MatchingModel(nn.Module):
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
         """Tokens or frozen features to unit vectors (B, D)."""
         return _unit(self.text_head(self.text_tower(texts)))
+
+
+def recompute_activations(tower: nn.Module, name: str) -> None:
+    """Have a tower compute its layers again in the backward pass instead of keeping what they gave (Chen et al. 2016).
+
+    Raises:
+        InputError: when the model that `name` says is of a kind that cannot.
+    """
+    backbone: Any = tower.backbone
+    if not getattr(backbone, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"train.gradient_checkpointing = True: {type(backbone).__name__} of model.{name} does not support it"
+        )
+    # the re-entrant kind knows no autograd.grad, by which NPC takes its siamese's step
+    backbone.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _unit(feature_BD: Tensor) -> Tensor:

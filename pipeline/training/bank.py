@@ -16,6 +16,7 @@ from pipeline.params import PairsParams
 from pipeline.progress import progress
 from pipeline.training.encoding import encode_split, model_images
 from pipeline.training.pairs import Inputs, epoch_plan, training_batches
+from pipeline.training.processes import average, gather, local_span, process_count
 
 if TYPE_CHECKING:
     import pandas
@@ -38,14 +39,23 @@ def learn_before_scoring(
     model.train()
     for epoch in range(pairs.bank_epochs):
         plan = epoch_plan(len(inputs.caption_image), pairs.batch_size, pairs.seed, epoch)
-        spans = [range(len(batch)) for batch in plan]
+        plan = [batch for batch in plan if len(batch) >= process_count()]
+        spans = [local_span(len(batch)) for batch in plan]
         batches = training_batches(inputs, plan, spans, seeds=(pairs.seed, epoch), start=0, workers=0)
         for batch in progress(batches, label=f"bank epoch {epoch + 1}/{pairs.bank_epochs}", total=len(plan)):
             there = batch.to(device)
-            image_BD, text_BD = model(model_images(there.images, *normalisation), there.texts)
-            loss = pair_losses(image_BD, text_BD, there.image_id, model.temperature(temperature)).mean()
+            image_bD, text_bD = model(model_images(there.images, *normalisation), there.texts)
+            size = there.global_size
+            loss_B = pair_losses(
+                gather(image_bD, size, differentiable=True),
+                gather(text_bD, size, differentiable=True),
+                gather(there.image_id, size),
+                model.temperature(temperature),
+            )
+            own = slice(there.first, there.first + len(image_bD))
             optimiser.zero_grad()
-            loss.backward()
+            (loss_B[own].sum() * process_count() / size).backward()
+            average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimiser.step()
     model.eval()
 

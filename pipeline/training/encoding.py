@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.progress import progress
 from pipeline.training.pairs import Inputs, moved
 from pipeline.training.pixels import normalised
+from pipeline.training.processes import gather, local_span
 
 
 def encode_split(
@@ -22,14 +23,16 @@ def encode_split(
     std: Sequence[float],
     label: str = "validation",
 ) -> tuple[Tensor, Tensor]:
-    """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
+    """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode.
+
+    Each process encodes a part and has all in the end.
+    """
     return (
         encode_images(model, inputs, batch_size, device, mean, std, label),
         encode_captions(model, inputs, batch_size, device, label),
     )
 
 
-@torch.inference_mode()
 def encode_images(
     model: MatchingModel,
     inputs: Inputs,
@@ -39,30 +42,23 @@ def encode_images(
     std: Sequence[float],
     label: str = "validation",
 ) -> Tensor:
-    """Unit vectors of all images (N, D) of a split, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    images = [
-        model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
-        for rows in _chunks(len(inputs.names), batch_size, f"{label} images")
-    ]
-    model.train(was_training)
-    return torch.cat(images)
+    """Unit vectors of all images (N, D) of a split; as `encode_split`."""
+
+    def encode(rows: range) -> Tensor:
+        return model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
+
+    return _shared(model, encode, len(inputs.names), batch_size, f"{label} images")
 
 
-@torch.inference_mode()
 def encode_captions(
     model: MatchingModel, inputs: Inputs, batch_size: int, device: torch.device, label: str = "validation"
 ) -> Tensor:
-    """Unit vectors of all captions (M, D) of a split, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    texts = [
-        model.encode_text(moved(inputs.texts(rows, training=False), device))
-        for rows in _chunks(len(inputs.caption_image), batch_size, f"{label} captions")
-    ]
-    model.train(was_training)
-    return torch.cat(texts)
+    """Unit vectors of all captions (M, D) of a split; as `encode_split`."""
+
+    def encode(rows: range) -> Tensor:
+        return model.encode_text(moved(inputs.texts(rows, training=False), device))
+
+    return _shared(model, encode, len(inputs.caption_image), batch_size, f"{label} captions")
 
 
 def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -70,6 +66,13 @@ def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return normalised(images, mean, std) if images.dtype == torch.uint8 else images
 
 
-def _chunks(count: int, size: int, label: str) -> Iterator[range]:
-    chunks = [range(start, min(count, start + size)) for start in range(0, count, size)]
-    return progress(chunks, label=label, total=len(chunks))
+@torch.inference_mode()
+def _shared(model: MatchingModel, encode: Callable[[range], Tensor], count: int, size: int, label: str) -> Tensor:
+    was_training = model.training
+    model.eval()
+    own = local_span(count)
+    part = own or range(1)  # of fewer rows than processes, one too many tells the width
+    chunks = [part[start : start + size] for start in range(0, len(part), size)]
+    rows = [encode(rows) for rows in progress(chunks, label=label, total=len(chunks))]
+    model.train(was_training)
+    return gather(torch.cat(rows)[: len(own)], count)

@@ -29,6 +29,7 @@ from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 from pipeline.progress import progress
 from pipeline.training.pixels import normalised, square_pixels
+from pipeline.training.processes import own_device, process_index, wait_for_all
 from pipeline.training.shards import SHARD_ROWS, pack, write_shards
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ENCODE_BATCH = 64
 JPEG_QUALITY = 95
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def make_features(
@@ -44,9 +46,10 @@ def make_features(
     """Fill `folder/{train,val,test}` with shards and return the manifest that `features.json` holds.
 
     Shards that are already there are kept: the caller gives the same folder for the same inputs only.
+    Several processes share the shards; the manifest of the first one alone holds their digests.
 
     Raises:
-        InputError: when the disk has too little room, or an image does not decode.
+        InputError: when the disk has too little room, an image does not decode, or a feature is too large for float16.
     """
     mean, deviation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (base.mean, base.deviation)
     _check_room(folder, splits, archive, model)
@@ -61,15 +64,18 @@ def make_features(
         ]
         _write_rows(folder / name, "images", split.images, lambda names: make_image(archive, names), name)
         _write_rows(folder / name, "captions", captions, make_text, name)
+    wait_for_all()
+    made = sorted(folder.rglob("*.safetensors")) if process_index() == 0 else []
     return {
         "train": model.train,
+        "features_dtype": model.features_dtype,
         "image_size": model.image_size,
         "mean": list(mean),
         "std": list(deviation),
         "rows": {
             name: {"images": len(split.images), "captions": len(split.captions)} for name, split in splits.items()
         },
-        "sha256": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
+        "sha256": {str(path.relative_to(folder)): sha256(path) for path in made},
     }
 
 
@@ -86,7 +92,7 @@ class _FrozenTowers:
     """Pooled outputs of both towers, in evaluation mode, on a GPU where there is one."""
 
     def __init__(self, base: Pretrained, model: ModelParams, mean: Sequence[float], deviation: Sequence[float]) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.image_tower: nn.Module = image_tower(base.image).eval().to(self.device)
         self.text_tower: nn.Module = text_tower(base.text, model.pooling).eval().to(self.device)
         self.tokenizer, self.model = base.tokenizer, model
@@ -101,7 +107,7 @@ class _FrozenTowers:
             for _ in range(0, len(names), ENCODE_BATCH):
                 batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
                 features.append(self.image_tower(normalised(batch.to(self.device), self.mean, self.deviation)).cpu())
-        return {"feature": torch.cat(features)}
+        return self._stored(torch.cat(features))
 
     @torch.inference_mode()
     def captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -117,7 +123,16 @@ class _FrozenTowers:
             encoded = self.text_tower(Tokens(batch.ids.to(self.device), batch.mask.to(self.device))).cpu()
             for row, feature in zip(chosen, encoded, strict=True):
                 features[row] = feature
-        return {"feature": torch.stack(features)}
+        return self._stored(torch.stack(features))
+
+    def _stored(self, feature_NW: Tensor) -> dict[str, Tensor]:
+        stored_NW = feature_NW.to(DTYPES[self.model.features_dtype])
+        if not stored_NW.isfinite().all():
+            raise InputError(
+                f"model.features_dtype = {self.model.features_dtype!r}: a feature of {feature_NW.abs().max():g} "
+                "does not fit; take float32"
+            )
+        return {"feature": stored_NW}
 
 
 def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
@@ -165,9 +180,9 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, model: ModelParams) -> None:
-    """Ask for an upper bound: prepared images never outgrow the archive, features take 4 bytes a number."""
+    """Ask for an upper bound: prepared images never outgrow the archive, features take 4 bytes a number, or 2."""
     rows = sum(len(split.images) + len(split.captions) for split in splits.values())
-    widest = 4 * 2048  # bytes of a feature row, of the widest towers in use
+    widest = DTYPES[model.features_dtype].itemsize * 2048  # bytes of a feature row, of the widest towers in use
     needed = rows * widest if model.train == "heads" else Path(archive.path).stat().st_size + rows * 4 * SHARD_ROWS // 8
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +55,32 @@ class Progress:
     best_rsum: float = -1.0
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Window(NamedTuple):
+    """Where a batch stands among those whose gradients are averaged before the weights change."""
+
+    place: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it opens the window."""
+        return self.place == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether the weights change with it."""
+        return self.place == self.size - 1
+
+
+ALONE = Window()
+
+
+def window_of(batch: int, batches: int, accumulate: int) -> Window:
+    """The window of batch number `batch` of an epoch; the epoch's last one may be smaller."""
+    opened = batch - batch % accumulate
+    return Window(batch - opened, min(accumulate, batches - opened))
 
 
 class Training:
@@ -118,10 +145,27 @@ class Training:
             self._save()
         return self.at
 
-    def step(self, batch: Batch, *, warming_up: bool) -> Tensor:
-        """One optimiser step on this process's part of a batch; what `NOTICED` names, 1-dimensional."""
-        if self.momentum_model is not None:
+    def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> Tensor:
+        """One step on this process's part of a batch; what `NOTICED` names, 1-dimensional.
+
+        The weights change with the last batch of a window and the momentum towers with the first; memory, statistics
+        and draws go on with every batch.
+        """
+        if self.momentum_model is not None and window.first:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
+        with nullcontext() if window.last else self.accelerator.no_sync(self.prepared):
+            told, momentum = self._gradients(batch, warming_up, 1 / window.size)
+        if window.last:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+        if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
+            assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up
+            self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
+        return told
+
+    def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[Tensor, Pairs | None]:
+        """Forward and backward; `share` of the gradient is added to what is there."""
         images = model_images(batch.images, self.mean, self.std)
         with self.accelerator.autocast():
             image, text = self.prepared(images, batch.texts)
@@ -150,14 +194,10 @@ class Training:
             impact = self.impact(loss_b, batch, entry_images, lr)
             loss = impact.loss
             told = torch.cat([told, torch.stack([impact.weight.mean(), impact.bank_loss.mean()])])
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
-            assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up
-            self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
-        return told
+        if self.model.logit_scale is not None:  # several processes wait for a gradient of every parameter
+            loss = loss + 0 * self.model.logit_scale
+        self.accelerator.backward(loss * share)
+        return told, momentum
 
     @torch.no_grad()
     def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
@@ -194,11 +234,12 @@ class Training:
             rate = scheduled_rate(settings, at.epoch, at.batch, len(plan), len(self.train_inputs.caption_image))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self._sums.append(self.step(batch.to(self.device), warming_up=warming_up))
+            window = window_of(at.batch, len(plan), settings.accumulate)
+            self._sums.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
-                if self.checkpoint.due():
+                if window.last and self.checkpoint.due():  # half a window's gradients are in no checkpoint
                     self._save()
 
     def _record(self, *, validate: bool) -> None:

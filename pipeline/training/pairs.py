@@ -18,7 +18,7 @@ from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 from pipeline.training.features import padded
 from pipeline.training.pixels import square_pixels
-from pipeline.training.shards import PackedShards, feature_shards
+from pipeline.training.shards import MappedFeatures, PackedShards, feature_shards
 
 if TYPE_CHECKING:
     from pipeline.data.bank import Bank
@@ -102,7 +102,7 @@ class Inputs:
 
     def images(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Tensor:
         """Features (b, W), or pixels (b, 3, S, S) uint8; `seeds` decide the augmentation of each."""
-        if isinstance(self._images, Tensor):
+        if isinstance(self._images, (Tensor, MappedFeatures)):
             return self._images[torch.as_tensor(indices)].float()
         return torch.stack(
             [self._image(int(index), None if seeds is None else int(seeds[i])) for i, index in enumerate(indices)]
@@ -110,7 +110,7 @@ class Inputs:
 
     def texts(self, indices: Sequence[int], *, training: bool) -> Tensor | Tokens:
         """Features (b, W), or tokens (b, L)."""
-        if isinstance(self._captions, Tensor):
+        if isinstance(self._captions, (Tensor, MappedFeatures)):
             return self._captions[torch.as_tensor(indices)].float()
         rows = [self._captions[int(index)] for index in indices]
         return padded(rows, self.pad, None if training else self.evaluation_length)

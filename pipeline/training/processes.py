@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
 STEPS_OF_24_BITS = 1 << 22
+LONGEST_WAIT = timedelta(days=1)  # of one process for the others, whose shards may take longer
 SMALL_MODEL = 5_000_000  # parameters below which a second thread costs more than it brings
 
 
@@ -19,6 +23,44 @@ def use_threads(parameters: int) -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1 if parameters < SMALL_MODEL else os.cpu_count() or 1)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Work as one of the processes that a launcher started, if one did; training leaves this to accelerate."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(own_device())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if process_count() > 1:
+        distributed.all_reduce(torch.zeros(1))
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place."""
+    if process_count() == 1:
+        return
+    for tensor in tensors:
+        distributed.all_reduce(tensor)
+    torch._foreach_div_(list(tensors), process_count())
 
 
 def process_count() -> int:

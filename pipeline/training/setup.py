@@ -14,6 +14,7 @@ from pipeline.data.known import Truth, read_noise
 from pipeline.data.splits import Split, read_split
 from pipeline.errors import InputError
 from pipeline.models import pretrained
+from pipeline.models.towers import recompute_activations
 from pipeline.params import ModelParams, Params
 from pipeline.paths import BANK, BANK_RECORD
 from pipeline.training.build import joint_width, learn_temperature, make_model, save_trained
@@ -33,7 +34,7 @@ def open_inputs(params: Params, features: Path, split_folder: Path, name: str, p
         InputError: when `features` was made for other parameters.
     """
     manifest = pretrained.read_record(features / "features.json")
-    for key in ("train", "image_size"):
+    for key in ("train", "image_size", "features_dtype"):
         wanted = getattr(params.model, key)
         if manifest[key] != wanted:
             raise InputError(
@@ -72,6 +73,9 @@ def open_training(
     manifest = pretrained.read_record(features / "features.json")
     normalisation = (manifest["mean"], manifest["std"])
     model = make_model(base, params.model, train)
+    if params.train.gradient_checkpointing:
+        recompute_activations(model.image_tower, "image")
+        recompute_activations(model.text_tower, "text")
     if params.loss.temperature == "learned":
         learn_temperature(model, base)
     use_threads(sum(parameter.numel() for parameter in model.parameters()))

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.files import write_tensors
+from pipeline.training.processes import process_count, process_index
 
+JOINED_BYTES = 1 << 29
 SHARD_ROWS = 1024  # what an interrupted features stage loses at most
 
 
@@ -32,6 +34,8 @@ def write_shards(
 ) -> None:
     """Write `rows` rows in shards of `SHARD_ROWS`; those that an interrupted run left complete are kept.
 
+    Several processes take turns, shard by shard; who needs all of them waits for the others.
+
     Args:
         folder: where the shards go.
         kind: "images" or "captions".
@@ -39,7 +43,7 @@ def write_shards(
         make: the tensors of the shard that holds a range of rows.
         track: wraps the shards' numbers, to show progress.
     """
-    for number in track(range(-(-rows // SHARD_ROWS))):
+    for number in track(range(process_index(), -(-rows // SHARD_ROWS), process_count())):
         path = shard_path(folder, kind, number)
         if not path.exists():
             write_tensors(path, make(range(number * SHARD_ROWS, min(rows, (number + 1) * SHARD_ROWS))))
@@ -51,10 +55,28 @@ def pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"value": torch.cat(list(rows)), "offset": lengths.cumsum(0)}
 
 
-def feature_shards(folder: Path, kind: str) -> Tensor:
-    """All rows (N, W) of fixed-width shards; one shard stays memory-mapped, several are joined in memory."""
+def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
+    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, memory-mapped beyond."""
     parts = [shard["feature"] for shard in _shards(folder, kind)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if sum(part.nbytes for part in parts) <= JOINED_BYTES else MappedFeatures(parts)
+
+
+class MappedFeatures:
+    """Rows of the same width in mapped shards, of which only those asked for come into memory."""
+
+    def __init__(self, shards: Sequence[Tensor]) -> None:
+        """Take shards of `SHARD_ROWS` rows, the last of as many or fewer."""
+        self._shards = shards
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return sum(len(shard) for shard in self._shards)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows (b,) as (b, W)."""
+        return torch.stack([self._shards[row // SHARD_ROWS][row % SHARD_ROWS] for row in rows.tolist()])
 
 
 class PackedShards:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from pipeline.params import TrainParams
 from pipeline.training.optimiser import decayed
-from pipeline.training.processes import process_count
+from pipeline.training.processes import average
 
 
 class Siamese:
@@ -46,10 +46,7 @@ class Siamese:
             torch.zeros_like(own) if grad is None else grad.clone()
             for grad, own in zip(gradients, self.parameters, strict=True)
         ]
-        if process_count() > 1:
-            for gradient in used:
-                distributed.all_reduce(gradient)
-            torch._foreach_div_(used, process_count())
+        average(used)
         torch._foreach_mul_(used, self.gradient_scale)
         self._clip(used)
         settings, (first, second) = self.settings, self.settings.betas

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.data.captions import clean_caption
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits import Split
+from pipeline.errors import InputError
 from pipeline.models.pretrained import HALF, Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, TextTower, Tokens
@@ -20,6 +21,7 @@ from pipeline.params import ModelParams, load_params
 from pipeline.training import features
 from pipeline.training.pairs import Inputs
 from pipeline.training.pixels import normalised, square_pixels
+from pipeline.training.shards import feature_shards
 
 WORDS = ("red", "green", "blue", "dot", "square", "the")
 IMAGES = 11
@@ -116,3 +118,26 @@ def test_an_interrupted_stage_keeps_its_finished_shards(
     written = finished.stat().st_mtime_ns
     assert features.make_features(tmp_path / "out", {"train": split}, archive, base, model)["sha256"] == whole["sha256"]
     assert finished.stat().st_mtime_ns == written
+
+
+def test_half_precision_takes_half_the_room_and_is_read_as_float32(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    rows, sizes = [], []
+    for dtype in ("float32", "float16"):
+        model = model_params("heads").model_copy(update={"features_dtype": dtype})
+        manifest = features.make_features(tmp_path / dtype, {"train": split}, archive, base, model)
+        rows.append(Inputs(tmp_path / dtype / "train", split, manifest, model, 0, augment=False).images(range(IMAGES)))
+        sizes.append(feature_shards(tmp_path / dtype / "train", "images").nbytes)
+    assert rows[1].dtype == torch.float32
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-3, atol=1e-3)
+    assert sizes[0] == 2 * sizes[1]
+
+
+def test_a_feature_too_large_for_half_precision_is_refused(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    base.image.layernorm.weight.data.fill_(1e6)
+    model = model_params("heads").model_copy(update={"features_dtype": "float16"})
+    with pytest.raises(InputError, match=r"model\.features_dtype = 'float16': a feature of .* does not fit"):
+        features.make_features(tmp_path / "out", {"train": split}, archive, base, model)

@@ -39,7 +39,22 @@ def write_packed(folder: Path, rows: list[Tensor]) -> None:
 def test_features_come_back_from_one_shard_and_from_several(tmp_path: Path, rows: int, files: int) -> None:
     feature = write_features(tmp_path, rows)
     assert len(list(tmp_path.iterdir())) == files
-    assert torch.equal(feature_shards(tmp_path, "images"), feature)
+    joined = feature_shards(tmp_path, "images")
+    assert isinstance(joined, Tensor)
+    assert torch.equal(joined, feature)
+
+
+@pytest.mark.parametrize("rows", [5, 12])
+def test_features_too_many_for_memory_are_read_where_they_lie(
+    tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = write_features(tmp_path, rows)
+    monkeypatch.setattr(shards, "JOINED_BYTES", 0)
+    mapped = feature_shards(tmp_path, "images")
+    assert isinstance(mapped, shards.MappedFeatures)
+    assert len(mapped) == rows
+    chosen = torch.tensor([rows - 1, 0, 4, 4])
+    assert torch.equal(mapped[chosen], feature[chosen])
 
 
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=13))
@@ -75,14 +90,14 @@ def test_an_interrupted_run_keeps_its_finished_shards(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images-00000.safetensors", "images-00001.safetensors"]
     write_shards(tmp_path, "images", 10, make, all_of)
     assert made == [0, 4, 8, 8]
-    assert torch.equal(feature_shards(tmp_path, "images"), feature)
+    assert torch.equal(feature_shards(tmp_path, "images")[torch.arange(len(feature))], feature)
 
 
 def test_images_and_captions_lie_side_by_side(tmp_path: Path) -> None:
     feature = write_features(tmp_path, 5)
     write_packed(tmp_path, [torch.arange(2)])
     assert len(PackedShards(tmp_path, "captions")) == 1
-    assert torch.equal(feature_shards(tmp_path, "images"), feature)
+    assert torch.equal(feature_shards(tmp_path, "images")[torch.arange(len(feature))], feature)
 
 
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:

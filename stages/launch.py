@@ -1,0 +1,110 @@
+"""How a stage starts: as one process or as several, on GPUs of its own where a queue's workers share them out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+GPUS = "FNE_GPUS"
+"""Environment: the GPUs that the queue's workers on this machine share out among themselves, `0,1`."""
+
+PAUSE = 1.0  # seconds between two looks for a free GPU
+
+_held: list[BaseFileLock] = []  # until this process ends, however it ends
+
+
+def started_together(stage: str, processes: int) -> bool:
+    """Run a stage as several processes and wait for them; False where this process is to do the work itself.
+
+    That is so for one process, and for those that were started here, by torchrun or by `accelerate launch`.
+
+    Raises:
+        InputError: when there are GPUs, but fewer than processes.
+        SystemExit: with the status of the process that failed.
+    """
+    if _in_group():
+        return False
+    take_gpus(processes)
+    if processes == 1:
+        return False
+    import torch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise InputError(
+            f"launch.processes = {processes}: {gpus} GPUs are to be had here, and each process takes one; lower it, or "
+            "hide them with CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what ails
+    try:
+        run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
+    except ChildFailedError as error:
+        raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
+    return True
+
+
+def take_gpus(count: int) -> None:
+    """Take `count` of the GPUs that `FNE_GPUS` names, waiting until so many are free; nothing without that variable.
+
+    They are given back when this process ends, also when it is killed. `CUDA_VISIBLE_DEVICES` then names them, so call
+    this before anything asks CUDA.
+
+    Raises:
+        InputError: when `FNE_GPUS` names too few, or one twice.
+    """
+    named = os.environ.get(GPUS)
+    if named is None or _held or _in_group():
+        return
+    gpus = [gpu.strip() for gpu in named.split(",")]
+    if not all(gpu.replace("-", "").isalnum() for gpu in gpus) or len(set(gpus)) < len(gpus):
+        raise InputError(f"{GPUS}={named!r}: expected different numbers or UUIDs of GPUs, as 0,1")
+    if count > len(gpus):
+        raise InputError(f"{GPUS}={named!r}: names {len(gpus)} GPUs, launch.processes asks for {count}")
+    folder = Path(tempfile.gettempdir()) / f"fne-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    told = False
+    while not _held:
+        _held.extend(_free(folder, gpus, count))
+        if not _held:
+            if not told:
+                click.echo(f"waiting for {count} of the GPUs {named}", err=True)
+            told = True
+            time.sleep(PAUSE)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(Path(lock.lock_file).stem for lock in _held)
+
+
+def _free(folder: Path, gpus: list[str], count: int) -> list[BaseFileLock]:
+    """Locks on `count` free GPUs, or none: who held some and waited for more could wait forever."""
+    from filelock import FileLock, Timeout
+
+    locks: list[BaseFileLock] = []
+    for gpu in gpus:
+        lock: BaseFileLock = FileLock(folder / f"{gpu}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        locks.append(lock)
+        if len(locks) == count:
+            return locks
+    for lock in locks:
+        lock.release()
+    return []
+
+
+def _in_group() -> bool:
+    return "WORLD_SIZE" in os.environ

@@ -1,0 +1,155 @@
+"""Stages as several processes make what one makes, and workers of a queue each take a GPU of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import InputError
+from stages import launch
+from tests.stages.running import ROOT, run, start, work_in, write_tiny_params
+
+HOLD = """
+import os, sys
+from stages.launch import take_gpus
+take_gpus(int(sys.argv[1]))
+print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+sys.stdin.read()
+"""
+NPC = {
+    "train__epochs": 2,
+    "pairs__weighting": "npc",
+    "pairs__bank_epochs": 1,
+    "pairs__batch_size": 7,
+    "pairs__clean_threshold": 0.3,
+}
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, split and small towers; features and bank of one process. Heads, so that features are computed."""
+    folder = tmp_path_factory.mktemp("ready")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, model__train="heads", **NPC)
+        run("download", "split", "base", "features", "bank")
+    return folder
+
+
+def succeed(process: subprocess.Popen[str]) -> str:
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return said
+
+
+@pytest.mark.end_to_end
+def test_two_processes_make_the_features_and_the_bank_of_one(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ready, tmp_path / "two")
+    work_in(tmp_path / "two", monkeypatch)
+    for made in ("features", "bank"):
+        shutil.rmtree(made)
+    write_tiny_params(Path(), model__train="heads", launch__processes=2, **NPC)
+    assert "12/60" in succeed(start("features"))
+    assert json.loads(Path("features/features.json").read_text()) == json.loads(
+        (ready / "features/features.json").read_text()
+    )
+    for path in sorted(Path("features").rglob("*.safetensors")):
+        torch.testing.assert_close(load_file(path), load_file(ready / path))
+    assert " pairs are clean" in succeed(start("bank"))
+    ours, theirs = (pandas.read_parquet(folder / "bank/pairs.parquet") for folder in (Path(), ready))
+    pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.end_to_end
+def test_torchrun_from_outside_starts_a_stage(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ready, tmp_path / "outside")
+    work_in(tmp_path / "outside", monkeypatch)
+    shutil.rmtree("features")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "-m", "stages.features"], env=environment, check=True, timeout=300)
+    assert Path("features/features.json").read_text() == (ready / "features/features.json").read_text()
+
+
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that hold GPUs until their input ends; killed at the end."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def hold(processes: list[subprocess.Popen[str]], folder: Path, gpus: str, count: int) -> subprocess.Popen[str]:
+    environment = os.environ | {"FNE_GPUS": gpus, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in environment.items() if name != "WORLD_SIZE"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(count)],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    processes.append(process)
+    return process
+
+
+def line(stream: object) -> str:
+    return stream.readline().strip()  # type: ignore[attr-defined]
+
+
+def test_each_worker_takes_its_own_gpu_and_a_third_waits_for_one(
+    holding: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    first, second = (hold(holding, tmp_path, "0,1", 1) for _ in range(2))
+    assert {line(first.stdout), line(second.stdout)} == {"0", "1"}
+    third = hold(holding, tmp_path, "0,1", 1)
+    assert line(third.stderr) == "waiting for 1 of the GPUs 0,1"
+    first.kill()  # as a crash would
+    assert line(third.stdout) in ("0", "1")
+
+
+def test_a_training_on_two_gpus_takes_both_or_none(holding: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+    assert line(hold(holding, tmp_path, "0,1", 1).stdout) == "0"
+    both = hold(holding, tmp_path, "0,1", 2)
+    assert line(both.stderr) == "waiting for 2 of the GPUs 0,1"
+    assert line(hold(holding, tmp_path, "0,1", 1).stdout) == "1"  # it holds none while it waits
+    for process in (holding[0], holding[2]):
+        process.kill()
+    assert line(both.stdout) == "0,1"
+
+
+@pytest.mark.parametrize("named", ["0,0", "", "0,,1", "../x"])
+def test_gpus_that_cannot_be_meant_are_refused(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FNE_GPUS", named)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="expected different numbers or UUIDs of GPUs"):
+        launch.take_gpus(1)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FNE_GPUS", "0,1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match=r"names 2 GPUs, launch\.processes asks for 3"):
+        launch.take_gpus(3)
+
+
+def test_without_fne_gpus_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FNE_GPUS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    launch.take_gpus(1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
