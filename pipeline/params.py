@@ -62,6 +62,15 @@ class NoiseParams(Section):
     file: str | None
 
 
+class LimitsParams(Section):
+    """What an archive from elsewhere may hold, so that a hostile one fills neither the memory nor the disk."""
+
+    members: Count
+    member_mb: Count
+    unpacked_gb: Positive
+    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
 class DataParams(Section):
     """Which data set, where it lies, and what to do with what is broken in it."""
 
@@ -70,6 +79,7 @@ class DataParams(Section):
     mirror: str | None
     annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
     on_bad_image: Literal["fail", "skip"]
+    limits: LimitsParams
     split: SplitParams
     noise: NoiseParams
     scenes: ScenesParams

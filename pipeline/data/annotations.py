@@ -66,18 +66,21 @@ def read_annotations(layout: str, files: Files, source: Source) -> Annotations:
     return Annotations(tuple(pictures.values()), annotations.has_splits)
 
 
-def read_text(file: Traversable) -> str:
+def read_text(file: Traversable, label: str | None = None) -> str:
     """A file's text, UTF-8 with or without a mark.
 
     Raises:
         InputError: naming the file, if it is no UTF-8 or its archive is damaged.
     """
+    label = label or str(file)
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: no UTF-8 text: {error}") from None
+        raise InputError(f"{label}: no UTF-8 text: {error}") from None
+    except FileNotFoundError:
+        raise
     except BROKEN as error:
-        raise InputError(f"{file}: damaged: {error}") from None
+        raise InputError(f"{label}: damaged: {error}") from None
 
 
 def read_lines(file: Traversable) -> list[str]:
@@ -86,12 +89,13 @@ def read_lines(file: Traversable) -> list[str]:
     return [line.strip() for line in read_text(file).removesuffix("\n").split("\n")]
 
 
-def read_json(file: Traversable) -> Any:
-    """A file's JSON; errors as `read_text`, and for JSON that is cut off."""
+def read_json(file: Traversable, label: str | None = None) -> Any:
+    """A file's JSON; errors as `read_text`, and for JSON that is cut off. `label` names it where its path would not."""
+    label = label or str(file)
     try:
-        return json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not readable as JSON (cut off?): {error}") from None
+        return json.loads(read_text(file, label))
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
+        raise InputError(f"{label}: not readable as JSON (cut off?): {error}") from None
 
 
 def _read_flickr8k(files: Files, _: Callable[[str], str]) -> Annotations:
