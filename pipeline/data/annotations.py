@@ -15,7 +15,7 @@ from pipeline.data.archives import BROKEN, checked_name
 from pipeline.data.found import Files
 from pipeline.data.images import is_image
 from pipeline.data.sources import Source
-from pipeline.data.splits import SPLITS, read_split
+from pipeline.data.splits import SPLITS, can_be_written, read_split
 from pipeline.errors import InputError
 
 SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
@@ -54,6 +54,8 @@ def read_annotations(layout: str, files: Files, source: Source) -> Annotations:
             raise InputError(f"{place}: image {picture.image!r} has no caption")
         if any(not caption.strip() for caption in picture.captions):
             raise InputError(f"{place}: image {picture.image!r} has an empty caption")
+        if not all(map(can_be_written, (picture.image, *picture.captions))):
+            raise InputError(f"{place}: image {picture.image!r}: half a character in its name or in a caption")
         if (other := pictures.get(member)) is not None:
             raise InputError(
                 f"{place}: image {picture.image!r} is there twice, in split {other.split} and in "
@@ -229,12 +231,15 @@ def _read_table(files: Files, _: Callable[[str], str]) -> Annotations:
 
 
 def _read_scenes(files: Files, _: Callable[[str], str]) -> Annotations:
-    content = read_json(files["scenes.json"])
+    from pipeline.data.scenes import Scene
+
+    file = files["scenes.json"]
+    content = read_json(file)
     return Annotations(
         tuple(
-            Picture(scene_name(split, index), tuple(scene["captions"]), split)
+            Picture(scene_name(split, index), Scene.from_json(row, f"{file}: {split}[{index}]").captions, split)
             for split in SPLITS
-            for index, scene in enumerate(content[split])
+            for index, row in enumerate(_key(content, split, list, str(file)))
         )
     )
 

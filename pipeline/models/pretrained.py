@@ -108,7 +108,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
         raise InputError(f"{path}: not readable as JSON (cut off?): {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected an object, found {type(record).__name__}")

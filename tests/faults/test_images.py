@@ -1,4 +1,4 @@
-"""Pictures as they come: each decodes to what a person would see, or is refused by name; what is decided is fixed here."""
+"""Pictures as they come: each decodes to what a person would see, or is refused by name; what is decided is here."""
 
 from __future__ import annotations
 

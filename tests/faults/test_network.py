@@ -137,6 +137,10 @@ def no_place(handler: Handler) -> None:
     handler.answer(CONTENT[handler.asked_from() :], 206)
 
 
+def no_http(handler: Handler) -> None:
+    handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
 FAULTS: dict[str, Fault] = {
     "cuts": cuts,
     "stalls": stalls,
@@ -161,7 +165,7 @@ FAULTS: dict[str, Fault] = {
     "416 at once": lambda handler: handler.answer(b"", 416),
     "500": lambda handler: handler.answer(b"", 500),
     "404": lambda handler: handler.answer(b"", 404),
-    "no HTTP": lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n") and None,
+    "no HTTP": no_http,
     **{
         f"a redirect to {place}": lambda handler, place=place: handler.answer(b"", 302, Location=place)  # type: ignore[misc]
         for place in ("file:///etc/passwd", "ftp://127.0.0.1/x", "http://localhost:9/x", "http://[", "/again")
