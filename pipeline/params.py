@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
+from pipeline.yaml_text import parse_yaml, shown
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -277,16 +278,13 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest
             valid name.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path = Path(path)
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"), path)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected sections: {', '.join(Params.model_fields)}")
     return parse_params(content, path)
@@ -354,9 +352,9 @@ def _describe(problem: Any, content: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, valid_names(), n=1, cutoff=0)
-        return f"{name} = {problem['input']!r}: unknown key; the nearest valid name is {nearest[0]}"
+        return f"{name} = {shown(problem['input'])}: unknown key; the nearest valid name is {nearest[0]}"
     if problem["type"] == "missing":
         return f"{name}: missing"
-    found = f"{name} = {problem['input']!r}: " if name and not isinstance(problem["input"], dict) else ""
+    found = f"{name} = {shown(problem['input'])}: " if name and not isinstance(problem["input"], dict) else ""
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{found}{name + ': ' if name and not found else ''}{message[0].lower()}{message[1:]}"

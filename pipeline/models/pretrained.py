@@ -96,7 +96,7 @@ def load(folder: Path) -> Pretrained:
     record = read_record(folder / "base.json")
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
-    tokenizer = AutoTokenizer.from_pretrained(text_place)
+    tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     source = {side: record[side] for side in ("image", "text")}
     mean, deviation = tuple(record["mean"]), tuple(record["std"])
     return Pretrained(image_model, text_model, tokenizer, mean, deviation, source, record.get("logit_scale"))
@@ -154,7 +154,8 @@ def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTra
     from transformers import AutoTokenizer
 
     with _explained(side, name):
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        # said here too: left unsaid, transformers asks at the terminal whether the folder's code may run
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
         raise InputError(f"model.{side} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     return tokenizer

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pandas
@@ -108,7 +109,7 @@ def _flickr8k() -> dict[str, bytes]:
 TRAIN = Split.of([(name, texts) for name, (_, texts) in _few(3).items()])
 
 
-def _npy(values: object) -> bytes:
+def _npy(values: Any) -> bytes:
     content = BytesIO()
     numpy.save(content, values)
     return content.getvalue()
