@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and its like, which start other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MAX_PIXELS = 50_000_000  # decoding takes up to 20 bytes a pixel (docs/reliability.md): 1 GB
+MAX_PIXELS = 50_000_000  # of no format does decoding take 1 GiB or 5 s then (`make soak` tries)
 MAX_SIDE = 65_535  # JPEG's own; a BMP's gap between two runs is up to 255 rows long
 MAX_SCANS = 100  # of a JPEG: each goes over the whole picture, and a progressive one has some ten
 MAX_RUN_PIXELS = 2_000_000  # of a BMP in runs, which Pillow decodes a byte at a time

@@ -13,6 +13,8 @@ from PIL import Image
 
 from pipeline.data.images import MAX_PIXELS, MAX_SCANS, check_image, decode
 from pipeline.errors import InputError
+from tests.faults.guard import bounded
+from tests.faults.profiles import SOAK
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 ORIENTATION = 0x0112
@@ -131,8 +133,11 @@ def test_the_content_says_what_kind_it_is_not_the_name() -> None:
 
 def with_size(content: bytes, kind: str, width: int, height: int) -> bytes:
     """The header of a small picture claims another size."""
-    place, layout = {"PNG": (16, ">2L"), "BMP": (18, "<2l"), "GIF": (6, "<2H")}[kind]
     changed = bytearray(content)
+    if kind == "WEBP":  # of the canvas, less one, in 24 bits each
+        changed[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        return bytes(changed)
+    place, layout = {"PNG": (16, ">2L"), "BMP": (18, "<2l"), "GIF": (6, "<2H")}[kind]
     struct.pack_into(layout, changed, place, width, height)
     if kind == "PNG":
         struct.pack_into(">L", changed, 29, zlib.crc32(changed[12:29]))
@@ -146,11 +151,13 @@ def with_size(content: bytes, kind: str, width: int, height: int) -> bytes:
         ("PNG", (7_100, 7_100), rf"7100 × 7100 pixels, at most {MAX_PIXELS}"),
         ("GIF", (65_535, 65_535), "decompression bomb|pixels"),
         ("BMP", (49_000_000, 1), "at most 65535 a side"),
+        ("WEBP", (60_000, 60_000), "pixels|decompression bomb|no image"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_by_what_its_header_says(kind: str, size: tuple[int, int], said: str) -> None:
-    content = with_size(encoded(Image.new("RGB", (4, 4)), kind), kind, *size)
+    animated = {"save_all": True, "append_images": [Image.new("RGB", (4, 4), RED)]} if kind == "WEBP" else {}
+    content = with_size(encoded(Image.new("RGB", (4, 4)), kind, **animated), kind, *size)
     for check in (decode, check_image):
         with pytest.raises(InputError, match=rf"^b\.x: does not decode: .*({said})"):
             check(content, "b.x")
@@ -170,3 +177,30 @@ def test_a_large_bitmap_in_runs_is_refused() -> None:
     )
     with pytest.raises(InputError, match="5000 × 5000 pixels in runs, at most"):
         decode(header + bytes(1024) + b"\0\0" * 100, "x")
+
+
+LARGEST: dict[str, tuple[str, str, dict[str, object]]] = {
+    "grey.png": ("L", "PNG", {"compress_level": 1}),
+    "alpha.png": ("RGBA", "PNG", {"compress_level": 1}),
+    "sixteen.tiff": ("I;16", "TIFF", {"compression": "tiff_lzw"}),
+    "ink.tiff": ("CMYK", "TIFF", {"compression": "tiff_lzw"}),
+    "palette.gif": ("P", "GIF", {}),
+    "baseline.jpg": ("RGB", "JPEG", {}),
+    "progressive.jpg": ("RGB", "JPEG", {"progressive": True, "subsampling": 0}),
+    "progressive-ink.jpg": ("CMYK", "JPEG", {"progressive": True, "subsampling": 0}),
+    "alpha.webp": ("RGBA", "WEBP", {"lossless": True, "method": 0}),
+    "photo.webp": ("RGB", "WEBP", {"method": 0}),
+}
+
+
+@pytest.mark.skipif(not SOAK, reason="a minute; `make soak` runs it")
+@pytest.mark.parametrize("name", LARGEST)
+def test_the_largest_picture_allowed_is_decoded_within_bounds(name: str) -> None:
+    mode, kind, options = LARGEST[name]
+    side = int(MAX_PIXELS**0.5)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = encoded(Image.new(mode, (side, side), 7), kind, exif=exif, **options)
+    with bounded():
+        check_image(content, name)
+        assert decode(content, name).size == (side, side)
