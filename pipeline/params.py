@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import InputError
 from pipeline.problems import described
+from pipeline.yaml_text import parse_yaml
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -61,6 +62,15 @@ class NoiseParams(Section):
     file: str | None
 
 
+class LimitsParams(Section):
+    """What an archive from elsewhere may hold, so that a hostile one fills neither the memory nor the disk."""
+
+    members: Count
+    member_mb: Count
+    unpacked_gb: Positive
+    ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
 class DataParams(Section):
     """Which data set, where it lies, and what to do with what is broken in it."""
 
@@ -69,6 +79,7 @@ class DataParams(Section):
     mirror: str | None
     annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
     on_bad_image: Literal["fail", "skip"]
+    limits: LimitsParams
     split: SplitParams
     noise: NoiseParams
     scenes: ScenesParams
@@ -282,16 +293,13 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest
             valid name.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path = Path(path)
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"), path)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected sections: {', '.join(Params.model_fields)}")
     return parse_params(content, path)

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.yaml_text import shown
+
 
 def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """One sentence a problem; for an unknown key with the nearest valid name."""
@@ -54,9 +56,9 @@ def _describe(problem: Any, root: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, valid_names(root), n=1, cutoff=0)
-        return f"{name} = {problem['input']!r}: unknown key; the nearest valid name is {nearest[0]}"
+        return f"{name} = {shown(problem['input'])}: unknown key; the nearest valid name is {nearest[0]}"
     if problem["type"] == "missing":
         return f"{name}: missing"
-    found = f"{name} = {problem['input']!r}: " if name and not isinstance(problem["input"], dict) else ""
+    found = f"{name} = {shown(problem['input'])}: " if name and not isinstance(problem["input"], dict) else ""
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{found}{name + ': ' if name and not found else ''}{message[0].lower()}{message[1:]}"

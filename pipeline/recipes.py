@@ -20,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
 from pipeline.params import parse_params
+from pipeline.yaml_text import parse_yaml
 
 RECIPES = Path("recipes")
 EXTENDS = "extends"
@@ -149,10 +150,7 @@ def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _check(text: str, path: Path | str) -> None:
-    try:
-        content = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(text, path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected sections")
     parse_params(content, path)

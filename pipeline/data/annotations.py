@@ -15,7 +15,7 @@ from pipeline.data.archives import BROKEN, checked_name
 from pipeline.data.found import Files
 from pipeline.data.images import is_image
 from pipeline.data.sources import Source
-from pipeline.data.splits import SPLITS, read_split
+from pipeline.data.splits import SPLITS, can_be_written, read_split
 from pipeline.errors import InputError
 
 SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
@@ -54,6 +54,8 @@ def read_annotations(layout: str, files: Files, source: Source) -> Annotations:
             raise InputError(f"{place}: image {picture.image!r} has no caption")
         if any(not caption.strip() for caption in picture.captions):
             raise InputError(f"{place}: image {picture.image!r} has an empty caption")
+        if not all(map(can_be_written, (picture.image, *picture.captions))):
+            raise InputError(f"{place}: image {picture.image!r}: half a character in its name or in a caption")
         if (other := pictures.get(member)) is not None:
             raise InputError(
                 f"{place}: image {picture.image!r} is there twice, in split {other.split} and in "
@@ -66,18 +68,21 @@ def read_annotations(layout: str, files: Files, source: Source) -> Annotations:
     return Annotations(tuple(pictures.values()), annotations.has_splits)
 
 
-def read_text(file: Traversable) -> str:
+def read_text(file: Traversable, label: str | None = None) -> str:
     """A file's text, UTF-8 with or without a mark.
 
     Raises:
         InputError: naming the file, if it is no UTF-8 or its archive is damaged.
     """
+    label = label or str(file)
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: no UTF-8 text: {error}") from None
+        raise InputError(f"{label}: no UTF-8 text: {error}") from None
+    except FileNotFoundError:
+        raise
     except BROKEN as error:
-        raise InputError(f"{file}: damaged: {error}") from None
+        raise InputError(f"{label}: damaged: {error}") from None
 
 
 def read_lines(file: Traversable) -> list[str]:
@@ -86,12 +91,13 @@ def read_lines(file: Traversable) -> list[str]:
     return [line.strip() for line in read_text(file).removesuffix("\n").split("\n")]
 
 
-def read_json(file: Traversable) -> Any:
-    """A file's JSON; errors as `read_text`, and for JSON that is cut off."""
+def read_json(file: Traversable, label: str | None = None) -> Any:
+    """A file's JSON; errors as `read_text`, and for JSON that is cut off. `label` names it where its path would not."""
+    label = label or str(file)
     try:
-        return json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not readable as JSON (cut off?): {error}") from None
+        return json.loads(read_text(file, label))
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
+        raise InputError(f"{label}: not readable as JSON (cut off?): {error}") from None
 
 
 def _read_flickr8k(files: Files, _: Callable[[str], str]) -> Annotations:
@@ -225,12 +231,15 @@ def _read_table(files: Files, _: Callable[[str], str]) -> Annotations:
 
 
 def _read_scenes(files: Files, _: Callable[[str], str]) -> Annotations:
-    content = read_json(files["scenes.json"])
+    from pipeline.data.scenes import Scene
+
+    file = files["scenes.json"]
+    content = read_json(file)
     return Annotations(
         tuple(
-            Picture(scene_name(split, index), tuple(scene["captions"]), split)
+            Picture(scene_name(split, index), Scene.from_json(row, f"{file}: {split}[{index}]").captions, split)
             for split in SPLITS
-            for index, scene in enumerate(content[split])
+            for index, row in enumerate(_key(content, split, list, str(file)))
         )
     )
 

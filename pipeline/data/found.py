@@ -14,6 +14,7 @@ from pipeline.data.archives import BROKEN, open_archive
 from pipeline.data.images import is_image
 from pipeline.data.sources import Layout
 from pipeline.errors import InputError
+from pipeline.params import LimitsParams
 
 Files = Mapping[str, Traversable]  # annotation files by base name: on the disk or inside an archive
 
@@ -80,13 +81,13 @@ class ImageFiles:
                     image = ImageFile(str(path), path.stat().st_size, path.read_bytes)
                     self.add(image, *(path.relative_to(base).as_posix() for base in (folder, root)))
 
-    def add_archive(self, path: Path) -> None:
+    def add_archive(self, path: Path, limits: LimitsParams) -> None:
         """Know every image in an archive, by its member's name.
 
         Raises:
             InputError: as `open_archive`.
         """
-        archive = open_archive(path)
+        archive = open_archive(path, limits=limits)
         for member in archive.infolist():
             if is_image(member.filename) and not member.is_dir():
                 image = ImageFile(f"{path}: {member.filename}", member.file_size, _reader(archive, member))
@@ -113,13 +114,13 @@ def files_in(folders: Iterable[Path]) -> dict[str, list[Traversable]]:
     return found
 
 
-def files_in_archive(path: Path) -> dict[str, list[Traversable]]:
+def files_in_archive(path: Path, limits: LimitsParams) -> dict[str, list[Traversable]]:
     """The files anywhere in an archive, by base name.
 
     Raises:
         InputError: as `open_archive`.
     """
-    archive = open_archive(path)
+    archive = open_archive(path, limits=limits)
     found: dict[str, list[Traversable]] = {}
     for name in archive.namelist():
         base = name.rpartition("/")[2]

@@ -10,29 +10,40 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
 from pipeline.data.archives import BROKEN, open_archive
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.Image import Transpose
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and its like, which start other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MAX_PIXELS = 89_478_485  # Pillow's own bound: a quarter of a GiB as RGB
+MAX_PIXELS = 50_000_000  # of no format does decoding take 1 GiB or 5 s then (`make soak` tries)
+MAX_SIDE = 65_535  # JPEG's own; a BMP's gap between two runs is up to 255 rows long
+MAX_SCANS = 100  # of a JPEG: each goes over the whole picture, and a progressive one has some ten
+MAX_RUN_PIXELS = 2_000_000  # of a BMP in runs, which Pillow decodes a byte at a time
+ORIENTATION = 0x0112  # EXIF
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time ZIP knows: the same images make the same archive
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """The picture in `content`: RGB, upright as its EXIF orientation says, at most `MAX_PIXELS`.
+    """The first picture in `content`: RGB, upright as its EXIF orientation says, at most `MAX_PIXELS`.
+
+    What 16 bits hold is scaled to 8. Transparency is dropped and the colour beneath it kept, as the published code's
+    `convert("RGB")` does; colour profiles are not applied.
 
     Raises:
-        InputError: naming the image, for content that does not decode.
+        InputError: naming the image, for content that does not decode, or whose values have no known range.
     """
-    from PIL import ImageOps
-
     try:
         with _opened(content) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()  # first: Pillow itself turns a TIFF upright then, and a PNG's EXIF may follow its pixels
+            turn = _turn(image)
+            picture = _as_rgb(image)
+            return picture if turn is None else picture.transpose(turn)
     except Exception as error:  # Pillow's readers raise almost anything on damaged content
         raise _bad_image(name, error) from None
 
@@ -43,6 +54,7 @@ def check_image(content: bytes, name: str) -> None:
         with _opened(content) as image:
             image.draft("RGB", (1, 1))  # JPEG: reads every coefficient, but computes an eighth of the pixels a side
             image.load()
+            _as_rgb(image.crop((0, 0, 1, 1)))
     except Exception as error:
         raise _bad_image(name, error) from None
 
@@ -115,7 +127,44 @@ def _opened(content: bytes) -> Image.Image:
     image = Image.open(BytesIO(content), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} × {image.height} pixels, at most {MAX_PIXELS} are allowed")
+    if max(image.size) > MAX_SIDE:
+        raise ValueError(f"{image.width} × {image.height} pixels, at most {MAX_SIDE} a side are allowed")
+    if image.format in ("JPEG", "MPO") and (scans := content.count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"{scans} scans, at most {MAX_SCANS} are allowed")
+    if image.format == "BMP" and image.info.get("compression") and image.width * image.height > MAX_RUN_PIXELS:
+        raise ValueError(f"{image.width} × {image.height} pixels in runs, at most {MAX_RUN_PIXELS} are allowed")
     return image
+
+
+def _turn(image: Image.Image) -> Transpose | None:
+    """What stands the picture upright; EXIF that cannot be read says nothing about it."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow's reader raises almost anything on damaged content
+        return None
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return turns.get(orientation) if isinstance(orientation, int) else None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a channel. Pillow's own conversion cuts at 255 what has more, and makes the picture white."""
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of a range that the file does not say; 8 or 16 are allowed")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
+    return image.convert("RGB")
 
 
 def _bad_image(name: str, error: Exception) -> InputError:

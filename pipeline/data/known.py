@@ -68,7 +68,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
                     {direction: side_P.isin(["", direction]).to_numpy() for direction in DIRECTIONS},
                 )
         return truths
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
         raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
 
 
@@ -103,7 +103,7 @@ def read_noise(folder: Path) -> Noise | None:
             return None
         permutation_M, true_image_M = (np.array(record[key], np.int64) for key in ("permutation", "true_image"))
         ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
-    except (OSError, ArithmeticError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
     image_M = np.array(read_split(folder / "train.json").caption_image)
     if not image_M.shape == permutation_M.shape == true_image_M.shape:

@@ -66,7 +66,7 @@ def _fetched(layout: Layout, store: Store) -> tuple[Files, list[Kept]]:
     found = files_in([])
     for file in kept:
         if file.path.suffix == ".zip":
-            for base, places in files_in_archive(file.path).items():
+            for base, places in files_in_archive(file.path, store.limits).items():
                 found.setdefault(base, []).extend(places)
         else:
             found.setdefault(file.path.name, []).append(file.path)
@@ -98,7 +98,7 @@ def find_images(name: str, wanted: Sequence[str], store: Store) -> tuple[ImageFi
         held = [image for image in wanted if _holds(item, image)]
         if held and all(images.find(image) is None for image in held):
             kept.append(store.get(item))
-            images.add_archive(kept[-1].path)
+            images.add_archive(kept[-1].path, store.limits)
     if not len(images):
         folders = ", ".join(str(store.root / folder) for folder in source.image_folders) if store.root else "data.root"
         raise InputError(f"{name}: no images folder: no image in {folders}: {source.by_hand}")
@@ -119,7 +119,10 @@ def listing_changed(images: ImageFiles, store: Store) -> list[str]:
     record = store.folder / f"listing.{digest_of(str(store.root))[:8]}.json"
     listing = images.listing()
     now = {"files": len(listing), "bytes": sum(size for _, size in listing), "sha256": digest_of(listing)}
-    before = json.loads(record.read_text()) if record.exists() else now
+    try:
+        before = json.loads(record.read_text())
+    except (OSError, ValueError):  # the first time, or a record that is damaged: there is nothing to compare with
+        before = now
     write_json(record, now)
     if before == now:
         return []

@@ -144,7 +144,7 @@ def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
     try:
         # mapped: a header that promises more than the file holds is refused before memory is asked for
         index_M = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy's reader of headers raises almost anything on a damaged one
         raise InputError(f"{file}: not readable as .npy: {error}") from None
     if not isinstance(index_M, np.ndarray) or index_M.dtype.kind not in "iu":
         raise InputError(f"{file}: holds {getattr(index_M, 'dtype', 'several arrays')}, expected whole numbers")

@@ -111,8 +111,10 @@ def read_source(path: Path) -> Mapping[str, Any]:
         source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:
             raise KeyError(source["name"])
+        if not isinstance(source["skipped"], list) or not all(isinstance(name, str) for name in source["skipped"]):
+            raise TypeError("skipped is no list of names")
         return source
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro download` makes it") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not what stage download writes ({error!r}); run that stage again") from None

@@ -38,7 +38,7 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
     root = None if params.root is None else _existing_folder(params.root)
     if root is None and not source.images:
         raise InputError(f"data.name = {params.name!r}: the images cannot be fetched from here: {source.by_hand}")
-    store = Store(main_root() / ".downloads" / params.name, root, params.mirror)
+    store = Store(main_root() / ".downloads" / params.name, root, params.mirror, params.limits)
     layout, files, archives = find_annotations(params.name, params.annotations, store)
     annotations = read_annotations(layout, files, source)
     wanted = [picture for picture in annotations.pictures if picture.split or not annotations.has_splits]

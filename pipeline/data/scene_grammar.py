@@ -102,7 +102,7 @@ def parse(caption: str) -> Predicate:
     predicate = _predicate(match.groupdict()) if match else None
     # The pattern knows no agreement ("two circle", "a orange star"): only what would be written may be read.
     if predicate is None or not predicate.has_wording or text not in _cleaned_wordings(predicate):
-        raise InputError(f"caption {caption!r}: not in the grammar of generated scenes, so its truth is not known")
+        raise InputError(f"caption {caption[:80]!r}: not in the grammar of generated scenes, so its truth is not known")
     return predicate
 
 

@@ -13,6 +13,7 @@ from pipeline.data.download import fetch_item
 from pipeline.data.sources import Item
 from pipeline.errors import InputError
 from pipeline.files import digest_of, sha256, write_text
+from pipeline.params import LimitsParams
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Store:
     folder: Path
     root: Path | None
     mirror: str | None
+    limits: LimitsParams
 
     def has(self, items: Sequence[Item]) -> bool:
         """Whether the user's folder holds all of these files, and there are any."""
@@ -50,13 +52,13 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{name}.lock"):
             if not path.exists():
-                fetch_item(item, path, self.mirror)
+                fetch_item(item, path, self.mirror, self.limits)
             found = sha256(path)
             if not record.exists():
                 if path.suffix == ".zip":
-                    check_archive(path)
+                    check_archive(path, limits=self.limits)
                 write_text(record, f"{found}  {item.name}\n")
-            recorded = record.read_text().split()[0]
+            recorded = record.read_text(errors="replace").partition(" ")[0]
         if found != recorded:
             again = "" if own else f"{path} to have it fetched again, or "
             raise InputError(

@@ -85,7 +85,10 @@ def _scene_truth(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
         scenes = [Scene.from_json(row, f"{files['scenes.json']}: {name}[{n}]") for n, row in enumerate(content[name])]
         captions = splits[name].captions
         for start in range(0, len(captions), BLOCK_CAPTIONS):
-            true_MN = truth(captions[start : start + BLOCK_CAPTIONS], scenes)
+            try:
+                true_MN = truth(captions[start : start + BLOCK_CAPTIONS], scenes)
+            except InputError as error:
+                raise InputError(f"{files['scenes.json']}: {name}: {error}") from None
             caption, image = numpy.nonzero(true_MN)
             frames.append(_frame(split=name, image=image, caption=caption + start, relevance=1.0, source="scenes"))
     return pandas.concat(frames, ignore_index=True)

@@ -7,9 +7,10 @@ a class of this module that keeps what it is given: neither numpy nor anything e
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 from numpy.lib import format as npy
 
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 MOST_BYTES = 256 << 20  # MS-COCO's 566 000 captions need a sixth of it
 _INTEGERS = tuple(kind + size for kind in "iu" for size in "1248")
 _WIDEST = 1 << 63
+_BYTEARRAY = pickle.BYTEARRAY8[0]
 
 
 class _Type:
@@ -74,6 +76,9 @@ _STAND_INS = {
 class _Unpickler(pickle._Unpickler):
     """Calls the four stand-ins and nothing else."""
 
+    # a bank has no bytearray, and one is set aside whole before a byte of it is read
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != _BYTEARRAY}
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
@@ -94,10 +99,11 @@ def read_numpy_dict(path: Path) -> dict[str, int]:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {MOST_BYTES}")
-        with path.open("rb") as handle:
-            content = _read(handle)
-            if handle.read(1):
-                raise ValueError("something follows the dict")
+        with path.open("rb") as file:
+            handle = BytesIO(file.read())  # which sets no memory aside for more than the file holds
+        content = _read(handle)
+        if handle.read(1):
+            raise ValueError("something follows the dict")
     except FileNotFoundError:
         raise InputError(f"{path}: not found") from None
     except InputError:

@@ -96,7 +96,7 @@ def load(folder: Path) -> Pretrained:
     record = read_record(folder / "base.json")
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
-    tokenizer = AutoTokenizer.from_pretrained(text_place)
+    tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     source = {side: record[side] for side in ("image", "text")}
     mean, deviation = tuple(record["mean"]), tuple(record["std"])
     return Pretrained(image_model, text_model, tokenizer, mean, deviation, source, record.get("logit_scale"))
@@ -108,7 +108,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
         raise InputError(f"{path}: not readable as JSON (cut off?): {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected an object, found {type(record).__name__}")
@@ -154,7 +154,8 @@ def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTra
     from transformers import AutoTokenizer
 
     with _explained(side, name):
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        # said here too: left unsaid, transformers asks at the terminal whether the folder's code may run
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
         raise InputError(f"model.{side} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     return tokenizer

@@ -98,7 +98,7 @@ def fne_towers(checkpoint: Mapping[str, Any], base_folder: Path) -> tuple[PreTra
         folder = base_folder / side
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder / 'config.json'}: not found; `dvc repro base` makes it")
-        config = AutoConfig.from_pretrained(folder.resolve())
+        config = AutoConfig.from_pretrained(folder.resolve(), trust_remote_code=False)
         tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         tower.pop("embeddings.position_ids", None)  # 0, 1, 2, …: a buffer that transformers used to save
         towers.append(_filled(_model_class(config), config, tower, f"{prefix}*, for {folder}"))
@@ -127,6 +127,12 @@ def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         return {}
+    for name, value in state.items():
+        # a view may say that it is a billion copies of the one number which the file holds
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise InputError(f"{name[:80]!r}: no plain tensor but {value.layout} on {value.device.type}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{name[:80]!r} of shape {tuple(value.shape)}: the file holds fewer numbers than that")
     shared = "module." if all(name.startswith("module.") for name in state) else ""
     return {name.removeprefix(shared): value for name, value in state.items()}
 

@@ -16,6 +16,7 @@ import click
 from pipeline.errors import InputError
 from pipeline.files import write_text
 from pipeline.params import Params, dotted, parse_params
+from pipeline.yaml_text import parse_yaml
 
 START, END = "<!-- parameters -->", "<!-- /parameters -->"
 HEADING = ("| name | default | allowed | meaning |", "|---|---|---|---|")
@@ -46,8 +47,7 @@ def table_of(text: str, path: Path | str = "params.yaml") -> str:
     """`parameter_table` of a file's content; `path` is for messages only."""
     from ruamel.yaml import YAML
 
-    content = YAML(typ="safe", pure=True).load(text)
-    defaults = dotted(parse_params(content, path))
+    defaults = dotted(parse_params(parse_yaml(text, path), path))
     comments = dict(_comments(YAML().load(text), text.splitlines(), ""))
     allowed = dict(_allowed(Params.model_json_schema()))
     rows = [

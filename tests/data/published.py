@@ -18,8 +18,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.data.sources import FNE_JSON
+from pipeline.params import load_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
+LIMITS = load_params(PARAMS).data.limits
 GIT_HUB = "jbrownlee/Datasets/releases/download/Flickr8k"
 KARPATHY_ZIP = "people/karpathy/deepimagesent/caption_datasets.zip"
 FNE_FOLDER = FNE_JSON.rpartition("/")[2]

@@ -17,7 +17,7 @@ from pipeline.data.archives import check_archive
 from pipeline.data.download import fetch_item, resolve
 from pipeline.data.sources import FNE_JSON, KARPATHY, Item
 from pipeline.errors import InputError
-from tests.data.published import write_zip
+from tests.data.published import LIMITS, write_zip
 
 CONTENT = bytes(range(256)) * 14_000  # 3.4 MiB: more than one chunk
 fetch = functools.partial(download.fetch, pause_s=0.0, attempts=3)
@@ -164,7 +164,7 @@ def test_an_archive_that_is_cut_off_never_gets_its_name(tmp_path: Path) -> None:
     write_zip(tmp_path / "whole.zip", {"a.txt": "text" * 100})
     behaviour = Behaviour(content=(tmp_path / "whole.zip").read_bytes()[:-30])
     with server(behaviour) as url, pytest.raises(InputError, match="not a whole ZIP archive"):
-        fetch_item(Item("file.zip", url), tmp_path / "kept/file.zip")
+        fetch_item(Item("file.zip", url), tmp_path / "kept/file.zip", None, LIMITS)
     assert not list((tmp_path / "kept").iterdir())
 
 
@@ -203,14 +203,14 @@ def test_a_drive_folder_is_looked_through_for_the_files_name(tmp_path: Path, mon
         path: str
 
     def write(id: str, output: str, **_: object) -> None:
-        Path(output).write_text(f"content of {id}")
+        Path(output).write_text(f'["content of {id}"]')
 
     monkeypatch.setattr("gdown.download_folder", lambda **_: [Entry("id7", "json/a.json"), Entry("id8", "b.json")])
     monkeypatch.setattr("gdown.download", write)
-    fetch_item(Item("a.json", FNE_JSON), tmp_path / "a.json")
-    assert (tmp_path / "a.json").read_text() == "content of id7"
+    fetch_item(Item("a.json", FNE_JSON), tmp_path / "a.json", None, LIMITS)
+    assert (tmp_path / "a.json").read_text() == '["content of id7"]'
     with pytest.raises(InputError, match=r"holds no 'c\.json'; found a\.json, b\.json"):
-        fetch_item(Item("c.json", FNE_JSON), tmp_path / "c.json")
+        fetch_item(Item("c.json", FNE_JSON), tmp_path / "c.json", None, LIMITS)
 
 
 def test_what_drive_refuses_is_said_with_a_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,4 +221,5 @@ def test_what_drive_refuses_is_said_with_a_way_around(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("gdown.download", refuse)
     with pytest.raises(InputError, match=r"too many accesses.*fetch it in a browser"):
-        fetch_item(Item("a.pth", "https://drive.google.com/file/d/1dh1rS3ttv/view"), tmp_path / "a.pth")
+        address = "https://drive.google.com/file/d/1dh1rS3ttv/view"
+        fetch_item(Item("a.pth", address), tmp_path / "a.pth", None, LIMITS)

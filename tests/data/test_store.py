@@ -11,6 +11,8 @@ from pipeline.data import store
 from pipeline.data.sources import Item
 from pipeline.data.store import Store
 from pipeline.errors import InputError
+from pipeline.params import LimitsParams
+from tests.data.published import LIMITS
 
 ITEM = Item("a.json", "https://example.org/path/a.json")
 
@@ -20,7 +22,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Instead of the network: every fetch writes the same text and is noted."""
     calls: list[Path] = []
 
-    def fetch(item: Item, destination: Path, mirror: str | None) -> None:
+    def fetch(item: Item, destination: Path, mirror: str | None, limits: LimitsParams) -> None:
         calls.append(destination)
         destination.write_text("published")
 
@@ -30,7 +32,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_file_is_fetched_once_by_however_many_ask_for_it(tmp_path: Path, fetched: list[Path]) -> None:
     with ThreadPoolExecutor(4) as pool:
-        kept = list(pool.map(lambda _: Store(tmp_path, None, None).get(ITEM), range(8)))
+        kept = list(pool.map(lambda _: Store(tmp_path, None, None, LIMITS).get(ITEM), range(8)))
     assert len(fetched) == 1
     assert {file.path for file in kept} == {tmp_path / "a.json"}
 
@@ -39,7 +41,7 @@ def test_the_users_own_file_is_left_where_it_is(tmp_path: Path, fetched: list[Pa
     root = tmp_path / "mine"
     root.mkdir()
     (root / "a.json").write_text("mine")
-    own = Store(tmp_path / "kept", root, None)
+    own = Store(tmp_path / "kept", root, None, LIMITS)
     assert own.has([ITEM])
     assert own.get(ITEM).path == root / "a.json"
     assert [path.name for path in root.iterdir()] == ["a.json"]
@@ -51,7 +53,7 @@ def test_the_users_own_file_is_left_where_it_is(tmp_path: Path, fetched: list[Pa
 
 
 def test_a_file_fetched_anew_must_be_the_one_recorded(tmp_path: Path, fetched: list[Path]) -> None:
-    published = Store(tmp_path, None, None)
+    published = Store(tmp_path, None, None, LIMITS)
     first = published.get(ITEM)
     first.path.unlink()
     assert published.get(ITEM) == first

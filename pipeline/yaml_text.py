@@ -1,0 +1,42 @@
+"""YAML as plain values: no tag makes an object, and no text takes longer to read than a params.yaml could."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+MOST_CHARACTERS = 1 << 18  # 30 times what params.yaml has; ruamel reads some 100 000 a second
+MOST_BRACKETS = 200  # open ones cost ruamel the square of their number
+
+
+def parse_yaml(text: str, path: Path | str) -> Any:
+    """The value that `text`, which `path` is named for, stands for.
+
+    Raises:
+        InputError: for text that is no YAML, too long, too deep, or that asks for an object.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{path}: {len(text)} characters, at most {MOST_CHARACTERS} are allowed")
+    brackets = text.count("[") + text.count("{")
+    if brackets > MOST_BRACKETS:
+        raise InputError(f"{path}: {brackets} opening brackets, at most {MOST_BRACKETS} are allowed")
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except Exception as error:  # a number that is none, a date of month 13, a key that is a list …
+        raise InputError(f"{path}: not readable as YAML: {type(error).__name__}: {error}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as written, cut short: a few lines of aliases can stand for a gigabyte."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    short.maxlevel = 3
+    return short.repr(value)[:400]

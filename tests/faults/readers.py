@@ -1,0 +1,287 @@
+"""Every reader of a file that others wrote: a small whole example, and how it is read to the end."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pandas
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from pipeline.data.annotations import read_annotations
+from pipeline.data.archives import check_archive
+from pipeline.data.bank import COLUMNS, read_bank
+from pipeline.data.found import Files, files_in_archive
+from pipeline.data.images import check_image, decode
+from pipeline.data.known import read_noise, read_truths
+from pipeline.data.noise import make_noise, noisy
+from pipeline.data.partition import read_source, seeded_split
+from pipeline.data.published_bank import read_published_bank
+from pipeline.data.scenes import generate
+from pipeline.data.sources import SOURCES
+from pipeline.data.splits import SPLITS, Split, read_split, write_split
+from pipeline.data.truth import write_truth
+from pipeline.errors import InputError
+from pipeline.models.pretrained import read_record
+from pipeline.models.published import npc_clip, published_record, read_checkpoint, recognise
+from pipeline.params import load_params
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.shards import PackedShards, feature_shards, pack
+from tests.data.published import LIMITS, PARAMS, Pictures, fne_json, jpeg, karpathy_json, scan_text
+from tests.models.test_openai_clip import openai_clip
+
+DEFAULTS = load_params(PARAMS)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Its name, the files of a whole example, how they are read, and on how many mutations it is tried by default."""
+
+    name: str
+    files: dict[str, bytes]
+    read: Callable[[Path], object]
+    fast: int = 60
+
+
+def _encoded(files: dict[str, str]) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in files.items()}
+
+
+def _few(each: int = 2) -> Pictures:
+    return {
+        f"{number}.jpg": (split, [f"A dog number {number} runs {time} times ." for time in range(each)])
+        for number, split in enumerate(("train", "train", "val", "test"))
+    }
+
+
+def _layout(layout: str, source: str) -> Callable[[Path], object]:
+    """Read, split, write as later stages read it, and read that."""
+
+    def read(folder: Path) -> object:
+        files: Files = {path.name: path for path in sorted(folder.iterdir())}
+        annotations = read_annotations(layout, files, SOURCES[source])
+        pictures = annotations.pictures
+        if not annotations.has_splits:
+            pictures = tuple(seeded_split(pictures, DEFAULTS.data.split))
+        splits = {
+            name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
+            for name in SPLITS
+        }
+        written = folder / "written"
+        for name, split in splits.items():
+            write_split(written / f"{name}.json", split, one_row_a_caption=name == "train")
+            assert read_split(written / f"{name}.json") == split
+        write_truth(layout, files, splits, written)
+        return read_truths(written, "test")
+
+    return read
+
+
+def _scenes() -> bytes:
+    scenes = generate(DEFAULTS.data.scenes.model_copy(update={"captions": 2}), 1, 4)
+    rows = [scene.to_json() for scene in scenes]
+    return json.dumps({"train": rows[:2], "val": rows[2:3], "test": rows[3:]}).encode()
+
+
+def _flickr8k() -> dict[str, bytes]:
+    pictures = _few()
+    names = {"train": "train", "val": "dev", "test": "test"}
+    text = {
+        f"Flickr_8k.{names[split]}Images.txt": "".join(f"{n}\n" for n, (of, _) in pictures.items() if of == split)
+        for split in SPLITS
+    }
+    text["Flickr8k.token.txt"] = "".join(
+        f"{name}#{number}\t{caption}\n" for name, (_, texts) in pictures.items() for number, caption in enumerate(texts)
+    )
+    text["CrowdFlowerAnnotations.txt"] = "3.jpg\t3.jpg#1\t0.666667\t2\t1\n0.jpg\t1.jpg#0\t0\t0\t3\n"
+    text["ExpertAnnotations.txt"] = "3.jpg\t3.jpg#0\t4\t4\t3\n"
+    return _encoded(text)
+
+
+TRAIN = Split.of([(name, texts) for name, (_, texts) in _few(3).items()])
+
+
+def _npy(values: Any) -> bytes:
+    content = BytesIO()
+    numpy.save(content, values)
+    return content.getvalue()
+
+
+def _noise(name: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        shuffle = make_noise(TRAIN, DEFAULTS.data.noise, folder / name)
+        assert shuffle is not None
+        assert sorted(shuffle.permutation_M.tolist()) == list(range(len(TRAIN.captions)))
+        return noisy(TRAIN, shuffle)
+
+    return read
+
+
+def _noise_record(folder: Path) -> object:
+    write_split(folder / "train.json", TRAIN, one_row_a_caption=True)
+    noise = read_noise(folder)
+    if noise is not None:
+        assert noise.wrong_M.shape == (len(TRAIN.captions),)
+    return noise
+
+
+def _parquet(table: pandas.DataFrame) -> bytes:
+    content = BytesIO()
+    table.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def _bank_table() -> bytes:
+    rows = len(TRAIN.captions)
+    values = {name: range(rows) if kind == "int32" else [0.5] * rows for name, kind in COLUMNS.items()}
+    return _parquet(pandas.DataFrame(values).astype(COLUMNS))
+
+
+def _truth_table() -> bytes:
+    columns = {"split": ["test", "test", "val"], "image": [0, 1, 0], "caption": [1, 0, 0], "relevance": [1.0, 0.5, 1.0]}
+    return _parquet(pandas.DataFrame(columns | {"source": ["crowd", "eccv_i2t", "cxc"]}))
+
+
+def _saved(content: object) -> bytes:
+    written = BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+def _published(folder: Path) -> object:
+    checkpoint = read_checkpoint(folder / "model.pt")
+    published_record(checkpoint)
+    return npc_clip(checkpoint) if recognise(checkpoint) == "npc" else None
+
+
+def _shards(folder: Path) -> object:
+    features = feature_shards(folder, "captions")
+    packed = PackedShards(folder, "images")
+    return features.sum(), [packed[row].sum() for row in range(len(packed))]
+
+
+def _archive(folder: Path) -> object:
+    check_archive(folder / "a.zip", limits=LIMITS)
+    return [place.read_bytes() for places in files_in_archive(folder / "a.zip", LIMITS).values() for place in places]
+
+
+def _archive_bytes() -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.txt", "text " * 20)
+        archive.writestr("c.jpg", jpeg(1), zipfile.ZIP_STORED)
+    return content.getvalue()
+
+
+def _image(folder: Path) -> object:
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    try:
+        picture = decode(content, str(path))
+    except Exception:
+        _refused_too(content, path)
+        raise
+    check_image(content, str(path))  # what decodes was not refused when it was packed
+    assert picture.mode == "RGB"
+    return picture
+
+
+def _refused_too(content: bytes, path: Path) -> None:
+    """What stage download lets pass must not fail in stage features."""
+    try:
+        check_image(content, str(path))
+    except InputError:
+        return
+    raise AssertionError("check_image takes what decode refuses")
+
+
+def _pictures() -> dict[str, bytes]:
+    noise = Image.effect_noise((24, 16), 60)
+    colour = Image.merge("RGB", (noise, noise.transpose(Image.Transpose.ROTATE_180), noise))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = colour.copy()
+    alpha.putalpha(noise)
+    shades = Image.fromarray(numpy.arange(384, dtype=numpy.uint16).reshape(16, 24) * 170)
+    options: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "jpg": (colour, "JPEG", {"exif": exif}),
+        "progressive.jpg": (colour, "JPEG", {"progressive": True}),
+        "cmyk.jpg": (colour.convert("CMYK"), "JPEG", {}),
+        "png": (colour, "PNG", {"exif": exif}),
+        "palette.png": (colour.quantize(7), "PNG", {"transparency": b"\0\x80"}),
+        "sixteen.png": (shades, "PNG", {}),
+        "animated.png": (colour, "PNG", {"save_all": True, "append_images": [colour.rotate(90)]}),
+        "alpha.webp": (alpha, "WEBP", {"exif": exif}),
+        "animated.webp": (colour, "WEBP", {"save_all": True, "append_images": [colour.rotate(90)]}),
+        "gif": (colour, "GIF", {"save_all": True, "append_images": [colour.rotate(90)]}),
+        "bmp": (colour, "BMP", {}),
+        "tiff": (colour, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
+        "deflated.tiff": (alpha, "TIFF", {"compression": "tiff_adobe_deflate"}),
+        "sixteen.tiff": (shades, "TIFF", {}),
+        "1x1.png": (colour.crop((0, 0, 1, 1)), "PNG", {}),
+        "wide.png": (Image.new("RGB", (30_000, 1)), "PNG", {}),
+    }
+    found = {}
+    for name, (image, kind, chosen) in options.items():
+        content = BytesIO()
+        image.save(content, kind, **chosen)
+        found[name] = content.getvalue()
+    return found
+
+
+def readers() -> list[Reader]:
+    """All of them."""
+    table = "image,caption,split\n" + "".join(
+        f'{name},"{text}",{split}\n' for name, (split, texts) in _few().items() for text in texts
+    )
+    scan = scan_text(_few(), lambda _, number: str(number)) | {"image_name.txt": "0.jpg\n1.jpg\n2.jpg\n3.jpg\n"}
+    bank = {str(row): row for row in range(len(TRAIN.captions))}
+    source = {"name": "folder", "layout": "table", "skipped": [], "counts": {}}
+    record = {"permutation": list(range(12))[::-1], "true_image": [0] * 12, "chosen": 12, "ratio": None}
+    kind = json.dumps({"kind": "pooled", "how": "asked"}).encode()
+    state = {"epoch": 3, "name": "clip", "state_dict": openai_clip(), "optimizer": {"lr": 1e-7}}
+    made = [
+        Reader("FNE's JSON", _encoded(fne_json(_few(), "own")), _layout("fne", "folder")),
+        Reader("Karpathy's JSON", {"dataset.json": karpathy_json(_few()).encode()}, _layout("karpathy", "folder")),
+        Reader("SCAN's text", _encoded(scan), _layout("scan", "folder")),
+        Reader("a CSV table", {"a.csv": table.encode()}, _layout("table", "folder")),
+        Reader("a TSV table", {"a.tsv": table.replace(",", "\t").encode()}, _layout("table", "folder")),
+        Reader("Flickr8k's text and judgments", _flickr8k(), _layout("flickr8k", "flickr8k")),
+        Reader("scenes.json", {"scenes.json": _scenes()}, _layout("scenes", "scenes"), 40),
+        Reader("a noise index", {"noise.npy": _npy(numpy.arange(12)[::-1].copy())}, _noise("noise.npy")),
+        Reader("noisy captions", {"noise.txt": "\n".join(TRAIN.captions[::-1]).encode()}, _noise("noise.txt")),
+        Reader("noise.json", {"noise.json": json.dumps(record).encode()}, _noise_record),
+        Reader(
+            "a published bank",
+            {"img.npy": _npy({str(row): row for row in range(4)}), "txt.npy": _npy(bank)},
+            lambda at: read_published_bank(at / "img.npy", at / "txt.npy", TRAIN),
+        ),
+        Reader("pairs.parquet", {"pairs.parquet": _bank_table()}, lambda at: read_bank(at, len(TRAIN.captions))),
+        Reader(
+            "truth.parquet", {"truth.parquet": _truth_table(), "truth.json": kind}, lambda at: read_truths(at, "test")
+        ),
+        Reader("source.json", {"source.json": json.dumps(source).encode()}, lambda at: read_source(at / "source.json")),
+        Reader("a stage's record", {"base.json": b'{"a": [1, 2]}'}, lambda at: read_record(at / "base.json")),
+        Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),
+        Reader("a published checkpoint", {"model.pt": _saved(state)}, _published),
+        Reader("a checkpoint", {"state.pt": _saved({"step": 3, "w": torch.ones(3)})}, lambda at: Checkpoint(at).load()),
+        Reader(
+            "safetensors",
+            {
+                "captions-00000.safetensors": save({"feature": torch.ones(3, 4)}),
+                "images-00000.safetensors": save(pack([torch.ones(3), torch.ones(2)])),
+            },
+            _shards,
+        ),
+        Reader("an archive", {"a.zip": _archive_bytes()}, _archive),
+    ]
+    pictures = [Reader(f"an image: {name}", {name: content}, _image, 30) for name, content in _pictures().items()]
+    return made + pictures
