@@ -31,14 +31,8 @@ repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its re
 	@$(BIN)/python -m stages.show
 	@echo "Where to look next: make ui"
 
-ui: $(PIPELINE)  ## show the runs in MLflow, on this machine only, at PORT (5000)
-	@case "$(MLFLOW_TRACKING_URI)" in \
-	http*) echo "The runs are on a server: $(MLFLOW_TRACKING_URI)"; exit 0 ;; \
-	"") test -e mlflow.db || { echo "No runs yet: make repro makes the first" >&2; exit 1; } ;; \
-	esac; \
-	echo "http://127.0.0.1:$(PORT) in a few seconds; Ctrl-C ends it"; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/python -m mlflow ui --workers 1 --host 127.0.0.1 \
-		--port "$(PORT)" --backend-store-uri "$(or $(MLFLOW_TRACKING_URI),sqlite:///$(CURDIR)/mlflow.db)" $(ARGS)
+ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
+	@$(BIN)/python -m stages.ui --port "$(PORT)" $(ARGS)
 
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -196,6 +196,7 @@ class TrackingParams(Section):
     """Where runs are compared."""
 
     experiment: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
+    model: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None
 
 
 class LaunchParams(Section):
@@ -293,15 +294,15 @@ def parse_params(content: dict[str, Any], path: Path | str = "params.yaml") -> P
 
 def dotted(params: BaseModel) -> dict[str, Any]:
     """All values by dotted name, as `dvc exp run -S` and MLflow name them: `{"sampler.cutdown": 0.2, …}`."""
+    return flat(params.model_dump())
 
-    def walk(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, item in value.items():
-            if isinstance(item, dict):
-                yield from walk(item, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", item
 
-    return dict(walk(params.model_dump(), ""))
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return found
 
 
 def valid_names(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:

@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # pipeline.tracking says in one line what MLflow says in sixty
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

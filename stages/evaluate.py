@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -33,6 +34,7 @@ def main(weights: str | None) -> None:
         HISTORY,
         INTERVALS,
         LAST,
+        MANIFEST,
         METRICS,
         QUERIES,
         RUN,
@@ -40,9 +42,11 @@ def main(weights: str | None) -> None:
         TRAINED,
     )
     from pipeline.report.figures import similarity_figure
+    from pipeline.report.recall_table import recall_markdown
     from pipeline.report.tables import recalls_table
     from pipeline.retrieval.published import published
-    from pipeline.tracking import Tracker, origin_tags
+    from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
+    from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
     from pipeline.training.build import as_trained, load_trained
     from pipeline.training.encoding import encode_split
     from pipeline.training.judging import (
@@ -104,12 +108,20 @@ def main(weights: str | None) -> None:
 
     tracker = Tracker(params.tracking.experiment)
     evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
-    if tracker.continue_for_evaluation(run["key"], evaluate_key, "evaluation", dotted(params), origin_tags()):
+    named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
+    if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
         now = int(time.time() * 1000)
         tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])
         files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
         for path in files + ([INTERVALS] if limits else []):
             tracker.artifact(path)
+        tracker.describe(recall_markdown(metrics))
+        rows = pretrained.read_record(MANIFEST)["rows"]["test"]
+        source = {"stage": "download"}
+        tracker.data_set(f"{params.data.name} test", "test", sha256(SPLIT / "test.json"), source, rows)
+        if params.tracking.model is not None:
+            folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
+            tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
         tracker.finish()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
     Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
@@ -120,7 +132,9 @@ def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         path = f"{prefix}{name.replace('@', '_at_')}"
-        flat.update(_flat(value, f"{path}/") if isinstance(value, dict) else {path: value})
+        flat.update(
+            _flat(value, f"{path}/") if isinstance(value, dict) else {path: float(f"{value:.10g}")}
+        )  # 312.55, not 312.54999999999995
     return flat
 
 

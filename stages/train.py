@@ -14,6 +14,7 @@ from stages.command import stage
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+    from pipeline.tracking import Tracker
 
 
 @click.command(name="train")
@@ -23,7 +24,7 @@ def main() -> None:
     from pipeline.files import digest_of, main_root, sha256
     from pipeline.params import dotted, load_params
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
-    from pipeline.tracking import Tracker, origin_tags
+    from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
     params = load_params()
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
@@ -37,7 +38,9 @@ def main() -> None:
     key = digest_of(params.model_dump(include=set(sections)), inputs)
     tracker = Tracker(params.tracking.experiment, silent=bool(int(os.environ.get("RANK", "0"))))
     tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
-    tracker.begin(key, _name(params), dotted(params), tags)
+    named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
+    tracker.begin(key, named, dotted(params), tags)
+    _name_data(tracker, params)
     try:
         if params.model.weights is None:
             _train(params, key, tracker)
@@ -59,7 +62,7 @@ def _launch(processes: int) -> None:
         raise SystemExit(status)
 
 
-def _train(params: Params, key: str, tracker: Any) -> None:
+def _train(params: Params, key: str, tracker: Tracker) -> None:
     from filelock import FileLock
 
     from pipeline.data.known import read_truth
@@ -105,16 +108,16 @@ def _train(params: Params, key: str, tracker: Any) -> None:
     click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
 
 
-def _name(params: Params) -> str:
-    """A run's name says what people vary."""
-    parts = [
-        os.environ.get("DVC_EXP_NAME", ""),
-        f"{params.sampler.strategy} {params.loss.name}",
-        f"memory {params.memory.size}",
-        f"cutdown {params.sampler.cutdown:g}",
-        f"seed {params.seed}",
-    ]
-    return " · ".join(part for part in parts if part)
+def _name_data(tracker: Tracker, params: Params) -> None:
+    from pipeline.files import sha256
+    from pipeline.models.pretrained import read_record
+    from pipeline.paths import MANIFEST, SOURCE, SPLIT
+
+    rows = read_record(MANIFEST)["rows"]
+    source: dict[str, Any] = read_record(SOURCE) if SOURCE.exists() else {}
+    told = {"stage": "download"} | {key: str(source[key]) for key in ("title", "licence") if key in source}
+    for part, context in (("train", "training"), ("val", "validation")):
+        tracker.data_set(f"{params.data.name} {part}", context, sha256(SPLIT / f"{part}.json"), told, rows[part])
 
 
 if __name__ == "__main__":

@@ -89,17 +89,27 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     Raises:
         InputError: when a part is missing or does not fit the inputs.
     """
+    base = None if inputs.frozen else pretrained.load(folder)
+    trained = make_model(base, model, inputs)
+    load_heads(folder, trained)
+    return trained
+
+
+def load_heads(folder: Path, model: MatchingModel) -> None:
+    """Put the trained heads of `folder` into `model`.
+
+    Raises:
+        InputError: when they are missing or do not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    base = None if inputs.frozen else pretrained.load(folder)
-    trained = make_model(base, model, inputs)
     path = folder / "heads.safetensors"
     try:
         heads = load_file(path)
         if "logit_scale" in heads:
-            trained.logit_scale = nn.Parameter(heads["logit_scale"])
-        for side, head in (("image", trained.image_head), ("text", trained.text_head)):
+            model.logit_scale = nn.Parameter(heads["logit_scale"])
+        for side, head in (("image", model.image_head), ("text", model.text_head)):
             head.load_state_dict(
                 {name.removeprefix(f"{side}."): value for name, value in heads.items() if name.startswith(f"{side}.")}
             )
@@ -108,4 +118,3 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     except (SafetensorError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit the model that params.yaml describes: {said}") from None
-    return trained

@@ -13,7 +13,6 @@ from pipeline.training.pairs import Inputs, moved
 from pipeline.training.pixels import normalised
 
 
-@torch.inference_mode()
 def encode_split(
     model: MatchingModel,
     inputs: Inputs,
@@ -24,18 +23,46 @@ def encode_split(
     label: str = "validation",
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode."""
+    return (
+        encode_images(model, inputs, batch_size, device, mean, std, label),
+        encode_captions(model, inputs, batch_size, device, label),
+    )
+
+
+@torch.inference_mode()
+def encode_images(
+    model: MatchingModel,
+    inputs: Inputs,
+    batch_size: int,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
+    label: str = "validation",
+) -> Tensor:
+    """Unit vectors of all images (N, D) of a split, in evaluation mode."""
     was_training = model.training
     model.eval()
     images = [
         model.encode_image(model_images(inputs.images(rows).to(device), mean, std))
         for rows in _chunks(len(inputs.names), batch_size, f"{label} images")
     ]
+    model.train(was_training)
+    return torch.cat(images)
+
+
+@torch.inference_mode()
+def encode_captions(
+    model: MatchingModel, inputs: Inputs, batch_size: int, device: torch.device, label: str = "validation"
+) -> Tensor:
+    """Unit vectors of all captions (M, D) of a split, in evaluation mode."""
+    was_training = model.training
+    model.eval()
     texts = [
         model.encode_text(moved(inputs.texts(rows, training=False), device))
         for rows in _chunks(len(inputs.caption_image), batch_size, f"{label} captions")
     ]
     model.train(was_training)
-    return torch.cat(images), torch.cat(texts)
+    return torch.cat(texts)
 
 
 def model_images(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

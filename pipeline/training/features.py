@@ -54,7 +54,7 @@ def make_features(
         encoder = _FrozenTowers(base, model, mean, deviation)
         make_image, make_text = encoder.images, encoder.captions
     else:
-        make_image, make_text = partial(_prepared, size=model.image_size), partial(_tokenised, base.tokenizer)
+        make_image, make_text = partial(_prepared, size=model.image_size), partial(tokenised, base.tokenizer)
     for name, split in splits.items():
         captions = [
             caption if model.captions == "raw" else clean_caption(caption, model.words) for caption in split.captions
@@ -106,7 +106,7 @@ class _FrozenTowers:
     @torch.inference_mode()
     def captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Features (n, W); captions of like length share a batch, so that little padding is encoded."""
-        rows = _tokenised(self.tokenizer, captions)
+        rows = tokenised(self.tokenizer, captions)
         fixed = self.model.words if self.model.pooling == "mean_all" else None
         tokens = [rows["value"][start:end] for start, end in zip(rows["offset"], rows["offset"][1:], strict=False)]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
@@ -133,7 +133,8 @@ def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
     return Tokens(ids, mask)
 
 
-def _tokenised(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+def tokenised(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids of cleaned captions, packed: `value` (all ids in a row) and `offset` (where each caption begins)."""
     longest = min(tokenizer.model_max_length, 512)  # a tokenizer without a limit says 10^30
     ids = tokenizer(list(captions), truncation=True, max_length=longest)["input_ids"]
     return pack([torch.tensor(row, dtype=torch.int32) for row in ids])

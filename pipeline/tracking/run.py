@@ -1,4 +1,4 @@
-"""The only module that knows MLflow: one run an experiment, found again by what it was computed from.
+"""One MLflow run an experiment, found again by what it was computed from.
 
 A run is found by a digest of its parameters and inputs (tag `pipeline.train_key`), never by a random id between the
 stages: so a fresh clone after `dvc pull` can evaluate, and a resumed training goes on in the run that it began.
@@ -7,6 +7,7 @@ Tracking never stops a training: when the store fails, one warning is printed an
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.files import main_root
+from pipeline.tracking.store import PATIENCE, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,12 +30,6 @@ TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
 EVALUATED = "test/rsum"  # a run that has been evaluated has this; all of an evaluation's figures arrive at once
 BATCH = 1000  # metrics a request, MLflow's limit
-# By default an unreachable server blocks one call for four minutes.
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
-}
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,6 @@ class Point:
     step: int
     time: int
     """Milliseconds since 1970."""
-
-
-def store_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or a database in the main repository, the same for every queued experiment."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_root() / 'mlflow.db'}"
 
 
 class Tracker:
@@ -124,6 +115,46 @@ class Tracker:
         """Keep a copy of a file in the run."""
         if self.run_id is not None:
             self._attempt(lambda: self._mlflow.log_artifact(self._run, str(path), folder))
+
+    def describe(self, text: str) -> None:
+        """Put Markdown above the run's page."""
+        if self.run_id is not None:
+            self._attempt(lambda: self._mlflow.set_tag(self._run, "mlflow.note.content", text))
+
+    def data_set(
+        self, name: str, context: str, digest: str, source: Mapping[str, Any], rows: Mapping[str, int]
+    ) -> None:
+        """Say what the run read: `context` is training, validation or test; the first 16 digits of `digest` show."""
+
+        def log() -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            data = Dataset(name, digest[:16], "local", json.dumps(dict(source)), profile=json.dumps(dict(rows)))
+            self._mlflow.log_inputs(self._run, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+        if self.run_id is not None:
+            self._attempt(log)
+
+    def keep_model(
+        self, name: str, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any], step: int
+    ) -> None:
+        """Keep the run's model and register it, as `pipeline.tracking.model.keep_model` says."""
+        from pipeline.tracking.model import keep_model
+
+        if self.run_id is not None:
+            self._attempt(
+                lambda: keep_model(self._mlflow, self._experiment_id, self._run, name, loader, folders, example, step)
+            )
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> str | None:
+        """Set tags of the experiment; its id, or None once the store has failed."""
+
+        def tag() -> str:
+            for name, value in tags.items():
+                self._mlflow.set_experiment_tag(self._experiment_id, name, value)
+            return self._experiment_id
+
+        return self._attempt(tag)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED."""
@@ -215,41 +246,3 @@ def origin_tags() -> dict[str, str]:
     if answer.returncode == 0:
         tags["git.commit"] = tags["mlflow.source.git.commit"] = answer.stdout.strip()
     return {name: value for name, value in tags.items() if value}
-
-
-def finished_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every finished run that was evaluated: its parameters, figures, seconds and tags, newest first.
-
-    Returns:
-        One dict a run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty where there is no store yet.
-    """
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=store_uri())
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    rows: list[dict[str, Any]] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [found.experiment_id],
-            "attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        rows += [
-            {
-                "run_id": run.info.run_id,
-                "name": run.info.run_name,
-                "seconds": (run.info.end_time - run.info.start_time) / 1000,
-                "params": run.data.params,
-                "metrics": run.data.metrics,
-                "tags": run.data.tags,
-            }
-            for run in page
-            if EVALUATED in run.data.metrics and "mlflow.parentRunId" not in run.data.tags
-        ]
-        token = page.token
-        if not token:
-            return rows

@@ -1,0 +1,71 @@
+"""The matches of a search as one page with its pictures inside: it needs no network and runs no script."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.files import write_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEMPLATES = Path(__file__).parent / "templates"
+THUMBNAIL = 320  # pixels, the longer side at most
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image of the split, the caption shown with it, and the similarity to the query."""
+
+    name: str
+    caption: str
+    similarity: float
+
+
+def write_search_page(
+    path: Path,
+    title: str,
+    about: str,
+    matches: Sequence[Match],
+    picture: Callable[[str], Image],
+    query: Image | None = None,
+) -> None:
+    """Write the page; text is escaped, so that a caption with markup is shown and not run.
+
+    Args:
+        path: of the page.
+        title: what was searched for.
+        about: a sentence on where.
+        matches: best first.
+        picture: an image by its name.
+        query: the picture that was searched with, if it was one.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("search.html.j2")
+    shown = [
+        {"picture": _inline(picture(match.name)), "caption": match.caption, "name": match.name}
+        | {"similarity": match.similarity}
+        for match in matches
+    ]
+    write_text(
+        path,
+        template.render(
+            title=title, about=about, matches=shown, query_picture=None if query is None else _inline(query)
+        ),
+    )
+
+
+def _inline(image: Image) -> str:
+    """A JPEG as a data: address, at most `THUMBNAIL` pixels a side."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,64 @@
+"""A run's name: what it is, and what was changed from the committed parameters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+IDENTITY = ("sampler.strategy", "loss.name")
+"""Always named, by their value alone."""
+UNNAMED = ("seed", "tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
+"""The seed stands at the end; the others change no figure."""
+LONGEST = 250  # MLflow's bound
+
+
+def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, experiment: str = "") -> str:
+    """Strategy and loss, what differs from `committed`, the seed: `cut-1 · fne triplet · cutdown 0.1 · seed 3`.
+
+    Args:
+        params: of the run, by dotted name.
+        committed: as in the repository; None where that is not known: then memory and cut-down are named.
+        experiment: DVC's name for it, if it has one.
+    """
+    if committed is None:
+        changed = [name for name in ("memory.size", "sampler.cutdown") if name in params]
+    else:
+        changed = [name for name in params if name not in committed or params[name] != committed[name]]
+    labels = _labels(params)
+    parts = [experiment, " ".join(str(params[name]) for name in IDENTITY if name in params)]
+    for name in changed:
+        if name not in IDENTITY and not name.startswith(UNNAMED):
+            parts.append(f"{labels[name]} {_text(params[name])}")
+    parts.append(f"seed {params['seed']}")
+    return " · ".join(part for part in parts if part)[:LONGEST]
+
+
+def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
+    """The parameters of the commit that an experiment starts from, by dotted name; None where git has none."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    from pipeline.params import flat
+
+    commit = os.environ.get("DVC_EXP_BASELINE_REV") or "HEAD"
+    answer = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        return None
+    try:
+        content = YAML(typ="safe", pure=True).load(answer.stdout)
+    except YAMLError:
+        return None
+    return flat(content) if isinstance(content, dict) else None
+
+
+def _labels(params: Mapping[str, Any]) -> dict[str, str]:
+    """The last part of a dotted name where no other one ends in it, else all of it."""
+    ends = Counter(name.rpartition(".")[2] for name in params)
+    return {name: end if ends[end := name.rpartition(".")[2]] == 1 else name.replace(".", " ") for name in params}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)

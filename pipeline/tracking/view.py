@@ -1,0 +1,190 @@
+"""The view in which MLflow's pages show an experiment: columns, order and charts, kept in the experiment's tags.
+
+MLflow's own list of runs shows no parameter and no metric until somebody picks the columns by hand. A link with
+`viewStateShareKey=KEY` opens what the tag `mlflow.sharedViewState.KEY` holds (format: MLflow 3.17,
+ExperimentPageUIState and ExperimentPageSearchFacetsState of its pages).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from pipeline.files import digest_of
+from pipeline.tracking.run import EVALUATED, Tracker
+from pipeline.tracking.runs import finished_runs
+
+KEY = "comparison"
+TAG = f"mlflow.sharedViewState.{KEY}"
+DIRECTIONS = ("i2t", "t2i")
+RECALLS = tuple(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in (1, 5, 10))
+ALWAYS = ("sampler.strategy", "loss.name", "memory.size", "sampler.cutdown", "seed")
+"""Parameters shown whether or not they vary."""
+TRUTH = tuple(f"test/truth/{direction}/mAP_at_R" for direction in DIRECTIONS)
+CURVES = ("val/rsum", "train/loss", "sampler/false_negative_share", "sampler/threshold")
+OVERVIEW, COMPARING, TRAINING = "What was varied, and what came of it", "One by one", "While training"
+LAYOUT = {OVERVIEW: {"columns": 1, "cardHeight": 420}, COMPARING: {"columns": 2}, TRAINING: {"columns": 2}}
+LEADING = {"attributes.`Run Name`": 250, "runDateAndNestInfo": 120}  # MLflow's own first columns, width in pixels
+MOST_RUNS = 100  # that a chart draws
+MOST_AXES = 8  # of parallel coordinates that can still be read
+
+
+def set_up_view(experiment: str) -> dict[str, str]:
+    """Write the view for the runs that an experiment has now, and say where it is shown.
+
+    Returns:
+        Links below the server's address: `table` and `charts`. Empty when the store has failed.
+    """
+    tracker = Tracker(experiment)
+    runs = finished_runs(experiment)
+    state = view_state([run["params"] for run in runs], {name for run in runs for name in run["metrics"]})
+    experiment_id = tracker.tag_experiment(
+        {TAG: json.dumps(state), "mlflow.experimentKind": "custom_model_development"}
+    )
+    if experiment_id is None:
+        return {}
+
+    def link(mode: str) -> str:
+        query = {"workflowType": "machine_learning", "compareRunsMode": mode, "viewStateShareKey": KEY}
+        return f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+    return {"table": link("TABLE"), "charts": link("CHART")}
+
+
+def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> dict[str, Any]:
+    """What the tag holds.
+
+    Args:
+        params: of each run.
+        metrics: the names of all figures that the runs have.
+    """
+    shown = shown_parameters(params)
+    there = set(metrics)
+    charts = _charts([name for name in shown if _varies(name, params)] or list(ALWAYS), there)
+    columns = [_column("params", name) for name in shown]
+    columns += [_column("metrics", name) for name in (EVALUATED, *RECALLS)]
+    return {
+        "searchFilter": "",
+        "orderByKey": _column("metrics", EVALUATED),
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "columnOrder": [*LEADING, *columns],
+        "columnWidths": LEADING | {column: _width(column) for column in columns},
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": _sections(there),
+        "viewMaximized": True,
+        "runListHidden": False,
+        "isAccordionReordered": True,  # otherwise MLflow sorts the sections
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+
+
+def shown_parameters(params: Sequence[Mapping[str, str]]) -> list[str]:
+    """What a row of the list shows: what varies among the runs, then the rest of `ALWAYS`; the seed last."""
+    names = sorted({name for found in params for name in found})
+    quiet = ("tracking.", "launch.", "seed")
+    varying = [name for name in names if _varies(name, params) and not name.startswith(quiet)]
+    first = [name for name in ALWAYS if name in varying]
+    rest = [name for name in varying if name not in ALWAYS]
+    return [*first, *rest, *(name for name in ALWAYS if name not in first)]
+
+
+def _varies(name: str, params: Sequence[Mapping[str, str]]) -> bool:
+    return len({found.get(name) for found in params}) > 1
+
+
+def _charts(varying: Sequence[str], metrics: set[str]) -> list[dict[str, Any]]:
+    overview: dict[str, Any] = {
+        "type": "PARALLEL",
+        "selectedParams": list(varying[:MOST_AXES]),
+        "selectedMetrics": ["test/i2t/R1", "test/t2i/R1", EVALUATED],
+        "showAllRuns": True,
+    }
+    by_parameter: list[dict[str, Any]] = [
+        {"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": EVALUATED, "type": "METRIC"}}
+        for name in varying[:MOST_AXES]
+        if name != "seed"
+    ]
+    bars: list[dict[str, Any]] = [
+        {"type": "BAR", "metricKey": name} for name in (EVALUATED, "test/i2t/R1", "test/t2i/R1", *TRUTH)
+    ]
+    lines = [{"type": "LINE", **_line(name)} for name in CURVES]
+    cards: list[tuple[str, dict[str, Any]]] = [(OVERVIEW, overview)]
+    cards += [(COMPARING, card) for card in [*by_parameter, *bars]]
+    cards += [(TRAINING, card) for card in lines]
+    return [
+        {
+            "uuid": digest_of("chart", number)[:16],
+            "runsCountToCompare": MOST_RUNS,
+            "metricSectionId": _section_id(section),
+            "deleted": False,
+            "isGenerated": False,
+            **card,
+        }
+        for number, (section, card) in enumerate(cards)
+        if "metricKey" not in card or card["metricKey"] in metrics
+    ]
+
+
+def _line(metric: str) -> dict[str, Any]:
+    return {
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+        "range": {},
+    }
+
+
+def _sections(metrics: set[str]) -> list[dict[str, Any]]:
+    """Ours open; below them, closed, the ones into which MLflow puts a chart of every other figure."""
+    generated = sorted({name.rpartition("/")[0] for name in metrics})
+    names = [*LAYOUT, *generated, "Model metrics", "System metrics"]
+    return [
+        {
+            "uuid": _section_id(name),
+            "name": name,
+            "display": name in LAYOUT,
+            "isReordered": True,
+            "deleted": False,
+            "isGenerated": name not in LAYOUT,
+            **LAYOUT.get(name, {}),
+        }
+        for name in dict.fromkeys(names)
+    ]
+
+
+def _section_id(name: str) -> str:
+    return digest_of("section", name)[:16]
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def _width(column: str) -> int:
+    """Pixels: as wide as the name, which is longer than most values."""
+    return max(85, 6 * len(column.split("`")[1]) + 28)
