@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
 TOKEN = "pipeline.token"  # noqa: S105  (names the journal that a run was begun by)
+PLACE = "pipeline.place"  # which repository on which disk began it
 JUDGED_BY = "pipeline.judged_by"  # the token of the evaluation whose figures a run holds
 MODEL = "pipeline.model"  # the version of the model that was kept
 EVALUATED = "test/rsum"  # a run that has been evaluated has this; all of an evaluation's figures arrive at once
@@ -105,7 +106,7 @@ class Delivery:
         if run is None:
             run = self._left_by_an_earlier_start(entry)
         if run is None:
-            self.run_id = self._create(entry, {TRAIN_KEY: entry["key"], TOKEN: entry["token"]})
+            self.run_id = self._create(entry, {TRAIN_KEY: entry["key"], TOKEN: entry["token"], PLACE: entry["place"]})
             return
         self.run_id = run.info.run_id
         self.client.set_tag(self._run, TOKEN, entry["token"])
@@ -115,7 +116,11 @@ class Delivery:
 
     def _left_by_an_earlier_start(self, entry: Entry) -> Run | None:
         unfinished = self._find(TRAIN_KEY, entry["key"])
-        if unfinished is not None and unfinished.info.status == "FINISHED":
+        if unfinished is not None and (
+            unfinished.data.tags.get(PLACE) != entry["place"]  # another machine's
+            # finished and not evaluated: killed when all was done, before DVC knew
+            or (unfinished.info.status == "FINISHED" and EVALUATED in unfinished.data.metrics)
+        ):
             unfinished = None
         for run in (self._find(TOKEN, entry["replaces"]) if entry["replaces"] else None, unfinished):
             if run is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ def journals() -> list[Journal]:
     """Every journal of the main repository, trainings before evaluations: these go on in the runs of those."""
     paths = (main_root() / JOURNALS).glob("*.jsonl")
     return [Journal(path) for path in sorted(paths, key=lambda path: (not path.name.startswith("train-"), path.name))]
+
+
+def place() -> str:
+    """A random name of this main repository, made once: what another machine has begun is not gone on with here."""
+    path = main_root() / JOURNALS / "place"
+    if not path.exists():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _link(source: str, target: str) -> None:

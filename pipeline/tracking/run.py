@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pipeline.errors import InputError
 from pipeline.files import digest_of
 from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.journal import Entry, Journal
+from pipeline.tracking.journal import Entry, Journal, place
 from pipeline.tracking.store import LONGER_PATIENCE, store_uri
 
 Answer = TypeVar("Answer")
@@ -83,7 +83,7 @@ class Tracker:
             if earlier is not None and not afresh:
                 return {**earlier, **told}
             left = None if earlier is None else earlier["token"]
-            return {**told, **self._signed(), "replaces": left, "afresh": afresh}
+            return {**told, **self._signed(), "place": place(), "replaces": left, "afresh": afresh}
 
         self._begin("train", key, entry)
 
@@ -115,17 +115,18 @@ class Tracker:
         self._tell({"do": "metrics", "points": told})
         now = time.monotonic()
         self._waited += now - started
-        if not self.failed and self._waited > max(MOST_WAITING, SHARE_OF_TIME * (now - self._opened)):
+        far = store_uri().startswith("http")  # a file here is slow only when the whole machine is
+        if far and not self.failed and self._waited > max(MOST_WAITING, SHARE_OF_TIME * (now - self._opened)):
             self._give_up(f"it took {self._waited:.1f} s to answer")
 
     def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Send a training's records: every figure beside `epoch`, `step` and `time`."""
-        place = ("epoch", "step", "time")
+        not_figures = ("epoch", "step", "time")
         self.log(
             Point(name, float(value), row["step"], row["time"])
             for row in rows
             for name, value in row.items()
-            if name not in place
+            if name not in not_figures
         )
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
@@ -156,9 +157,9 @@ class Tracker:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED. What the store did not take before is sent now, if it is back."""
+        self._tell({"do": "finish", "status": status, "time": _now()})
         if self._journal is None:
             return
-        self._tell({"do": "finish", "status": status, "time": _now()})
         if not self.failed:
             self._delivered = status == "FINISHED"
             return
@@ -202,7 +203,7 @@ class Tracker:
             self._journal.restart(first)
         except OSError as error:
             self._without_journal(error)
-            first = {**entry(None), "experiment": self._experiment}
+            return
         self.began = int(first["time"])
         self._attempt(lambda: self._open.do(first, Path()))
 
@@ -232,10 +233,12 @@ class Tracker:
 
     def _without_journal(self, error: OSError) -> None:
         print(
-            f"warning: the record for MLflow cannot be kept ({error}); going on without it. "
+            f"warning: MLflow: the record cannot be kept ({error}); going on without it. "
             "The figures are in train/history.csv and metrics.json",
             file=sys.stderr,
         )
+        if self._journal is not None:
+            self._journal.release()
         self._journal = None
 
     def _attempt(self, action: Callable[[], Answer]) -> Answer | None:

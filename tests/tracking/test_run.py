@@ -104,9 +104,35 @@ def test_what_did_not_finish_is_gone_on_with(left: str | None, clone: Path) -> N
 def test_what_finished_is_left_alone(clone: Path) -> None:
     first = begun("k")
     end(first)
+    assert continued("k", "e")[0]
     second, other = begun("k"), begun("another key")
     assert len({first.run_id, second.run_id, other.run_id}) == 3
     assert begun("k").run_id == second.run_id
+
+
+def test_what_finished_and_was_never_evaluated_is_replaced(clone: Path) -> None:
+    """Killed when all was done, before DVC knew: the training is taken again, and must not stand there twice."""
+    first = begun("k")
+    first.log([Point("train/loss", 1.0, 1, 1000)])
+    end(first)
+    second = Tracker("ours")
+    second.begin("k", "fne", PARAMS, TAGS, afresh=True)
+    second.log([Point("train/loss", 1.0, 1, 2000)])
+    end(second)
+    (run,) = runs()
+    assert run.info.run_id == second.run_id != first.run_id
+
+
+def test_what_another_machine_has_begun_is_left_alone(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = begun("k")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
+    ours = begun("k")
+    assert ours.run_id != theirs.run_id
+    assert [run.info.status for run in runs()] == ["RUNNING", "RUNNING"]
 
 
 def test_figures_sent_again_change_nothing_and_nan_is_left_out(clone: Path) -> None:
