@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         yield temporary
@@ -46,7 +48,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; it takes the place of `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    _sweep(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent))
     temporary.chmod(0o755)  # mkdtemp makes it private; an output is readable like any other
     try:
         yield temporary
@@ -58,6 +61,33 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that are no more have left half written beside `path`."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:\w+\.)?(?:part|old)")
+    for beside in path.parent.iterdir():
+        found = left.fullmatch(beside.name)
+        if found is None or _runs(int(found[1])):
+            continue
+        if beside.suffix == ".old" and not path.exists():
+            continue  # killed between the two renames: the only whole one
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

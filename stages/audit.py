@@ -97,6 +97,8 @@ def main() -> None:
     if tracker.find_evaluation(key):
         for path in sorted(REPORT.iterdir()):
             tracker.artifact(path, "report")
+        tracker.finish()
+        tracker.close()
     click.echo(f"{REPORT / 'index.html'}: {len(page) / 1e6:.1f} MB; {len(found)} likely false negatives")
 
 

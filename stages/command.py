@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import os
 import re
+import signal
 from collections.abc import Callable
+from threading import current_thread, main_thread
 
 import click
 
@@ -20,6 +23,9 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # pipeline.tracking says in one line what MLflow says in sixty
 }
+DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
+"""Environment of stages that somebody waits for, DVC or torch's launcher: killed, these would leave them behind."""
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,7 +41,13 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
             os.environ.setdefault(name, value)
         from pipeline.errors import InputError
         from pipeline.paths import maker
+        from pipeline.repository import way_back
 
+        if back := way_back():
+            click.echo(f"warning: {back}", err=True)
+        if any(name in os.environ for name in DIE_WITH_PARENT):
+            _die_with_parent()
+        earlier = signal.signal(signal.SIGTERM, _end) if current_thread() is main_thread() else None
         try:
             command(*arguments, **options)
         except InputError as error:
@@ -54,8 +66,24 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
                 f"{place}: no space left on the disk; what was there before is unchanged. "
                 "Make room and run the same command again"
             ) from error
+        finally:
+            if earlier is not None:
+                signal.signal(signal.SIGTERM, earlier)
 
     return run
+
+
+def _end(number: int, _frame: object) -> None:
+    """As Ctrl-C does: half files are removed, and the run in MLflow is told."""
+    raise SystemExit(128 + number)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the process that started this one is gone."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):  # not Linux: an orphan works to its end
+        return
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:

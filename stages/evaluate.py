@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import click
@@ -115,8 +114,7 @@ def main(weights: str | None) -> None:
     tracker = Tracker(params.tracking.experiment)
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
     if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
-        now = int(time.time() * 1000)
-        tracker.log_rows([{"step": run["best"]["step"], "time": now, **_flat(metrics)}])
+        tracker.log_rows([{"step": run["best"]["step"], "time": tracker.began, **_flat(metrics)}])
         files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
         for path in files + ([INTERVALS] if limits else []):
             tracker.artifact(path)
@@ -128,6 +126,7 @@ def main(weights: str | None) -> None:
             folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
             tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
         tracker.finish()
+        tracker.close()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
     Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
 

@@ -14,18 +14,24 @@ from stages.launch import started_together
 if TYPE_CHECKING:
     from pipeline.params import Params
     from pipeline.tracking import Tracker
+    from pipeline.training.checkpoint import Checkpoint
 
 
 @click.command(name="train")
 @stage
 def main() -> None:
     """Train as params.yaml says, into models/trained (best validation) and train (history)."""
+    from filelock import FileLock
+
     from pipeline.files import digest_of, sha256, users_file
     from pipeline.params import dotted, load_params
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
-    params = load_params()
+    params = load_params()  # before the heavy imports: a misspelt key is told at once
+    from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
+    from pipeline.training.takeover import take_over
+
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
     if params.model.weights is not None:
@@ -34,67 +40,67 @@ def main() -> None:
         return
     sections = ("seed", "model", "memory", "sampler", "loss", "pairs", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
-    tracker = Tracker(params.tracking.experiment, silent=bool(int(os.environ.get("RANK", "0"))))
-    tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
-    named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
-    tracker.begin(key, named, dotted(params), tags)
-    _name_data(tracker, params)
-    try:
-        if params.model.weights is None:
-            _train(params, key, tracker)
-        else:
-            from pipeline.training.takeover import take_over
-
-            click.echo(take_over(params, key))
-    except BaseException:
-        tracker.finish("FAILED")
-        raise
-    tracker.finish()
-
-
-def _train(params: Params, key: str, tracker: Tracker) -> None:
-    from filelock import FileLock
-
-    from pipeline.data.known import read_truth
-    from pipeline.files import atomic_folder, write_json, write_table
-    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION, WEIGHTS
-    from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
-    from pipeline.training.record import write_history, write_validations
-    from pipeline.training.setup import open_training
-
     folder = checkpoint_folder("train", key)
     main = os.environ.get("RANK", "0") == "0"
     # the same experiment, queued twice, runs one after the other
     with FileLock(folder.with_suffix(".lock")) if main else nullcontext():
-        sent = 0
-
-        def send(history: list[dict[str, Any]]) -> None:
-            nonlocal sent
-            tracker.log_rows(history[sent:])
-            sent = len(history)
-
         checkpoint = Checkpoint(folder)
-        training, save = open_training(params, FEATURES, SPLIT, BASE, read_truth(SPLIT, "train"), checkpoint, send)
-        if training.resume():
-            click.echo(f"going on at epoch {training.at.epoch + 1}, step {training.at.step}")
-        at = training.run()
-        if not main:
-            return
-        with atomic_folder(TRAINED) as trained:
-            last = trained / LAST.relative_to(TRAINED)
-            save(last)
-            last_statistics = training.statistics.as_numbers()
-            training.restore_best()
-            save(trained)
-        write_history(HISTORY, at.history)
-        write_validations(VALIDATION, at.history)
-        if training.impact is not None:
-            write_table(WEIGHTS, training.impact.table(training.train_inputs.caption_image))
-        final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
-        settings = params.sampler.model_dump() | {"loss": params.loss.name}
-        write_json(RUN, {"key": key, "best": at.best, "last": final, "sampler": settings})
-        send(at.history)
-        checkpoint.remove()
+        tracker = Tracker(params.tracking.experiment, silent=not main)
+        tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
+        named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
+        tracker.begin(key, named, dotted(params), tags, afresh=not checkpoint.kept())
+        _name_data(tracker, params)
+        try:
+            if params.model.weights is None:
+                _train(params, key, tracker, checkpoint)
+            else:
+                click.echo(take_over(params, key))
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            tracker.close()
+            raise
+        # In this order a kill in between loses nothing: the same command then finds its checkpoint, its run, or both.
+        tracker.finish()
+        if main:
+            checkpoint.remove()
+        tracker.close()
+
+
+def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:
+    from pipeline.data.known import read_truth
+    from pipeline.files import atomic_folder, write_json, write_table
+    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION, WEIGHTS
+    from pipeline.training.processes import process_index
+    from pipeline.training.record import write_history, write_validations
+    from pipeline.training.setup import open_training
+
+    sent = 0
+
+    def send(history: list[dict[str, Any]]) -> None:
+        nonlocal sent
+        tracker.log_rows(history[sent:])
+        sent = len(history)
+
+    training, save = open_training(params, FEATURES, SPLIT, BASE, read_truth(SPLIT, "train"), checkpoint, send)
+    if training.resume():
+        click.echo(f"going on at epoch {training.at.epoch + 1}, step {training.at.step}")
+    at = training.run()
+    if process_index() > 0:
+        return
+    with atomic_folder(TRAINED) as trained:
+        last = trained / LAST.relative_to(TRAINED)
+        save(last)
+        last_statistics = training.statistics.as_numbers()
+        training.restore_best()
+        save(trained)
+    write_history(HISTORY, at.history)
+    write_validations(VALIDATION, at.history)
+    if training.impact is not None:
+        write_table(WEIGHTS, training.impact.table(training.train_inputs.caption_image))
+    final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
+    settings = params.sampler.model_dump() | {"loss": params.loss.name}
+    write_json(RUN, {"key": key, "best": at.best, "last": final, "sampler": settings})
+    send(at.history)
     click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
 
 

@@ -1,7 +1,9 @@
 """The only package that knows MLflow: runs written and read, the view that shows them, the models they keep."""
 
+from pipeline.tracking.delivery import EVALUATE_KEY, EVALUATED, TRAIN_KEY
+from pipeline.tracking.journal import journals
 from pipeline.tracking.naming import committed_params, run_name
-from pipeline.tracking.run import EVALUATE_KEY, EVALUATED, TRAIN_KEY, Point, Tracker, origin_tags
+from pipeline.tracking.run import Point, Tracker, origin_tags, send_patiently
 from pipeline.tracking.runs import experiments, finished_runs, run_file
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.view import set_up_view
@@ -15,9 +17,11 @@ __all__ = [
     "committed_params",
     "experiments",
     "finished_runs",
+    "journals",
     "origin_tags",
     "run_file",
     "run_name",
+    "send_patiently",
     "set_up_view",
     "store_uri",
 ]

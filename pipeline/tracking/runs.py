@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.tracking.run import EVALUATED
-from pipeline.tracking.store import PATIENCE, store_uri
+from pipeline.tracking.delivery import EVALUATED
+from pipeline.tracking.store import LONGER_PATIENCE, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,7 @@ def run_file(run_id: str, name: str, folder: Path) -> Path | None:
 
 
 def _client() -> MlflowClient:
-    for name, value in PATIENCE.items():
+    for name, value in LONGER_PATIENCE.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pipeline.files import digest_of
-from pipeline.tracking.run import EVALUATED, Tracker
+from pipeline.tracking.delivery import EVALUATED
+from pipeline.tracking.run import Tracker
 from pipeline.tracking.runs import finished_runs
 
 KEY = "comparison"

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, main_root
+from pipeline.files import atomic_path, digest_of, main_root
 
 CHECKPOINTS = ".checkpoints"
+LAYOUT = 2  # of what a state holds: one that an older version left is not gone on from
 SHARE_OF_TIME = 0.05  # at most this much of a run goes into writing checkpoints
 SHORTEST_PAUSE = 10.0  # seconds
 
 
 def checkpoint_folder(stage: str, key: str) -> Path:
     """`<main repository>/.checkpoints/<stage>-<digest>`, created."""
-    folder = main_root() / CHECKPOINTS / f"{stage}-{key[:20]}"
+    folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(LAYOUT, key)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -43,6 +44,10 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether enough time has passed since the last one was written."""
         return self.clock() - self._written >= max(SHORTEST_PAUSE, self._cost / SHARE_OF_TIME)
+
+    def kept(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self.folder / "state.pt").exists()
 
     def save(self, state: dict[str, Any], name: str = "state") -> None:
         """Write `state` (tensors, numbers, texts, lists and dicts of these)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from pipeline.retrieval.recall import recalls
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.encoding import encode_split, model_images
+from pipeline.training.health import check_finite, collapse_warning, means_of
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
 from pipeline.training.optimiser import make_optimiser
@@ -39,6 +41,7 @@ NOTICED = (
     "sampler/cut_down_share",
     "sampler/suspected_share",
     "sampler/false_negative_share",
+    "similarity/collapse",
     "pairs/weight_mean",
     "pairs/bank_loss",
 )
@@ -136,6 +139,7 @@ class Training:
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         self.at = Progress()
         self._sums: list[Tensor] = []
+        self._warned = False
 
     def run(self) -> Progress:
         """Train to the last epoch from where this training stands."""
@@ -244,18 +248,18 @@ class Training:
 
     def _record(self, *, validate: bool) -> None:
         """Write down the mean since the last record; the only place where the host waits for the device."""
-        means = torch.stack(self._sums).mean(dim=0).tolist()
+        means = means_of(self._sums)
         self._sums = []
         row = {  # a warm-up tells nothing of pairs
             name: value
             for name, value in zip(NOTICED, means, strict=False)
             if not math.isnan(value) or name == NOTICED[0]
         }
-        if not math.isfinite(row["train/loss"]):
-            raise InputError(
-                f"loss is {row['train/loss']} at epoch {self.at.epoch}, step {self.at.step}: training cannot go on. "
-                'A lower train.lr or train.clip, or precision "no", may help; the last checkpoint is kept'
-            )
+        check_finite(row["train/loss"], self.model, self.at.epoch, self.at.step)
+        warning = collapse_warning(row.get("similarity/collapse", 0.0), self.at.epoch)
+        if warning and not self._warned and self.accelerator.is_main_process:
+            self._warned = True
+            print(warning, file=sys.stderr)
         row["train/lr"] = self.optimiser.param_groups[0]["lr"]
         for name, population in (("positive", self.statistics.positive), ("negative", self.statistics.negative)):
             row[f"similarity/{name}_mean"] = float(population.mean)

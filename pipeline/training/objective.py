@@ -31,11 +31,31 @@ class Pairs(NamedTuple):
 
 
 class Noticed(NamedTuple):
-    """What a step tells the record, as 0-dimensional tensors: shares of candidates, and of the sampled weight."""
+    """What a step tells the record, as 0-dimensional tensors: shares of candidates, of the sampled weight, `collapse`.
+
+    NaN is what a step cannot tell.
+    """
 
     cut_down: Tensor
     suspected: Tensor
     false_negative: Tensor
+    collapse: Tensor
+
+
+@torch.no_grad()
+def collapse(image_BD: Tensor, text_BD: Tensor, same_BB: Tensor) -> Tensor:
+    """Mean similarity of different images, or of their captions, whichever is larger; NaN where there is but one.
+
+    1 is a collapse: the towers make the same vector of everything.
+
+    Args:
+        image_BD: (B, D) unit vectors.
+        text_BD: (B, D) unit vectors.
+        same_BB: (B, B) bool, True where both are of one image.
+    """
+    others = (~same_BB).sum()
+    means = [(part @ part.T).masked_fill(same_BB, 0).sum() / others for part in (image_BD, text_BD)]
+    return torch.stack(means).amax()
 
 
 class MatchingObjective:
@@ -119,7 +139,8 @@ class MatchingObjective:
             loss_b = added_b if loss_b is None else loss_b + added_b
             noticed.append(self._noticed(sampled, known_bC, own, candidates, memory, to_text))
         assert loss_b is not None
-        return loss_b, Noticed(*(torch.stack(shares).mean() for shares in zip(*noticed, strict=True)))
+        cut_down, suspected, false_negative = (torch.stack(both).mean() for both in zip(*noticed, strict=True))
+        return loss_b, Noticed(cut_down, suspected, false_negative, collapse(batch.image, batch.text, same_BB))
 
     def _sample(
         self, similarity_bC: Tensor, own_b: Tensor, excluded_bC: Tensor, uniform_b: Tensor, warming_up: bool
@@ -163,7 +184,7 @@ class MatchingObjective:
     @torch.no_grad()
     def _noticed(
         self, sampled: Sample, excluded_bC: Tensor, own: Pairs, candidates: Pairs, memory: Memory | None, to_text: bool
-    ) -> Noticed:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         offered = (~excluded_bC).sum().clamp(min=1)
         false_negative = torch.full((), torch.nan, device=excluded_bC.device)
         if self.truth_NM is not None:
@@ -178,4 +199,4 @@ class MatchingObjective:
             weights_bC = sampled.weights_BC
             share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
             false_negative = share_b.mean()
-        return Noticed(sampled.cut_down_BC.sum() / offered, sampled.suspected_BC.sum() / offered, false_negative)
+        return sampled.cut_down_BC.sum() / offered, sampled.suspected_BC.sum() / offered, false_negative

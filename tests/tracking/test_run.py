@@ -31,13 +31,18 @@ def begun(key: str, name: str = "fne") -> Tracker:
     return tracker
 
 
+def end(tracker: Tracker) -> None:
+    tracker.finish()
+    tracker.close()
+
+
 def continued(key: str, evaluate_key: str, *, killed: bool = False) -> tuple[bool, Tracker]:
     """As stage `evaluate` does; `killed`: before it sent its figures."""
     tracker = Tracker("ours")
     to_log = tracker.continue_for_evaluation(key, evaluate_key, "fne", PARAMS, TAGS)
     if to_log and not killed:
-        tracker.log([Point("test/rsum", 100.0, 1, 1000)])
-        tracker.finish()
+        tracker.log([Point("test/rsum", 100.0, 1, tracker.began)])
+        end(tracker)
     assert not tracker.failed
     return to_log, tracker
 
@@ -92,16 +97,42 @@ def test_what_did_not_finish_is_gone_on_with(left: str | None, clone: Path) -> N
     second = begun("k")
     assert second.run_id == first.run_id
     assert [run.info.status for run in runs()] == ["RUNNING"]
-    second.finish()
+    end(second)
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
 def test_what_finished_is_left_alone(clone: Path) -> None:
     first = begun("k")
-    first.finish()
+    end(first)
+    assert continued("k", "e")[0]
     second, other = begun("k"), begun("another key")
     assert len({first.run_id, second.run_id, other.run_id}) == 3
     assert begun("k").run_id == second.run_id
+
+
+def test_what_finished_and_was_never_evaluated_is_replaced(clone: Path) -> None:
+    """Killed when all was done, before DVC knew: the training is taken again, and must not stand there twice."""
+    first = begun("k")
+    first.log([Point("train/loss", 1.0, 1, 1000)])
+    end(first)
+    second = Tracker("ours")
+    second.begin("k", "fne", PARAMS, TAGS, afresh=True)
+    second.log([Point("train/loss", 1.0, 1, 2000)])
+    end(second)
+    (run,) = runs()
+    assert run.info.run_id == second.run_id != first.run_id
+
+
+def test_what_another_machine_has_begun_is_left_alone(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = begun("k")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
+    ours = begun("k")
+    assert ours.run_id != theirs.run_id
+    assert [run.info.status for run in runs()] == ["RUNNING", "RUNNING"]
 
 
 def test_figures_sent_again_change_nothing_and_nan_is_left_out(clone: Path) -> None:
@@ -131,7 +162,7 @@ def test_rows_are_sent_by_their_own_step_and_time(clone: Path) -> None:
 
 def test_an_evaluation_goes_into_the_run_that_trained_once(clone: Path) -> None:
     trained = begun("k")
-    trained.finish()
+    end(trained)
     to_log, tracker = continued("k", "e")
     assert to_log
     assert tracker.run_id == trained.run_id
@@ -143,7 +174,7 @@ def test_an_evaluation_goes_into_the_run_that_trained_once(clone: Path) -> None:
 
 def test_an_evaluation_with_other_settings_becomes_a_child(clone: Path) -> None:
     trained = begun("k")
-    trained.finish()
+    end(trained)
     continued("k", "e")
     to_log, child = continued("k", "other settings")
     assert to_log
@@ -163,7 +194,7 @@ def test_an_evaluation_with_other_settings_becomes_a_child(clone: Path) -> None:
 
 @pytest.mark.parametrize("evaluate_key", ["e", "other settings"])
 def test_an_evaluation_that_was_killed_is_made_up_for(evaluate_key: str, clone: Path) -> None:
-    begun("k").finish()
+    end(begun("k"))
     continued("k", "e", killed=evaluate_key == "e")
     _, killed = continued("k", evaluate_key, killed=True)
     to_log, tracker = continued("k", evaluate_key)
@@ -185,7 +216,7 @@ def test_an_evaluation_finds_no_run_after_a_pull_and_makes_one(clone: Path) -> N
 
 def test_an_evaluation_after_its_run_was_deleted_makes_another(clone: Path) -> None:
     trained = begun("k")
-    trained.finish()
+    end(trained)
     continued("k", "e")
     assert trained.run_id is not None
     client().delete_run(trained.run_id)
@@ -227,24 +258,24 @@ def test_a_server_that_is_not_there_costs_one_warning(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     tracker = Tracker("ours")
-    bounds = {name: os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT")}
-    assert bounds == {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "3"}
+    bounds = {name: os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] for name in ("MAX_RETRIES", "TIMEOUT")}
+    assert bounds == {"MAX_RETRIES": "0", "TIMEOUT": "2"}
     tracker.begin("k", "fne", PARAMS, TAGS)
     tracker.log([Point("train/loss", 1.0, 1, 1000)])
-    tracker.artifact(Path("nothing"))
-    tracker.finish()
-    assert not tracker.continue_for_evaluation("k", "e", "fne", PARAMS, TAGS)
+    end(tracker)
     assert tracker.failed
     out, error = capfd.readouterr()
     assert out == ""
-    assert error.startswith("warning: MLflow at http://127.0.0.1:9 failed (")
-    assert error.count("\n") == 1
+    warning, told = error.splitlines()
+    assert warning.startswith("warning: MLflow at http://127.0.0.1:9 failed (")
+    assert told.startswith("MLflow did not come back (")
+    assert told.endswith("To send the record: python -m stages.sync")
 
 
 def test_a_store_that_fails_later_costs_one_warning(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = begun("k")
     capfd.readouterr()
-    tracker.artifact(clone / "a file that is not there")
+    (clone / "mlflow.db").write_bytes(b"no database" * 1000)
     tracker.log([Point("train/loss", 1.0, 1, 1000)])
     tracker.finish()
     assert tracker.failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def test_a_finished_run_leaves_nothing(tmp_path: Path) -> None:
 def test_the_folder_lies_below_the_main_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     folder = checkpoint_folder("train", "0123456789abcdef" * 4)
-    assert folder == tmp_path.resolve() / ".checkpoints" / "train-0123456789abcdef0123"
+    assert folder.parent == tmp_path.resolve() / ".checkpoints"
+    assert re.fullmatch(r"train-[0-9a-f]{20}", folder.name)
     assert folder.is_dir()
     assert checkpoint_folder("train", "f" * 64) != folder

@@ -1,0 +1,126 @@
+"""What a stage tells its MLflow run, kept on this disk until the store has all of it.
+
+A journal is written before the store is: one JSON object a line, `.tracking/<stage>-<digest>.jsonl` below the main
+repository, files that the store did not take beside it. It is removed when the run is finished and delivered; what is
+found there belongs to a stage that is running, was killed, or could not reach its store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import InputError
+from pipeline.files import main_root, write_text
+
+JOURNALS = ".tracking"
+
+Entry = dict[str, Any]
+"""What to do to the run: `do` names it, the rest says with what."""
+
+
+class Journal:
+    """One run's entries, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Name it; nothing is read or made yet."""
+        self.path = path
+        self.files = path.with_suffix("")
+        self._lock = FileLock(path.with_suffix(".lock"), is_singleton=True)
+
+    @classmethod
+    def of(cls, stage: str, key: str) -> Journal:
+        """The journal of what `stage` computes from `key`, its folder made."""
+        folder = main_root() / JOURNALS
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder / f"{stage}-{key[:20]}.jsonl")
+
+    @property
+    def stage(self) -> str:
+        """Which stage wrote it."""
+        return self.path.name.partition("-")[0]
+
+    def hold(self, *, wait: bool = True) -> bool:
+        """Keep other processes out; False if one has it and `wait` is not wanted."""
+        try:
+            self._lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let others in."""
+        self._lock.release()
+
+    def entries(self) -> list[Entry]:
+        """All of them, without a last one that a kill cut off; empty where there is no journal.
+
+        Raises:
+            InputError: when an earlier line is not an entry.
+        """
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends in a line end
+        except FileNotFoundError:
+            return []
+        found: list[Entry] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise InputError(
+                    f"{self.path}: line {number} is no entry of a journal; delete the file to give its record up"
+                ) from None
+        return found
+
+    def restart(self, first: Entry) -> None:
+        """Begin again with `first`: what came after it will be told once more."""
+        shutil.rmtree(self.files, ignore_errors=True)
+        write_text(self.path, json.dumps(first, ensure_ascii=False) + "\n")
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry."""
+        with open(self.path, "ab") as handle:
+            handle.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+
+    def keep(self, source: Path) -> str:
+        """Keep a file or a folder for later; its path below `files`. Linked where that can be: outputs are replaced."""
+        name = f"{len(list(self.files.iterdir())) if self.files.exists() else 0}/{source.name}"
+        target = self.files / name
+        target.parent.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=_link)
+        else:
+            _link(str(source), str(target))
+        return name
+
+    def remove(self) -> None:
+        """Forget everything: the store has it."""
+        shutil.rmtree(self.files, ignore_errors=True)
+        self.path.unlink(missing_ok=True)
+
+
+def journals() -> list[Journal]:
+    """Every journal of the main repository, trainings before evaluations: these go on in the runs of those."""
+    paths = (main_root() / JOURNALS).glob("*.jsonl")
+    return [Journal(path) for path in sorted(paths, key=lambda path: (not path.name.startswith("train-"), path.name))]
+
+
+def place() -> str:
+    """A random name of this main repository, made once: what another machine has begun is not gone on with here."""
+    path = main_root() / JOURNALS / "place"
+    if not path.exists():
+        write_text(path, secrets.token_hex(8))
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
