@@ -21,7 +21,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test lint format
+.PHONY: help repro ui test soak lint format
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -36,6 +36,9 @@ ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, a
 
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage
+	$(BIN)/python -m tests.faults.soak
 
 lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes
 	$(BIN)/python -m ruff check
