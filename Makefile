@@ -37,7 +37,8 @@ ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, a
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: $(DEVELOPMENT)  ## try faults at length: FAULT_EXAMPLES (10000) damaged files for each reader
+soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage, FAULT_EXAMPLES (10000) damaged files for each reader
+	$(BIN)/python -m tests.faults.soak
 	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
 lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes

@@ -39,6 +39,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        _say_where(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,6 +64,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _say_where(error: BaseException | None, path: Path) -> None:
+    """A write through an open handle fails without the file's name, and torch puts its own error before that one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        error = error.__cause__ or error.__context__
 
 
 def _sweep(path: Path) -> None:

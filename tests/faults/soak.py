@@ -1,0 +1,75 @@
+"""Kills at length: every stage, and DVC itself, at seeded moments.
+
+    python -m tests.faults.soak --moments 20 --dvc 5
+
+Prints a table of what was tried and survived, then what was not as it should be; ends with 1 if anything was.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from tests.stages.running import STAGES
+
+
+@click.command()
+@click.option("--moments", default=20, show_default=True, help="Kills of each stage.")
+@click.option("--dvc", "of_dvc", default=5, show_default=True, help="Kills of DVC, in each of three ways to run it.")
+@click.option("--seed", default=0, show_default=True, help="Decides the moments.")
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this one; may be repeated.")
+def main(moments: int, of_dvc: int, seed: int, stages: tuple[str, ...]) -> None:
+    """Kill, start again, compare."""
+    problems: list[str] = []
+    click.echo("| killed | kills | survived |\n|---|--:|--:|")
+    with tempfile.TemporaryDirectory() as folder:
+        if moments:
+            problems += _kill_stages(Path(folder), moments, seed, stages or STAGES)
+        if of_dvc:
+            problems += _kill_dvc(Path(folder).resolve(), of_dvc, seed)
+    for problem in problems:
+        click.echo(problem)
+    raise SystemExit(bool(problems))
+
+
+def _kill_stages(folder: Path, moments: int, seed: int, stages: tuple[str, ...]) -> list[str]:
+    from tests.faults.killing import run_whole, seeded_kills, try_kill
+
+    reference, problems = run_whole(folder / "whole"), []
+    for stage in stages:
+        survived = 0
+        for number, kill in enumerate(seeded_kills(reference, stage, moments, seed)):
+            found = try_kill(kill, reference, folder / f"{stage}-{number}")
+            survived += not found
+            problems += [f"{stage}, {kill.signal.name} after {kill.seconds:.2f} s: {problem}" for problem in found]
+        click.echo(f"| {stage} | {moments} | {survived} |")
+    return problems
+
+
+def _kill_dvc(folder: Path, count: int, seed: int) -> list[str]:
+    from tests.end_to_end.test_dvc import Clone
+    from tests.faults.killing import SIGNALS
+    from tests.faults.killing_dvc import COMMANDS, copied, kill_dvc, uninterrupted
+
+    clone = Clone(folder)
+    clone.dvc("repro")
+    clone.commit("The first results")
+    problems = []
+    for way, command in enumerate(COMMANDS):
+        expected, seconds = uninterrupted(copied(clone, folder / f"whole-{way}"), command)
+        moments = (np.arange(count) + np.random.default_rng([seed, way]).random(count)) / count * seconds
+        survived = 0
+        for number, moment in enumerate(moments.tolist()):
+            signal = SIGNALS[number % len(SIGNALS)]
+            found = kill_dvc(copied(clone, folder / f"killed-{way}-{number}"), command, moment, signal, expected)
+            survived += not found
+            problems += [f"{command}, {signal.name} after {moment:.1f} s: {problem}" for problem in found]
+        click.echo(f"| `{command}` | {count} | {survived} |")
+    return problems
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The disk fills in the middle of a training: a clear error, nothing earlier lost, and it goes on with more room."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.files import sha256
+from pipeline.training.checkpoint import Checkpoint
+from tests.stages.running import files_below, invoke, run, work_in, write_tiny_params
+
+SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train__batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage before training has run."""
+    folder = tmp_path_factory.mktemp("ready")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, **SETTINGS)
+        run("download", "split", "base", "features", "bank")
+    return folder
+
+
+@pytest.fixture
+def clone(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(ready, tmp_path / "clone")
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Nothing can be written (EFBIG where a disk says ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("full_at", [1, 2, 3, 5])
+def test_a_disk_that_fills_while_training_costs_no_checkpoint(
+    full_at: int, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`full_at`: which of a training's checkpoints, best weights included, finds no room."""
+    whole = tmp_path / "whole"
+    shutil.copytree(clone, whole)
+    monkeypatch.chdir(whole)
+    run("train")
+    expected = {name: digest for name, digest in files_below(whole).items() if name.startswith(("models", "train"))}
+
+    monkeypatch.chdir(clone)
+    save, saved, written = Checkpoint.save, 0, {}
+
+    def filling(self: Checkpoint, state: dict[str, Any], name: str = "state") -> None:
+        nonlocal saved
+        saved += 1
+        if saved < full_at:
+            save(self, state, name)
+            written[self.folder / f"{name}.pt"] = sha256(self.folder / f"{name}.pt")
+            return
+        with full_disk():
+            save(self, state, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", filling)
+        result = invoke("train")
+    assert result.exit_code == 1
+    (error,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert "no space left on the disk; what was there before is unchanged" in error
+    assert ".checkpoints/train-" in error
+    assert {path: sha256(path) for path in clone.glob(".checkpoints/*/*") if path.is_file()} == written
+    assert not (clone / "models/trained").exists()
+
+    said = run("train")
+    assert ("going on at epoch" in said) == any(path.name == "state.pt" for path in written)
+    found = {name: digest for name, digest in files_below(clone).items() if name.startswith(("models", "train"))}
+    assert found == expected
+
+
+def test_a_disk_too_full_for_the_record_alone_does_not_stop_a_training(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away, and the journal has no room: the figures are in the stage's own outputs."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    def no_room(*_arguments: object) -> None:
+        with full_disk():
+            (clone / ".tracking/full").write_bytes(b"x")
+
+    monkeypatch.setattr("pipeline.tracking.journal.Journal.add", no_room)
+    said = run("train")
+    assert "warning: MLflow: the record cannot be kept ([Errno 27] File too large); going on without it" in said
+    assert (clone / "train/history.csv").stat().st_size > 0
