@@ -150,7 +150,7 @@ def recompute_activations(tower: nn.Module, name: str) -> None:
             f"train.gradient_checkpointing = True: {type(backbone).__name__} of model.{name} does not support it"
         )
     # the re-entrant kind knows no autograd.grad, by which NPC takes its siamese's step
-    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    backbone.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _unit(feature_BD: Tensor) -> Tensor:

@@ -1,18 +1,24 @@
 """Where the right answer stands among all candidates, in both directions, without the whole similarity matrix.
 
-Shapes: N images, M captions, D width.
+The matrix is made tile by tile, each tile once but for those on the diagonal, where the right answers stand: these are
+made first, as thresholds, and again when everything is counted against them.
+
+Shapes: N images, M captions, D width; R images and T captions in a tile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 1024
+SMALLEST_SIDE = 16
+TILE_IMAGES = {"cpu": 256, "cuda": 4096}  # a tile that stays in a core's cache; one that fills a GPU
 
 
 def retrieval_ranks(
-    image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, chunk_size: int = CHUNK_ROWS
+    image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, chunk_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Rank of the best own caption of every image, and of the own image of every caption, from 0.
 
@@ -23,8 +29,9 @@ def retrieval_ranks(
     Args:
         image_ND: unit vectors.
         text_MD: unit vectors.
-        caption_image_M: the row of the image that each caption was written for; any number a image, at least one.
-        chunk_size: rows of the similarity matrix that are held at a time.
+        caption_image_M: the row of the image that each caption was written for; any number an image, at least one.
+        chunk_size: images in a tile of the similarity matrix, which holds as many captions as they have on average;
+            None: by the device.
 
     Returns:
         (i2t_N, t2i_M), int64.
@@ -33,45 +40,78 @@ def retrieval_ranks(
         ValueError: when an index is out of range or an image has no caption.
     """
     caption_image_M = caption_image_M.to(image_ND.device)
-    count = len(image_ND)
-    if len(caption_image_M) != len(text_MD):
-        raise ValueError(f"{len(text_MD)} captions but {len(caption_image_M)} entries in caption_image_M")
-    if len(caption_image_M) and not (int(caption_image_M.min()) >= 0 and int(caption_image_M.max()) < count):
-        raise ValueError(f"caption_image_M names images outside of 0 … {count - 1}")
-    without = torch.bincount(caption_image_M, minlength=count) == 0
+    _check(len(image_ND), len(text_MD), caption_image_M)
+    if not len(image_ND):
+        return caption_image_M.new_zeros(0), caption_image_M.new_zeros(0)
+    order_M = caption_image_M.argsort(stable=True)  # an image's captions side by side: right answers near the diagonal
+    own_image_M = caption_image_M[order_M]
+    size = chunk_size or TILE_IMAGES.get(image_ND.device.type, TILE_IMAGES["cpu"])
+    rows = list(_places(len(image_ND), size))
+    columns = list(_places(len(text_MD), size * max(1, round(len(text_MD) / len(image_ND)))))
+
+    own_M = image_ND.new_empty(len(text_MD))
+    for column, new_column in columns:
+        text_TD, own_image_T = text_MD[order_M[column]], own_image_M[column]
+        first, last = own_image_M[new_column.start].item(), own_image_M[new_column.stop - 1].item()
+        for row, new_row in rows:
+            if new_row.start <= last and first < new_row.stop:
+                similarity_RT = _similarity(image_ND[row], text_TD)
+                place_T = (own_image_T - row.start).clamp(0, row.stop - row.start - 1)
+                found_T = similarity_RT.gather(0, place_T[None, :]).squeeze(0)
+                here_T = (own_image_T >= new_row.start) & (own_image_T < new_row.stop)
+                fresh = slice(new_column.start - column.start, None)
+                own_M[new_column] = torch.where(here_T, found_T, own_M[column])[fresh]
+
+    best_N = own_M.new_full((len(image_ND),), -torch.inf).scatter_reduce(0, own_image_M, own_M, "amax")
+    # what is counted below counts each right answer itself
+    i2t_N = -torch.bincount(own_image_M[own_M >= best_N[own_image_M]], minlength=len(image_ND))
+    t2i_M = torch.full_like(order_M, -1)
+    for column, new_column in columns:
+        text_TD = text_MD[order_M[column]]
+        for row, new_row in rows:
+            similarity_RT = _similarity(image_ND[row], text_TD)
+            new_RT = similarity_RT[new_row.start - row.start :, new_column.start - column.start :]
+            # as numbers: sums over truth values are several times slower; a tile's are exact
+            beats_RT = torch.empty(new_RT.shape, device=new_RT.device)
+            i2t_N[new_row] += torch.ge(new_RT, best_N[new_row, None], out=beats_RT).sum(dim=1).long()
+            t2i_M[new_column] += torch.ge(new_RT, own_M[None, new_column], out=beats_RT).sum(dim=0).long()
+    return i2t_N, torch.empty_like(t2i_M).index_copy_(0, order_M, t2i_M)
+
+
+def _check(images: int, captions: int, caption_image_M: Tensor) -> None:
+    if len(caption_image_M) != captions:
+        raise ValueError(f"{captions} captions but {len(caption_image_M)} entries in caption_image_M")
+    if captions and not (int(caption_image_M.min()) >= 0 and int(caption_image_M.max()) < images):
+        raise ValueError(f"caption_image_M names images outside of 0 … {images - 1}")
+    without = torch.bincount(caption_image_M, minlength=images) == 0
     if without.any():
         raise ValueError(f"image {int(without.nonzero()[0])} has no caption: it has no rank")
-    i2t = [
-        _image_to_text(image_ND[start : start + chunk_size], text_MD, caption_image_M, start)
-        for start in range(0, count, chunk_size)
-    ]
-    t2i = [
-        _text_to_image(text_MD[start : start + chunk_size], image_ND, caption_image_M[start : start + chunk_size])
-        for start in range(0, len(text_MD), chunk_size)
-    ]
-    return torch.cat(i2t), torch.cat(t2i)
 
 
-def _image_to_text(image_BD: Tensor, text_MD: Tensor, caption_image_M: Tensor, start: int) -> Tensor:
-    similarity_BM = _similarity(image_BD, text_MD)
-    own_BM = caption_image_M[None, :] == torch.arange(start, start + len(image_BD), device=image_BD.device)[:, None]
-    best_B1 = similarity_BM.where(own_BM, -torch.inf).amax(dim=1, keepdim=True)
-    return ((similarity_BM >= best_B1) & ~own_BM).sum(dim=1)
+def _places(count: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of equal length that cover `count` items, and of each the part that none before it has covered.
+
+    All tiles have one shape, and so are multiplied by one kernel: another one's order of summation could put a copy of
+    the right answer below it by the last bit.
+    """
+    size = min(size, count)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        yield slice(stop - size, stop), slice(start, stop)
 
 
-def _text_to_image(text_BD: Tensor, image_ND: Tensor, own_B: Tensor) -> Tensor:
-    similarity_BN = _similarity(text_BD, image_ND)
-    # the own value out of the same product: recomputed, it could differ in the last bit from an equal one beside it
-    own_similarity_B1 = similarity_BN.gather(1, own_B[:, None])
-    return (similarity_BN >= own_similarity_B1).sum(dim=1) - 1
-
-
-def _similarity(query_BD: Tensor, item_ID: Tensor) -> Tensor:
+def _similarity(image_RD: Tensor, text_TD: Tensor) -> Tensor:
     """All products; equal items give equal ones, to the last bit.
 
-    A single row would be multiplied by another kernel (matrix by vector), whose order of summation depends on an
-    item's place: a copy of the right answer could then fall below it.
+    Small products are made by kernels whose order of summation depends on an item's place (seen with MKL below 16 rows
+    or 4 columns, a single row most of all): a copy of the right answer could then fall below it.
     """
-    if len(query_BD) == 1:
-        return (query_BD.repeat(2, 1) @ item_ID.T)[:1]
-    return query_BD @ item_ID.T
+    rows, columns = len(image_RD), len(text_TD)
+    return (_at_least(image_RD, SMALLEST_SIDE) @ _at_least(text_TD, SMALLEST_SIDE).T)[:rows, :columns]
+
+
+def _at_least(feature_RD: Tensor, rows: int) -> Tensor:
+    """The rows again and again until there are enough."""
+    if len(feature_RD) >= rows:
+        return feature_RD
+    return feature_RD[torch.arange(rows, device=feature_RD.device) % len(feature_RD)]

@@ -38,11 +38,11 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
     Returns:
         The same shape, in [0, 1], never NaN for finite similarities.
     """
-    log_ratio = _log_density(similarity, positive) - _log_density(similarity, negative) - math.log(prior - 1)
-    return torch.sigmoid(log_ratio)
-
-
-def _log_density(similarity: Tensor, population: Normal) -> Tensor:
-    """Log of the normal density, less the constant that both populations share."""
-    variance = torch.as_tensor(population.variance).clamp(min=SMALLEST_VARIANCE)
-    return -(similarity - population.mean).square() / (2 * variance) - variance.log() / 2
+    positive_variance, negative_variance = (
+        torch.as_tensor(population.variance).clamp(min=SMALLEST_VARIANCE) for population in (positive, negative)
+    )
+    # every operation on `similarity` is a pass over all candidates: what can be is done to the figures instead
+    constant = (negative_variance / positive_variance).log() / 2 - math.log(prior - 1)
+    above = (similarity - negative.mean).square() * (1 / (2 * negative_variance))
+    below = (similarity - positive.mean).square() * (1 / (2 * positive_variance))
+    return torch.sigmoid(above - below + constant)

@@ -202,16 +202,22 @@ def _fne_sample(
     suspect: float,
     min_matches: int,
 ) -> Sample:
+    # passes over (B, C) are what this costs: few of them, and in place where nobody else looks
+    threshold = statistics.positive.mean - cutdown
+    candidate_BC = similarity_BC.masked_fill(excluded_BC, -torch.inf)
+    hardest_B1 = candidate_BC.amax(dim=1, keepdim=True)
+    dropped_BC = (candidate_BC <= threshold) | excluded_BC
     posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior)
-    suspected_BC = (posterior_BC > suspect) & (statistics.positive.count > min_matches) & ~excluded_BC
-    distance_BC = (similarity_BC - own_similarity_B[:, None]).square()
-    cut_down_BC = (similarity_BC <= statistics.positive.mean - cutdown) & ~excluded_BC
-    weights_BC = torch.exp(-alpha * torch.where(suspected_BC, posterior_BC, distance_BC))
-    weights_BC = weights_BC.where(~(excluded_BC | cut_down_BC), 0)
-    # a weight may underflow where alpha is large: ask the masks, not the weights, whether anything was left
-    nothing_left_B1 = (excluded_BC | cut_down_BC).all(dim=1, keepdim=True)
-    weights_BC = torch.where(nothing_left_B1, hardest_weights(similarity_BC, excluded_BC), weights_BC)
-    return Sample(weights_BC, suspected_BC, cut_down_BC)
+    suspected_BC = (posterior_BC > suspect).logical_and_(statistics.positive.count > min_matches)
+    suspected_BC &= ~excluded_BC
+    distance_BC = (similarity_BC - own_similarity_B[:, None]).square_()
+    weights_BC = torch.where(suspected_BC, posterior_BC, distance_BC).mul_(-alpha).exp_().masked_fill_(dropped_BC, 0)
+    # a weight may underflow where alpha is large: ask the similarities whether anything was left
+    only_B1 = (hardest_B1 <= threshold) & hardest_B1.isfinite()
+    if weights_BC.device.type != "cpu" or only_B1.any():  # a GPU's answer the host would have to wait for
+        place_B1 = candidate_BC.argmax(dim=1, keepdim=True)
+        weights_BC.scatter_(1, place_B1, torch.where(only_B1, 1, weights_BC.gather(1, place_B1)))
+    return Sample(weights_BC, suspected_BC, dropped_BC ^ excluded_BC)
 
 
 def _one_hot(chosen_B: Tensor, excluded_BC: Tensor) -> Tensor:

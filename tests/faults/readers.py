@@ -165,7 +165,7 @@ def _published(folder: Path) -> object:
 def _shards(folder: Path) -> object:
     features = feature_shards(folder, "captions")
     packed = PackedShards(folder, "images")
-    return features.sum(), [packed[row].sum() for row in range(len(packed))]
+    return features[torch.arange(len(features))].sum(), [packed[row].sum() for row in range(len(packed))]
 
 
 def _archive(folder: Path) -> object:

@@ -66,7 +66,7 @@ def test_activations_computed_twice_train_the_same_weights(towers_ready: Path, t
         training = open_tiny_training(towers_ready, tmp_path, **IN_BATCH, train__gradient_checkpointing=checkpointed)
         training.prepared.train()
         passes: list[int] = []
-        layer = next(part for part in training.model.modules() if type(part).__name__.endswith("Layer"))
+        layer = training.model.get_submodule("image_tower.backbone.layers.0.mlp.fc1")
         layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         training.step(first_batch(training), warming_up=False)
         assert len(passes) == (2 if checkpointed else 1)

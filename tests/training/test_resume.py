@@ -64,9 +64,9 @@ def run_until(training: Training, clock: Clock, last_step: int | None, minutes_a
     """Train; in step number `last_step` the process dies, its optimiser step done and not yet recorded."""
     step: Callable[..., Any] = training.step
 
-    def timed(batch: Batch, *, warming_up: bool) -> Any:
+    def timed(batch: Batch, **how: Any) -> Any:
         clock.now += minutes_a_step * MINUTE
-        result = step(batch, warming_up=warming_up)
+        result = step(batch, **how)
         if training.at.step + 1 == last_step:
             raise KilledError
         return result
