@@ -89,7 +89,6 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
     Raises:
         InputError: when a part is missing or does not fit the inputs.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     base = None if inputs.frozen else pretrained.load(folder)
@@ -105,7 +104,7 @@ def load_trained(folder: Path, model: ModelParams, inputs: Inputs) -> MatchingMo
             )
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
-    except (SafetensorError, RuntimeError) as error:
+    except Exception as error:  # whatever a damaged header provokes is the file's fault
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit the model that params.yaml describes: {said}") from None
     return trained
