@@ -164,7 +164,10 @@ def _saved(content: object) -> bytes:
 def _published(folder: Path) -> object:
     checkpoint = read_checkpoint(folder / "model.pt")
     published_record(checkpoint)
-    return npc_clip(checkpoint) if recognise(checkpoint) == "npc" else None
+    try:
+        return npc_clip(checkpoint) if recognise(checkpoint) == "npc" else None
+    except InputError as error:  # which do not know the path; pipeline.training.takeover puts it before, likewise
+        raise InputError(f"{folder / 'model.pt'}: {error}") from error
 
 
 @functools.cache
