@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
     image_model, image_place = _load_backbone("image", image, image_revision)
     text_model, text_place = _load_backbone("text", text, text_revision)
     tokenizer = _tokenizer("text", text, text_place, text_revision)
-    mean, deviation = _normalisation(image_place, image_revision, image_model.config)
+    with _explained("image", image):
+        mean, deviation = _normalisation(image_place, image_revision, image_model.config)
     source = {
         "image": {"name": image, "revision": _commit(image_place, image_revision)},
         "text": {"name": text, "revision": _commit(text_place, text_revision)},
@@ -65,7 +67,8 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
         )
     image, text, logit_scale = split_clip(model)  # type: ignore[arg-type]
     tokenizer = _tokenizer("image", name, place, revision)
-    mean, deviation = _normalisation(place, revision, image.config)
+    with _explained("image", name):
+        mean, deviation = _normalisation(place, revision, image.config)
     origin = {"name": name, "revision": _commit(place, revision)}
     return Pretrained(image, text, tokenizer, mean, deviation, {"image": origin, "text": origin}, logit_scale)
 
@@ -97,8 +100,11 @@ def load(folder: Path) -> Pretrained:
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
     tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
-    source = {side: record[side] for side in ("image", "text")}
-    mean, deviation = tuple(record["mean"]), tuple(record["std"])
+    try:
+        source = {side: record[side] for side in ("image", "text")}
+        mean, deviation = _channels(record["mean"]), _channels(record["std"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
     return Pretrained(image_model, text_model, tokenizer, mean, deviation, source, record.get("logit_scale"))
 
 
@@ -164,8 +170,6 @@ def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTra
 @contextmanager
 def _explained(side: str, name: str) -> Iterator[None]:
     """Turn the many ways in which loading fails into one that a user can act on."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except ImportError as error:
@@ -175,7 +179,7 @@ def _explained(side: str, name: str) -> Iterator[None]:
             else ""
         )
         raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged folder provokes is the folder's fault
         raise InputError(
             f"model.{side} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
             f"config.json, model.safetensors{' and tokenizer files' if side == 'text' else ''} elsewhere "
@@ -204,6 +208,14 @@ def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple
     )
     if path is not None:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return tuple(record.get("image_mean") or HALF), tuple(record.get("image_std") or HALF)
+        return _channels(record.get("image_mean")), _channels(record.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
-    return tuple(timm.get("mean", HALF)), tuple(timm.get("std", HALF))
+    return _channels(timm.get("mean")), _channels(timm.get("std"))
+
+
+def _channels(values: Any) -> tuple[float, ...]:
+    """Three finite numbers; ViT's own where there are none."""
+    numbers = tuple(float(value) for value in values or HALF)
+    if len(numbers) != len(HALF) or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"a mean or deviation of {numbers}, expected three numbers")
+    return numbers

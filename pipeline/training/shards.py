@@ -56,8 +56,22 @@ def pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
-    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, memory-mapped beyond."""
-    parts = [shard["feature"] for shard in _shards(folder, kind)]
+    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, memory-mapped beyond.
+
+    Raises:
+        InputError: naming the shard that is missing, damaged, or not of the others' width.
+    """
+    parts: list[Tensor] = []
+    for path, shard in _shards(folder, kind):
+        part = shard.get("feature", torch.empty(0))
+        if part.dim() != 2 or not part.is_floating_point():
+            raise InputError(f"{path}: holds no feature of shape (rows, width); run `dvc repro features`")
+        if parts and (part.shape[1], part.dtype) != (parts[0].shape[1], parts[0].dtype):
+            raise InputError(
+                f"{path}: rows of {part.shape[1]} {part.dtype}, expected {parts[0].shape[1]} {parts[0].dtype} as in "
+                "the first shard; run `dvc repro features`"
+            )
+        parts.append(part)
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts) if sum(part.nbytes for part in parts) <= JOINED_BYTES else MappedFeatures(parts)
@@ -83,8 +97,12 @@ class PackedShards:
     """Rows of different lengths, by number, without loading a shard into memory."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        """Open all shards of `kind` below `folder`."""
-        self._shards = list(_shards(folder, kind))
+        """Open all shards of `kind` below `folder`.
+
+        Raises:
+            InputError: naming the shard that is missing or damaged.
+        """
+        self._shards = [_packed(path, shard) for path, shard in _shards(folder, kind)]
         self._rows = sum(len(shard["offset"]) - 1 for shard in self._shards)
 
     def __len__(self) -> int:
@@ -98,8 +116,19 @@ class PackedShards:
         return shard["value"][start:end]
 
 
-def _shards(folder: Path, kind: str) -> Iterator[dict[str, Tensor]]:
-    from safetensors import SafetensorError
+def _packed(path: Path, shard: dict[str, Tensor]) -> dict[str, Tensor]:
+    value, offset = shard.get("value"), shard.get("offset")
+    if value is None or offset is None or value.dim() != 1 or offset.dim() != 1 or offset.dtype != torch.int64:
+        raise InputError(f"{path}: holds no value and offset of one dimension; run `dvc repro features`")
+    steps = offset.diff()
+    if len(steps) == 0 or int(offset[0]) != 0 or int(offset[-1]) != len(value) or bool((steps < 0).any()):
+        raise InputError(
+            f"{path}: its offsets do not divide its {len(value)} values into rows; run `dvc repro features`"
+        )
+    return shard
+
+
+def _shards(folder: Path, kind: str) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     from safetensors.torch import load_file
 
     paths = sorted(folder.glob(f"{kind}-*.safetensors"))
@@ -107,6 +136,7 @@ def _shards(folder: Path, kind: str) -> Iterator[dict[str, Tensor]]:
         raise InputError(f"{folder}: holds no {kind}-*.safetensors; `dvc repro features` makes them")
     for path in paths:
         try:
-            yield load_file(path)
-        except SafetensorError as error:
+            shard = load_file(path)
+        except Exception as error:  # whatever a damaged header provokes is the file's fault
             raise InputError(f"{path}: not a whole safetensors file: {error}") from None
+        yield path, shard
