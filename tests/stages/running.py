@@ -109,7 +109,7 @@ def files_below(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.suffix != ".lock"
-        and not {".checkpoints", "mlartifacts"} & set(path.parts)
+        and not {".checkpoints", ".tracking", "mlartifacts"} & set(path.parts)
         and not path.name.startswith("mlflow.db")
     }
 

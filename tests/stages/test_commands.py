@@ -66,7 +66,7 @@ def ready(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return work_in(tmp_path / "clone", monkeypatch)
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "show", "export", "recipe", "compare", "search", "ui"])
+@pytest.mark.parametrize("stage", [*STAGES, "show", "export", "recipe", "compare", "search", "ui", "sync"])
 def test_help_imports_nothing_heavy(stage: str) -> None:
     command = [sys.executable, "-c", IMPORTED_BY_HELP, stage]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
