@@ -21,7 +21,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test lint format
+.PHONY: help repro ui test lint format bench
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -42,6 +42,9 @@ ui: $(PIPELINE)  ## show the runs in MLflow, on this machine only, at PORT (5000
 
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(DEVELOPMENT)  ## measure what everything costs, into docs/performance.md
+	$(BIN)/python -m benchmarks.performance $(ARGS)
 
 lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes
 	$(BIN)/python -m ruff check
