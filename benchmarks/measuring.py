@@ -38,24 +38,35 @@ def without_gpu(what: str, measure: str, aim: str) -> Row:
     return Row(what, measure, None, aim, None, NO_GPU)
 
 
-def in_turns(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+def in_turns(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> tuple[list[float], list[float]]:
     """Seconds of both, one after the other, after one round that does not count.
 
-    What else the machine does then slows both alike: compare them round by round.
+    What else the machine does then slows both alike: compare them round by round. The processor's own time leaves out
+    what other processes take; for work on a GPU give `time.perf_counter`.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):
         for function, taken in zip((first, second), seconds, strict=True):
-            begun = time.perf_counter()
+            begun = clock()
             function()
             if number:
-                taken.append(time.perf_counter() - begun)
+                taken.append(clock() - begun)
     return seconds
 
 
-def ratio(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, str]:
+def ratio(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> tuple[float, str]:
     """The median of the rounds' ratios of seconds, first over second, and a remark with both medians."""
-    ours, theirs = in_turns(first, second, rounds)
+    ours, theirs = in_turns(first, second, rounds, clock)
     middle = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
     return middle, f"{_told(statistics.median(ours))} over {_told(statistics.median(theirs))}; {rounds} rounds"
 

@@ -34,6 +34,9 @@ def main(groups: tuple[str, ...], write: bool, check: bool) -> None:
 
     figures: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     if not (write or check):
+        import torch
+
+        torch.set_num_threads(1)  # threads that wait for each other measure what else the machine is doing
         for group in groups or GROUPS:
             click.echo(group, err=True)
             module = importlib.import_module(f"benchmarks.{group}")
