@@ -21,7 +21,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test soak lint format
+.PHONY: help repro ui test soak bench lint format
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -40,6 +40,9 @@ test: $(DEVELOPMENT)  ## run the tests
 soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage, FAULT_EXAMPLES (10000) damaged files for each reader
 	$(BIN)/python -m tests.faults.soak
 	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS)
+
+bench: $(DEVELOPMENT)  ## measure what everything costs, into docs/performance.md
+	$(BIN)/python -m benchmarks.performance $(ARGS)
 
 lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes
 	$(BIN)/python -m ruff check

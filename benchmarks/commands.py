@@ -1,0 +1,103 @@
+"""What the commands cost that do no work: --help, a pipeline that is up to date, an experiment through the queue."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measuring import Row, at_most
+
+STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate")
+EXPERIMENTS = 3
+TINY = {
+    "data.scenes.train": 12,
+    "data.scenes.val": 4,
+    "data.scenes.test": 6,
+    "base.epochs": 0,
+    "memory.size": 8,
+    "train.epochs": 1,
+    "train.batch_size": 4,
+}
+
+
+def rows() -> Iterator[Row]:
+    """In a clone of the last commit, with a few scenes: what is measured does not depend on how many."""
+    slowest = {
+        name: statistics.median(_seconds(sys.executable, "-m", f"stages.{name}", "--help") for _ in range(5))
+        for name in STAGES
+    }
+    name = max(slowest, key=slowest.__getitem__)
+    yield at_most("a stage's --help", "seconds, the slowest stage's", slowest[name], 0.5, f"stage {name}")
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        _run("git", "clone", "--quiet", str(Path.cwd()), str(clone))
+        _make_tiny(clone)
+        _run("dvc", "repro", "--quiet", at=clone)
+        _commit(clone)
+        again = statistics.median(_seconds("dvc", "repro", at=clone) for _ in range(3))
+        yield at_most("dvc repro, nothing to do", "seconds", again, 2)
+        yield _queue(clone)
+
+
+def _queue(clone: Path) -> Row:
+    """Experiments that change no stage's parameter: all they cost is DVC's."""
+    begun = time.perf_counter()
+    for number in range(EXPERIMENTS):
+        _run("dvc", "exp", "run", "--queue", "-S", f"tracking.experiment=queued{number}", at=clone)
+    queued = time.perf_counter() - begun
+    begun = time.perf_counter()
+    _run("dvc", "queue", "start", "--jobs", "1", at=clone)
+    while True:
+        time.sleep(0.5)
+        status = _run("dvc", "queue", "status", at=clone)
+        if "Queued" not in status and "Running" not in status:
+            break
+    worked = time.perf_counter() - begun
+    if status.count("Success") < EXPERIMENTS:
+        raise RuntimeError(f"queued experiments failed: {status}")
+    remark = f"and {queued / EXPERIMENTS:.1f} s to queue it; {EXPERIMENTS} experiments, one worker, its start included"
+    return at_most("an experiment through the queue", "seconds beside its stages", worked / EXPERIMENTS, 3, remark)
+
+
+def _make_tiny(clone: Path) -> None:
+    from ruamel.yaml import YAML
+
+    path, yaml = clone / "params.yaml", YAML()
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    for name, value in TINY.items():
+        *sections, key = name.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    with open(path, "w", encoding="utf-8") as handle:
+        yaml.dump(content, handle)
+
+
+def _commit(clone: Path) -> None:
+    _run("git", "add", "--all", at=clone)
+    name = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
+    _run("git", *name, "commit", "--quiet", "--no-verify", "--message", "A few scenes", at=clone)
+
+
+def _seconds(*command: str, at: Path | None = None) -> float:
+    begun = time.perf_counter()
+    _run(*command, at=at)
+    return time.perf_counter() - begun
+
+
+def _run(*command: str, at: Path | None = None) -> str:
+    """A command's output; with the benchmark's own python first in the path, as `make` has it."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout

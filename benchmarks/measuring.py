@@ -1,0 +1,95 @@
+"""How figures are taken: side by side in one run, in turns, the median; and what a row of the table is."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+NO_GPU = "no GPU at hand"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of docs/performance.md: what was measured, how, the figure, and the aim where there is one."""
+
+    what: str
+    measure: str
+    value: float | None
+    aim: str
+    met: bool | None
+    remark: str = ""
+
+
+def at_most(what: str, measure: str, value: float, limit: float, remark: str = "") -> Row:
+    """A row whose aim is an upper limit."""
+    return Row(what, measure, value, f"≤ {limit:g}", value <= limit, remark)
+
+
+def at_least(what: str, measure: str, value: float, limit: float, remark: str = "") -> Row:
+    """A row whose aim is a lower limit."""
+    return Row(what, measure, value, f"≥ {limit:g}", value >= limit, remark)
+
+
+def without_gpu(what: str, measure: str, aim: str) -> Row:
+    """A row that needs a GPU, where there is none."""
+    return Row(what, measure, None, aim, None, NO_GPU)
+
+
+def in_turns(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> tuple[list[float], list[float]]:
+    """Seconds of both, one after the other, after one round that does not count.
+
+    What else the machine does then slows both alike: compare them round by round. The processor's own time leaves out
+    what other processes take; for work on a GPU give `time.perf_counter`.
+    """
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for function, taken in zip((first, second), seconds, strict=True):
+            begun = clock()
+            function()
+            if number:
+                taken.append(clock() - begun)
+    return seconds
+
+
+def ratio(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> tuple[float, str]:
+    """The median of the rounds' ratios of seconds, first over second, and a remark with both medians."""
+    ours, theirs = in_turns(first, second, rounds, clock)
+    middle = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    return middle, f"{_told(statistics.median(ours))} over {_told(statistics.median(theirs))}; {rounds} rounds"
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+class PeakMemory:
+    """How far this process's resident memory rises above where it stood, in bytes; Linux only."""
+
+    def __enter__(self) -> PeakMemory:
+        """Begin: the kernel's high-water mark is set back to what is resident now."""
+        Path("/proc/self/clear_refs").write_text("5")
+        self._begun = self._resident("VmRSS")
+        self.bytes = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self.bytes = max(0, self._resident("VmHWM") - self._begun)
+
+    @staticmethod
+    def _resident(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
