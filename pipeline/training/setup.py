@@ -36,9 +36,9 @@ def open_inputs(params: Params, features: Path, split_folder: Path, name: str, p
     manifest = pretrained.read_record(features / "features.json")
     for key in ("train", "image_size", "features_dtype"):
         wanted = getattr(params.model, key)
-        if manifest[key] != wanted:
+        if manifest.get(key) != wanted:
             raise InputError(
-                f"{features / 'features.json'}: made for model.{key} {manifest[key]}, params.yaml says {wanted}; "
+                f"{features / 'features.json'}: made for model.{key} {manifest.get(key)}, params.yaml says {wanted}; "
                 "run `dvc repro features`"
             )
     split = read_split(split_folder / f"{name}.json")
