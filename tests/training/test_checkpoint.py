@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 from pathlib import Path
@@ -38,7 +39,7 @@ class FailsHalfWay:
     """What a full disk does."""
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

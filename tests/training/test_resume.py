@@ -265,10 +265,10 @@ def test_another_parameter_starts_afresh(towers_ready: Path, tmp_path: Path, mon
     work_in(folder, monkeypatch)
     step = Training.step
 
-    def killed(self: Training, batch: Batch, *, warming_up: bool) -> Any:
+    def killed(self: Training, batch: Batch, **how: Any) -> Any:
         if self.at.epoch == 2:
             raise KilledError
-        return step(self, batch, warming_up=warming_up)
+        return step(self, batch, **how)
 
     settings = {"train__epochs": 3, "train__batch_size": 16}
     write_tiny_params(folder, **settings)
