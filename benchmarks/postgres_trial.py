@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,10 +161,11 @@ def _as_owner(*command: str) -> None:
 
 
 def _healthy(address: str) -> bool:
+    import requests
+
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except OSError:
+        return requests.get(f"{address}/health", timeout=2).ok
+    except requests.RequestException:
         return False
 
 

@@ -153,7 +153,7 @@ def test_a_run_in_mlflow_is_named_tagged_and_has_every_parameter(clone: Clone) -
     assert run.data.tags["data.name"] == "scenes"
     assert len(run.data.tags["data.digest"]) == 64
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "fne triplet · memory 32 · cutdown 0.2 · seed 3407"
+    assert run.info.run_name == "fne triplet · seed 3407"  # as committed: nothing varied
     expected = {"memory.size": "32", "sampler.cutdown": "0.2", "train.epochs": "2", "data.root": "null", "seed": "3407"}
     assert expected.items() <= run.data.params.items()
 
@@ -163,8 +163,8 @@ def test_a_run_in_mlflow_has_the_same_figures_as_the_files(clone: Clone) -> None
     test = clone.metrics()["test"]
     for side in ("i2t", "t2i"):
         for cutoff in ("R1", "R5", "R10"):
-            assert run.data.metrics[f"test/{side}/{cutoff}"] == test[side][cutoff]
-    assert run.data.metrics["test/rsum"] == test["rsum"]
+            assert run.data.metrics[f"test/{side}/{cutoff}"] == pytest.approx(test[side][cutoff], rel=1e-9)
+    assert run.data.metrics["test/rsum"] == pytest.approx(test["rsum"], rel=1e-9)  # MLflow is told ten digits
     assert clone.sent(run, "test/rsum") == 1
     with open(clone.folder / "train/history.csv") as handle:
         history = list(csv.DictReader(handle))

@@ -91,7 +91,8 @@ def test_the_search_finds(source: str) -> None:
 
 def test_no_rule_of_ruff_on_pickles_shells_and_evaluation_is_switched_off() -> None:
     off = [f"{path}: {line}" for path in SOURCES for line in path.read_text().splitlines() if "noqa: S" in line]
-    assert [line for line in off if "noqa: S106" not in line] == []  # S106: a token of a vocabulary is no password
+    # a token of a vocabulary and a tag's name are no passwords
+    assert [line for line in off if not {"S105", "S106"} & set(line.split("noqa: ")[1].split())] == []
 
 
 def test_no_command_of_dvc_is_built_from_parameters() -> None:
