@@ -1,7 +1,7 @@
 """Where the right answer stands among all candidates, in both directions, without the whole similarity matrix.
 
-The matrix is made tile by tile. Those on the diagonal, where the right answers stand, are made first, for the thresholds
-that everything is then counted against; they are kept as far as `KEPT_BYTES` goes, and made again beyond.
+The matrix is made tile by tile. Those on the diagonal, where the right answers stand, are made first, for the
+thresholds that everything is then counted against; they are kept as far as `KEPT_BYTES` goes, and made again beyond.
 
 Shapes: N images, M captions, D width; R images and T captions in a tile.
 """
