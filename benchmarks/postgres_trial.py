@@ -98,7 +98,7 @@ def server(folder: Path, database: str) -> Iterator[str]:
 
 def trial(address: str, database: str) -> dict[str, Any]:
     """Two processes log at once; what the database itself then holds."""
-    import psycopg2
+    import psycopg2  # type: ignore[import-untyped]
 
     context = multiprocessing.get_context("spawn")
     begun = time.perf_counter()

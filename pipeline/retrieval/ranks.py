@@ -1,7 +1,7 @@
 """Where the right answer stands among all candidates, in both directions, without the whole similarity matrix.
 
-The matrix is made tile by tile, each tile once but for those on the diagonal, where the right answers stand: these are
-made first, as thresholds, and again when everything is counted against them.
+The matrix is made tile by tile. Those on the diagonal, where the right answers stand, are made first, for the
+thresholds that everything is then counted against; they are kept as far as `KEPT_BYTES` goes, and made again beyond.
 
 Shapes: N images, M captions, D width; R images and T captions in a tile.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 SMALLEST_SIDE = 16
-TILE_IMAGES = {"cpu": 256, "cuda": 4096}  # a tile that stays in a core's cache; one that fills a GPU
+KEPT_BYTES = 1 << 27
+TILE_IMAGES = {"cpu": 512, "cuda": 4096}  # a tile that stays in a core's cache; one that fills a GPU
 
 
 def retrieval_ranks(
@@ -49,13 +50,21 @@ def retrieval_ranks(
     rows = list(_places(len(image_ND), size))
     columns = list(_places(len(text_MD), size * max(1, round(len(text_MD) / len(image_ND)))))
 
+    # made once: memory fresh from the system costs as much as counting in it
+    shape = rows[0][0].stop, columns[0][0].stop
+    made_RT = image_ND.new_empty([max(side, SMALLEST_SIDE) for side in shape])
+    beats_RT = torch.empty(shape, device=image_ND.device)  # numbers: sums over truth values are several times slower
+    kept: dict[tuple[int, int], Tensor] = {}
     own_M = image_ND.new_empty(len(text_MD))
     for column, new_column in columns:
         text_TD, own_image_T = text_MD[order_M[column]], own_image_M[column]
         first, last = own_image_M[new_column.start].item(), own_image_M[new_column.stop - 1].item()
         for row, new_row in rows:
             if new_row.start <= last and first < new_row.stop:
-                similarity_RT = _similarity(image_ND[row], text_TD)
+                keep = (len(kept) + 1) * made_RT.nbytes <= KEPT_BYTES
+                similarity_RT = _similarity(image_ND[row], text_TD, torch.empty_like(made_RT) if keep else made_RT)
+                if keep:
+                    kept[row.start, column.start] = similarity_RT
                 place_T = (own_image_T - row.start).clamp(0, row.stop - row.start - 1)
                 found_T = similarity_RT.gather(0, place_T[None, :]).squeeze(0)
                 here_T = (own_image_T >= new_row.start) & (own_image_T < new_row.stop)
@@ -69,12 +78,13 @@ def retrieval_ranks(
     for column, new_column in columns:
         text_TD = text_MD[order_M[column]]
         for row, new_row in rows:
-            similarity_RT = _similarity(image_ND[row], text_TD)
-            new_RT = similarity_RT[new_row.start - row.start :, new_column.start - column.start :]
-            # as numbers: sums over truth values are several times slower; a tile's are exact
-            beats_RT = torch.empty(new_RT.shape, device=new_RT.device)
-            i2t_N[new_row] += torch.ge(new_RT, best_N[new_row, None], out=beats_RT).sum(dim=1).long()
-            t2i_M[new_column] += torch.ge(new_RT, own_M[None, new_column], out=beats_RT).sum(dim=0).long()
+            new = (slice(new_row.start - row.start, None), slice(new_column.start - column.start, None))
+            found_RT = kept.pop((row.start, column.start), None)
+            new_RT = (_similarity(image_ND[row], text_TD, made_RT) if found_RT is None else found_RT)[new]
+            torch.ge(new_RT, best_N[new_row, None], out=beats_RT[new])
+            i2t_N[new_row] += beats_RT[new].sum(dim=1).long()
+            torch.ge(new_RT, own_M[None, new_column], out=beats_RT[new])
+            t2i_M[new_column] += beats_RT[new].sum(dim=0).long()
     return i2t_N, torch.empty_like(t2i_M).index_copy_(0, order_M, t2i_M)
 
 
@@ -100,14 +110,15 @@ def _places(count: int, size: int) -> Iterator[tuple[slice, slice]]:
         yield slice(stop - size, stop), slice(start, stop)
 
 
-def _similarity(image_RD: Tensor, text_TD: Tensor) -> Tensor:
-    """All products; equal items give equal ones, to the last bit.
+def _similarity(image_RD: Tensor, text_TD: Tensor, out_RT: Tensor) -> Tensor:
+    """All products, in `out_RT`; equal items give equal ones, to the last bit.
 
     Small products are made by kernels whose order of summation depends on an item's place (seen with MKL below 16 rows
     or 4 columns, a single row most of all): a copy of the right answer could then fall below it.
     """
     rows, columns = len(image_RD), len(text_TD)
-    return (_at_least(image_RD, SMALLEST_SIDE) @ _at_least(text_TD, SMALLEST_SIDE).T)[:rows, :columns]
+    torch.mm(_at_least(image_RD, SMALLEST_SIDE), _at_least(text_TD, SMALLEST_SIDE).T, out=out_RT)
+    return out_RT[:rows, :columns]
 
 
 def _at_least(feature_RD: Tensor, rows: int) -> Tensor:

@@ -38,6 +38,16 @@ class Entries(NamedTuple):
         images, image_id = (part.to(device, non_blocking=True) for part in (self.images, self.image_id))
         return Entries(images, moved(self.texts, device), image_id)
 
+    def halves(self) -> tuple[Entries, Entries]:
+        """Those for the images, and those for the captions."""
+        middle = len(self.image_id) // 2
+        first, second = (self._part(part) for part in (slice(middle), slice(middle, None)))
+        return first, second
+
+    def _part(self, part: slice) -> Entries:
+        texts = self.texts[part] if isinstance(self.texts, Tensor) else Tokens(*(each[part] for each in self.texts))
+        return Entries(self.images[part], texts, self.image_id[part])
+
 
 class Batch(NamedTuple):
     """This process's part of a global batch of pairs."""

@@ -6,14 +6,16 @@ moments (Zhang, Li and Ye 2024, section "negative impact"; methods in docs/metho
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from pipeline.params import TrainParams
 from pipeline.training.optimiser import decayed
-from pipeline.training.processes import average
+from pipeline.training.processes import average, process_count
 
 
 class Siamese:
@@ -32,7 +34,7 @@ class Siamese:
         self.parameters: list[Tensor] = list(model.parameters())
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = 0
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, gradients: tuple[Tensor | None, ...], lr: float) -> dict[str, Tensor]:
@@ -43,40 +45,45 @@ class Siamese:
             lr: the learning rate of the model's own step.
         """
         used = [
-            torch.zeros_like(own) if grad is None else grad.clone()
+            torch.zeros_like(own) if grad is None else grad
             for grad, own in zip(gradients, self.parameters, strict=True)
         ]
-        average(used)
-        torch._foreach_mul_(used, self.gradient_scale)
-        self._clip(used)
-        settings, (first, second) = self.settings, self.settings.betas
-        self.steps += 1
-        decay = [settings.weight_decay if decayed(parameter) else 0.0 for parameter in self.parameters]
-        if settings.optimiser == "adam":
-            used = [grad.add(own, alpha=share) for grad, own, share in zip(used, self.parameters, decay, strict=True)]
-        torch._foreach_lerp_(self.mean, used, 1 - first)
-        torch._foreach_mul_(self.square, second)
-        torch._foreach_addcmul_(self.square, used, used, 1 - second)
-        root = list(torch._foreach_sqrt(self.square))
-        torch._foreach_div_(root, (1 - second**self.steps) ** 0.5)
-        torch._foreach_add_(root, settings.eps)
-        kept = [1 - lr * share if settings.optimiser == "adamw" else 1.0 for share in decay]
-        moved = list(torch._foreach_mul(self.parameters, kept))
-        torch._foreach_addcdiv_(moved, self.mean, root, -lr / (1 - first**self.steps))
+        if process_count() > 1:
+            used = [grad.clone() for grad in used]
+            average(used)
+        used = list(torch._foreach_mul(used, self._scale_and_clip(used)))
+        moved = [own.clone() for own in self.parameters]
+        settings, decaying = self.settings, [decayed(parameter) for parameter in self.parameters]
+        for decays in (True, False):
+            params, grads, means, squares, steps = (
+                list(compress(tensors, [which is decays for which in decaying]))
+                for tensors in (moved, used, self.mean, self.square, self.steps)
+            )
+            adam(
+                *(params, grads, means, squares, [], steps),
+                fused=True,
+                decoupled_weight_decay=settings.optimiser == "adamw",
+                amsgrad=False,
+                beta1=settings.betas[0],
+                beta2=settings.betas[1],
+                lr=lr,
+                weight_decay=settings.weight_decay if decays else 0.0,
+                eps=settings.eps,
+                maximize=False,
+            )
         return dict(zip(self.names, moved, strict=True))
 
-    def _clip(self, gradients: list[Tensor]) -> None:
-        """As `clip_grad_norm_`, without waiting for the device."""
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-6)).clamp(max=1.0))
+    def _scale_and_clip(self, gradients: list[Tensor]) -> Tensor:
+        """The factor that scales and then clips as `clip_grad_norm_`: one pass, and no waiting for the device."""
+        norm = self.gradient_scale * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return self.gradient_scale * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and step count."""
+        """Moments and step counts."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        for own, saved in ((self.mean, state["mean"]), (self.square, state["square"])):
+        for own, saved in ((self.mean, state["mean"]), (self.square, state["square"]), (self.steps, state["steps"])):
             for target, source in zip(own, saved, strict=True):
                 target.copy_(source)
-        self.steps = int(state["steps"])

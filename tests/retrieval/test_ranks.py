@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.retrieval import ranks
 from pipeline.retrieval.ranks import retrieval_ranks
 
 
@@ -75,6 +76,13 @@ def test_real_features_rank_alike_in_any_chunk(chunk_size: int) -> None:
     assert split.ranks(chunk_size) == full_matrix_ranks(
         Split(split.image_ND.double(), split.text_MD.double(), split.caption_image_M)
     )
+
+
+def test_tiles_that_are_made_twice_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = random_split(images=90, captions_an_image=3, width=16)
+    kept = split.ranks(chunk_size=20)
+    monkeypatch.setattr(ranks, "KEPT_BYTES", 0)
+    assert split.ranks(chunk_size=20) == kept == full_matrix_ranks(split)
 
 
 @given(
