@@ -1,8 +1,10 @@
-"""What the commands cost that do no work: --help, a pipeline that is up to date, an experiment through the queue."""
+"""What commands cost beside their work: --help, a pipeline that is up to date, the queue, a failing MLflow server."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -13,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.measuring import Row, at_most
 
-STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate")
+STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
 EXPERIMENTS = 3
+ROUNDS = 3
 TINY = {
     "data.scenes.train": 12,
     "data.scenes.val": 4,
@@ -43,6 +46,7 @@ def rows() -> Iterator[Row]:
         again = statistics.median(_seconds("dvc", "repro", at=clone) for _ in range(3))
         yield at_most("dvc repro, nothing to do", "seconds", again, 2)
         yield _queue(clone)
+        yield _failing_server(clone)
 
 
 def _queue(clone: Path) -> Row:
@@ -52,7 +56,7 @@ def _queue(clone: Path) -> Row:
         _run("dvc", "exp", "run", "--queue", "-S", f"tracking.experiment=queued{number}", at=clone)
     queued = time.perf_counter() - begun
     begun = time.perf_counter()
-    _run("dvc", "queue", "start", "--jobs", "1", at=clone)
+    _run("dvc", "queue", "start", "--jobs", "1", at=clone, quiet=True)  # the worker keeps a pipe open while it lives
     while True:
         time.sleep(0.5)
         status = _run("dvc", "queue", "status", at=clone)
@@ -63,6 +67,28 @@ def _queue(clone: Path) -> Row:
         raise RuntimeError(f"queued experiments failed: {status}")
     remark = f"and {queued / EXPERIMENTS:.1f} s to queue it; {EXPERIMENTS} experiments, one worker, its start included"
     return at_most("an experiment through the queue", "seconds beside its stages", worked / EXPERIMENTS, 3, remark)
+
+
+def _failing_server(clone: Path) -> Row:
+    """A training whose MLflow server takes connections and never answers, or is not there, beside one with a store."""
+    slower: dict[str, list[float]] = {"hangs": [], "refuses": []}
+    with socket.socket() as deaf, socket.socket() as closed:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(64)
+        closed.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        for _ in range(ROUNDS):
+            usual = _train(clone)
+            for kind, place in (("hangs", deaf), ("refuses", closed)):
+                slower[kind].append(_train(clone, f"http://127.0.0.1:{place.getsockname()[1]}") - usual)
+    hangs, refuses = (statistics.median(seconds) for seconds in slower.values())
+    remark = f"one that refuses connections: {refuses:.1f} s; the whole stage train, medians of {ROUNDS}"
+    return at_most("a tracking server that hangs", "seconds that stage train takes longer", hangs, 5, remark)
+
+
+def _train(clone: Path, server: str | None = None) -> float:
+    for left in (".checkpoints", ".tracking"):
+        shutil.rmtree(clone / left, ignore_errors=True)
+    return _seconds(sys.executable, "-m", "stages.train", at=clone, server=server)
 
 
 def _make_tiny(clone: Path) -> None:
@@ -86,18 +112,21 @@ def _commit(clone: Path) -> None:
     _run("git", *name, "commit", "--quiet", "--no-verify", "--message", "A few scenes", at=clone)
 
 
-def _seconds(*command: str, at: Path | None = None) -> float:
+def _seconds(*command: str, at: Path | None = None, server: str | None = None) -> float:
     begun = time.perf_counter()
-    _run(*command, at=at)
+    _run(*command, at=at, server=server)
     return time.perf_counter() - begun
 
 
-def _run(*command: str, at: Path | None = None) -> str:
+def _run(*command: str, at: Path | None = None, server: str | None = None, quiet: bool = False) -> str:
     """A command's output; with the benchmark's own python first in the path, as `make` has it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=at, env=environment, capture_output=True, text=True, check=False)
+    if server is not None:
+        environment["MLFLOW_TRACKING_URI"] = server
+    said = subprocess.DEVNULL if quiet else subprocess.PIPE
+    done = subprocess.run(command, cwd=at, env=environment, stdout=said, stderr=said, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stdout or ""

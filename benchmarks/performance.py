@@ -77,6 +77,8 @@ def page_of(figures: dict[str, Any]) -> str:
             met = {True: "met", False: "**missed**", None: ""}[row["met"]]
             lines.append((row["what"], row["measure"], _figure(row["value"]), row["aim"], met, row["remark"]))
     parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if "steps" in figures:
+        parts.append(_steps(figures["steps"]))
     taken = [
         f"| `{group}` | {figures[group]['date']} | {_machine(figures[group]['machine'])} |\n"
         for group in GROUPS
@@ -84,6 +86,17 @@ def page_of(figures: dict[str, Any]) -> str:
     ]
     parts.append("## Taken on\n\n| group | date | machine |\n| --- | --- | --- |\n" + "".join(taken))
     return "\n".join(parts)
+
+
+def _steps(columns: dict[str, dict[str, float]]) -> str:
+    """Where a step's time goes, by `python -m benchmarks.steps`."""
+    names = list(dict.fromkeys(part for told in columns.values() for part in told))
+    lines = [("milliseconds", *columns), ("---", *("---:" for _ in columns))]
+    lines += [(name, *(f"{told[name]:.1f}" if name in told else "–" for told in columns.values())) for name in names]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return (
+        f"## Where a step's time goes\n\nThe default experiment, two epochs: `python -m benchmarks.steps`.\n\n{table}"
+    )
 
 
 def _figure(value: float | None) -> str:

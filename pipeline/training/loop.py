@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.training.accumulation import ALONE, Window, window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.encoding import encode_split, model_images
 from pipeline.training.health import check_finite, collapse_warning, means_of
@@ -58,32 +59,6 @@ class Progress:
     best_rsum: float = -1.0
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Window(NamedTuple):
-    """Where a batch stands among those whose gradients are averaged before the weights change."""
-
-    place: int = 0
-    size: int = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether it opens the window."""
-        return self.place == 0
-
-    @property
-    def last(self) -> bool:
-        """Whether the weights change with it."""
-        return self.place == self.size - 1
-
-
-ALONE = Window()
-
-
-def window_of(batch: int, batches: int, accumulate: int) -> Window:
-    """The window of batch number `batch` of an epoch; the epoch's last one may be smaller."""
-    opened = batch - batch % accumulate
-    return Window(batch - opened, min(accumulate, batches - opened))
 
 
 class Training:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def kill_dvc(clone: Clone, command: str, seconds: float, number: signal.Signals,
     while (left := list(processes_in(clone.folder))) and time.monotonic() < give_up:
         time.sleep(0.1)
     if left:
-        problems.append(f"left behind: {left}")
+        problems.append(f"left behind: {[process.command for process in left]}")
     if not (clone.folder / ".git/HEAD").read_text().startswith("ref:"):
         told = WAY_BACK.search(clone.say(sys.executable, "-m", "stages.show"))
         if told is None:
@@ -81,13 +83,27 @@ def kill_dvc(clone: Clone, command: str, seconds: float, number: signal.Signals,
     return problems
 
 
-def processes_in(folder: Path) -> Iterator[str]:
-    """The command lines of processes that work below `folder`."""
+@dataclass(frozen=True)
+class Found:
+    """A process, by number and command line."""
+
+    pid: int
+    command: str
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+def processes_in(folder: Path) -> Iterator[Found]:
+    """Those that work below `folder`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 if Path(os.readlink(entry / "cwd")).is_relative_to(folder):
-                    yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    yield Found(int(entry.name), command)
             except OSError:
                 continue
 

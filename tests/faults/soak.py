@@ -11,16 +11,26 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from tests.stages.running import STAGES
 
+if TYPE_CHECKING:
+    from tests.end_to_end.test_dvc import Clone
+
 
 @click.command()
 @click.option("--moments", default=20, show_default=True, help="Kills of each stage.")
-@click.option("--dvc", "of_dvc", default=5, show_default=True, help="Kills of DVC, in each of three ways to run it.")
+@click.option(
+    "--dvc",
+    "of_dvc",
+    default=5,
+    show_default=True,
+    help="Kills of DVC in each of three ways, and of two workers.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the moments.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this one; may be repeated.")
 def main(moments: int, of_dvc: int, seed: int, stages: tuple[str, ...]) -> None:
@@ -31,7 +41,9 @@ def main(moments: int, of_dvc: int, seed: int, stages: tuple[str, ...]) -> None:
         if moments:
             problems += _kill_stages(Path(folder), moments, seed, stages or STAGES)
         if of_dvc:
-            problems += _kill_dvc(Path(folder).resolve(), of_dvc, seed)
+            clone = _clone(Path(folder).resolve())
+            problems += _kill_dvc(clone, Path(folder).resolve(), of_dvc, seed)
+            problems += _kill_queue(clone, Path(folder).resolve(), of_dvc, seed)
     for problem in problems:
         click.echo(problem)
     raise SystemExit(bool(problems))
@@ -51,10 +63,8 @@ def _kill_stages(folder: Path, moments: int, seed: int, stages: tuple[str, ...])
     return problems
 
 
-def _kill_dvc(folder: Path, count: int, seed: int) -> list[str]:
+def _clone(folder: Path) -> Clone:
     from tests.end_to_end.test_dvc import Clone
-    from tests.faults.killing import SIGNALS
-    from tests.faults.killing_dvc import COMMANDS, copied, kill_dvc, uninterrupted
 
     clone = Clone(folder)
     for _ in range(3):  # each goes on where the one before ran out of its time on a busy machine
@@ -62,18 +72,51 @@ def _kill_dvc(folder: Path, count: int, seed: int) -> list[str]:
             clone.dvc("repro")
             break
     clone.commit("The first results")
+    return clone
+
+
+def _kill_dvc(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
+    from tests.faults.killing import SIGNALS
+    from tests.faults.killing_dvc import COMMANDS, copied, kill_dvc, uninterrupted
+
     problems = []
     for way, command in enumerate(COMMANDS):
         expected, seconds = uninterrupted(copied(clone, folder / f"whole-{way}"), command)
-        moments = (np.arange(count) + np.random.default_rng([seed, way]).random(count)) / count * seconds
         survived = 0
-        for number, moment in enumerate(moments.tolist()):
+        for number, moment in enumerate(_moments(count, seconds, [seed, way])):
             signal = SIGNALS[number % len(SIGNALS)]
             found = kill_dvc(copied(clone, folder / f"killed-{way}-{number}"), command, moment, signal, expected)
             survived += not found
             problems += [f"{command}, {signal.name} after {moment:.1f} s: {problem}" for problem in found]
         click.echo(f"| `{command}` | {count} | {survived} |")
     return problems
+
+
+def _kill_queue(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
+    from tests.faults.killing import SIGNALS
+    from tests.faults.killing_dvc import copied
+    from tests.faults.killing_queue import VICTIMS, kill_queue, uninterrupted
+
+    expected, seconds = uninterrupted(copied(clone, folder / "whole-queue"))
+    problems = []
+    for way, victims in enumerate(VICTIMS):
+        survived = 0
+        for number, moment in enumerate(_moments(count, seconds, [seed, len(VICTIMS) + way])):
+            signal = SIGNALS[number % len(SIGNALS)]
+            other = copied(clone, folder / f"queue-{way}-{number}")
+            found = kill_queue(other, victims, moment, signal, expected)
+            survived += not found
+            problems += [
+                f"two workers, {signal.name} to {victims} after {moment:.1f} s: {problem}" for problem in found
+            ]
+        click.echo(f"| two queue workers: {victims} | {count} | {survived} |")
+    return problems
+
+
+def _moments(count: int, seconds: float, seed: list[int]) -> list[float]:
+    """One in each part of the time."""
+    moments: list[float] = ((np.arange(count) + np.random.default_rng(seed).random(count)) / count * seconds).tolist()
+    return moments
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.models.towers import recompute_activations
 from pipeline.params import load_params, parse_params
-from pipeline.training.loop import Training, Window, window_of
+from pipeline.training.accumulation import Window, window_of
+from pipeline.training.loop import Training
 from pipeline.training.pairs import Batch, epoch_plan, training_batches
 from tests.training.test_combinations import open_tiny_training
 

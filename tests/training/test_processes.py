@@ -16,9 +16,10 @@ from torch import Tensor, multiprocessing, nn
 from pipeline.data.bank import Bank
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, load_params, parse_params
+from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
-from pipeline.training.loop import Training, window_of
+from pipeline.training.loop import Training
 from pipeline.training.pairs import Batch, Entries, Inputs
 from pipeline.training.processes import local_span, uniform
 
