@@ -21,7 +21,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test soak bench lint format
+.PHONY: help repro ui test soak coverage mutants bench lint format
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -40,6 +40,16 @@ test: $(DEVELOPMENT)  ## run the tests
 soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage, FAULT_EXAMPLES (10000) damaged files for each reader
 	$(BIN)/python -m tests.faults.soak
 	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS)
+
+coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of pipeline/ they leave out
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+mutants: $(DEVELOPMENT)  ## change sampling, objectives and retrieval in some 1 800 ways, and see which the tests notice
+	$(BIN)/mutmut run --max-children 2 $(ARGS)
+	$(BIN)/mutmut results
 
 bench: $(DEVELOPMENT)  ## measure what everything costs, into docs/performance.md
 	$(BIN)/python -m benchmarks.performance $(ARGS)

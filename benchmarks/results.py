@@ -79,7 +79,7 @@ def _table(runs: pandas.DataFrame) -> str:
     ]
     columns = [f"{side} R@{k}" for side in ("i2t", "t2i") for k in (1, 5, 10)]
     return (
-        f"Test split, best validation, mean ± standard deviation over {seeds} seeds (percent):\n\n"
+        f"Test split, best validation, {_over(seeds)} (percent):\n\n"
         + _markdown(["method", *columns, "rsum"], recalls)
         + f"\nBest validation against last epoch; Δ is {first} less the row's method, over the same seeds:\n\n"
         + _markdown(["method", "rsum, best", "Δ", "rsum, last", "Δ", *known.values()], compared)
@@ -97,8 +97,8 @@ def _noise_table(runs: pandas.DataFrame) -> str:
     seeds = runs["seed"].nunique()
     header = ["method", *(f"noise {share}" for share in shares)]
     parts = [
-        f"Test rsum, mean ± standard deviation over {seeds} seeds, by the share of training captions that were "
-        "shuffled; weights of the best validation:\n\n" + _markdown(header, rows("test/rsum")),
+        f"Test rsum, {_over(seeds)}, by the share of training captions that were shuffled; weights of the best "
+        "validation:\n\n" + _markdown(header, rows("test/rsum")),
         "Weights of the last epoch:\n\n" + _markdown(header, rows("last/rsum")),
     ]
     for name, title in {
@@ -113,10 +113,14 @@ def _noise_table(runs: pandas.DataFrame) -> str:
     return "\n".join(parts)
 
 
+def _over(seeds: int) -> str:
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+
+
 def _figure(runs: pandas.DataFrame, method: str, name: str, scale: float = 1) -> str:
     values = runs.loc[runs["method"] == method, name] * scale
     digits = 3 if "auc" in name else 1
-    if values.isna().any():
+    if values.empty or values.isna().any():
         return "–"
     return (
         f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) > 1 else f"{values.mean():.{digits}f}"

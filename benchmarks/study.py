@@ -60,7 +60,7 @@ FLICKR8K_NOISE = {
     f"{method}, noise {ratio}": {"data.noise.ratio": ratio, **overrides}
     for method, overrides in PAIRS.items()
     for ratio in ("0.0", "0.4")
-}
+} | {"NPC without the bank's loss, noise 0.4": {"data.noise.ratio": "0.4", **PAIRS["NPC"], "pairs.bank_loss": "0.0"}}
 STUDIES = {
     "scenes": {name: METHODS[name] for name in METHODS if name != "random"},
     "flickr8k": {name: METHODS[name] for name in METHODS if name != "InfoNCE, batch only"},

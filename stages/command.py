@@ -13,6 +13,8 @@ from threading import current_thread, main_thread
 
 import click
 
+from stages.alone import alone
+
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait bring two stages at once to a crawl
     "TOKENIZERS_PARALLELISM": "false",  # its threads and forked workers do not mix
@@ -49,7 +51,8 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
             _die_with_parent()
         earlier = signal.signal(signal.SIGTERM, _end) if current_thread() is main_thread() else None
         try:
-            command(*arguments, **options)
+            with alone():
+                command(*arguments, **options)
         except InputError as error:
             raise _Refused(str(error)) from error
         except FileNotFoundError as error:

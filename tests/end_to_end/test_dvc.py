@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo.experiments.refs import WORKSPACE_STASH
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from stages.alone import PREPARING
 from tests.data.published import write_params
 from tests.stages.running import OUTSIDE, ROOT, STAGES, finite
 
@@ -241,6 +243,39 @@ def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: C
         assert clone.sent(run, "val/rsum") == 2
     assert len(clone.runs()) == len(before) + 2
     assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
+
+
+def test_a_second_experiment_in_the_workspace_is_refused_and_the_first_is_whole(clone: Clone) -> None:
+    assert PREPARING == WORKSPACE_STASH
+    first = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12"],
+        cwd=clone.folder,
+        env=clone.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    locks, give_up = clone.folder / ".dvc/tmp/exps/rwlock", time.monotonic() + LONGEST
+    while not (locks.exists() and "stage train" in locks.read_text()):
+        assert first.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    second = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "run", "-S", "sampler.cutdown=0.13"],
+        cwd=clone.folder,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said, _ = first.communicate(timeout=LONGEST)
+    assert second.returncode != 0
+    assert "stage train of another `dvc exp run` in this workspace; for several at once: dvc exp run --queue" in (
+        second.stderr
+    )
+    assert first.returncode == 0, said
+    assert "Ran experiment(s): first" in said
+    assert clone.run_with("sampler.cutdown", "0.12").info.status == "FINISHED"
 
 
 def test_the_plots_are_one_page_that_loads_nothing(clone: Clone) -> None:

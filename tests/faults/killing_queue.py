@@ -25,7 +25,7 @@ def uninterrupted(clone: Clone) -> tuple[Outcome, float]:
     """What the two make when nobody is killed, and the seconds from the start of the workers."""
     _queue(clone, EXPERIMENTS)
     started = time.monotonic()
-    _start_workers(clone)
+    start_workers(clone)
     _wait(clone)
     return _outcome(clone), time.monotonic() - started
 
@@ -33,7 +33,7 @@ def uninterrupted(clone: Clone) -> tuple[Outcome, float]:
 def kill_queue(clone: Clone, victims: str, seconds: float, number: signal.Signals, expected: Outcome) -> list[str]:
     """Kill `victims` after `seconds`, do what the documentation says, and name all that is not as it should be."""
     _queue(clone, EXPERIMENTS)
-    _start_workers(clone)
+    start_workers(clone)
     time.sleep(seconds)
     for process in list(processes_in(clone.folder)):
         if VICTIMS[victims] in process.command:
@@ -41,12 +41,12 @@ def kill_queue(clone: Clone, victims: str, seconds: float, number: signal.Signal
     told = _until_idle(clone)
     if stuck := [name for name, status in told.items() if status == "Running"]:
         clone.dvc("queue", "kill", *stuck)
-    while "Running" in _status(clone).values():  # what is left of an experiment ends in its own time
+    while "Running" in statuses(clone).values():  # what is left of an experiment ends in its own time
         time.sleep(0.5)
     clone.dvc("queue", "remove", "--failed")
-    left = _status(clone)
+    left = statuses(clone)
     _queue(clone, {name: value for name, value in EXPERIMENTS.items() if name not in left})
-    _start_workers(clone)
+    start_workers(clone)
     if problem := _wait(clone):
         return [problem]
     problems = [
@@ -67,7 +67,8 @@ def _queue(clone: Clone, experiments: dict[str, float]) -> None:
         clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={value}")
 
 
-def _start_workers(clone: Clone) -> None:
+def start_workers(clone: Clone) -> None:
+    """Two of them."""
     # a worker keeps what it inherits: a pipe would stay open as long as it lives
     subprocess.run(
         [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "2"],
@@ -80,7 +81,8 @@ def _start_workers(clone: Clone) -> None:
     )
 
 
-def _status(clone: Clone) -> dict[str, str]:
+def statuses(clone: Clone) -> dict[str, str]:
+    """What `dvc queue status` says of each experiment."""
     return dict(STATUS.findall(clone.dvc("queue", "status")))
 
 
@@ -96,7 +98,7 @@ def _until_idle(clone: Clone) -> dict[str, str]:
 def _wait(clone: Clone) -> str:
     """Until both have ended; what is wrong, if anything is."""
     give_up = time.monotonic() + LONGEST
-    while (told := _status(clone)) != dict.fromkeys(EXPERIMENTS, "Success"):
+    while (told := statuses(clone)) != dict.fromkeys(EXPERIMENTS, "Success"):
         if "Failed" in told.values() or time.monotonic() > give_up:
             return f"the second time: {told}"
         time.sleep(0.5)

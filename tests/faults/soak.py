@@ -1,6 +1,6 @@
-"""Kills at length: every stage, and DVC itself, at seeded moments.
+"""Kills at length: every stage, DVC itself and its workers, at seeded moments; and many experiments at once.
 
-    python -m tests.faults.soak --moments 20 --dvc 5
+    python -m tests.faults.soak --moments 20 --dvc 5 --rounds 20
 
 Prints a table of what was tried and survived, then what was not as it should be; ends with 1 if anything was.
 """
@@ -31,19 +31,23 @@ if TYPE_CHECKING:
     show_default=True,
     help="Kills of DVC in each of three ways, and of two workers.",
 )
+@click.option("--rounds", default=20, show_default=True, help="Four queued experiments beside one in the workspace.")
 @click.option("--seed", default=0, show_default=True, help="Decides the moments.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this one; may be repeated.")
-def main(moments: int, of_dvc: int, seed: int, stages: tuple[str, ...]) -> None:
+def main(moments: int, of_dvc: int, rounds: int, seed: int, stages: tuple[str, ...]) -> None:
     """Kill, start again, compare."""
     problems: list[str] = []
     click.echo("| killed | kills | survived |\n|---|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         if moments:
             problems += _kill_stages(Path(folder), moments, seed, stages or STAGES)
-        if of_dvc:
+        if of_dvc or rounds:
             clone = _clone(Path(folder).resolve())
+        if of_dvc:
             problems += _kill_dvc(clone, Path(folder).resolve(), of_dvc, seed)
             problems += _kill_queue(clone, Path(folder).resolve(), of_dvc, seed)
+        if rounds:
+            problems += _crowd(clone, Path(folder).resolve() / "crowd", rounds)
     for problem in problems:
         click.echo(problem)
     raise SystemExit(bool(problems))
@@ -110,6 +114,19 @@ def _kill_queue(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
                 f"two workers, {signal.name} to {victims} after {moment:.1f} s: {problem}" for problem in found
             ]
         click.echo(f"| two queue workers: {victims} | {count} | {survived} |")
+    return problems
+
+
+def _crowd(clone: Clone, folder: Path, rounds: int) -> list[str]:
+    from tests.faults.crowding import crowd
+    from tests.faults.killing_dvc import copied
+
+    other, problems, well = copied(clone, folder), [], 0
+    for number in range(rounds):
+        found = crowd(other, number)
+        well += not found
+        problems += [f"round {number}: {problem}" for problem in found]
+    click.echo(f"| nobody: four queued experiments and one in the workspace | {rounds} rounds | {well} |")
     return problems
 
 
