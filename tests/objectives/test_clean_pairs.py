@@ -29,7 +29,8 @@ def test_the_settings_are_the_published_ones() -> None:
 def test_equal_losses_are_all_clean() -> None:
     mixture = clean_probability(torch.full((5,), 3.0), seed=1)
     assert mixture.clean_probability_M.tolist() == [1] * 5
-    assert mixture.mean == (3, 3)
+    assert mixture.clean_probability_M.dtype == torch.float64
+    assert (mixture.mean, mixture.weight) == ((3, 3), (1, 0))
 
 
 @given(

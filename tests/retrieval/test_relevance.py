@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
+from pipeline.retrieval.relevance import (
+    RELIABILITY_EDGES,
+    judged_precision_at_r,
+    precision_at_r,
+    ranking_quality,
+    reliability,
+)
 
 
 def one_query(order: list[int], relevant: set[int]) -> tuple[float, float]:
@@ -77,6 +83,16 @@ def test_average_precision_is_the_mean_precision_at_each_true_one() -> None:
     assert ranking_quality(score_P, true_P)["ap"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
 
 
+def test_average_precision_counts_true_ones_in_a_row_one_by_one() -> None:
+    quality = ranking_quality(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([False, True, True]))
+    assert quality["ap"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_one_true_pair_is_enough_to_judge_a_score() -> None:
+    quality = ranking_quality(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([False, True, False]))
+    assert quality == {"auc": pytest.approx(0.5), "ap": pytest.approx(0.5)}
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_one_class_alone_says_nothing_about_a_score(truth: bool) -> None:
     with pytest.raises(ValueError, match="both classes are needed"):
@@ -121,6 +137,12 @@ def test_reliability_counts_every_pair_once_and_averages_within_a_bin() -> None:
     ]
     assert [row["mean_posterior"] for row in rows] == pytest.approx([0, 0.27, 0.3, 0.975])
     assert [row["true_share"] for row in rows] == [0, 0.5, 1, 1]
+
+
+def test_a_probability_on_an_edge_belongs_to_the_bin_above_and_empty_bins_have_no_row() -> None:
+    edges_P = torch.tensor(RELIABILITY_EDGES[1:6], dtype=torch.float64)
+    rows = reliability(edges_P, torch.zeros(5, dtype=torch.bool))
+    assert [(row["low"], row["count"]) for row in rows] == [(edge, 1) for edge in RELIABILITY_EDGES[1:6]]
 
 
 def test_a_calibrated_probability_is_as_often_true_as_it_says() -> None:

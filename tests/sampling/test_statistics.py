@@ -161,3 +161,15 @@ def test_the_features_get_no_gradient() -> None:
     statistics = SimilarityStatistics()
     statistics.update(similarity_BB)
     assert not statistics.positive.mean.requires_grad
+
+
+def test_both_populations_are_told_as_plain_numbers() -> None:
+    statistics = SimilarityStatistics("exact")
+    statistics.positive.update(torch.tensor([0.5, 0.75]), torch.tensor([True, True]))
+    statistics.negative.update(torch.tensor([0.25, 0.75, 9.0]), torch.tensor([True, True, False]))
+    told = statistics.as_numbers()
+    assert told == {
+        "positive": {"mean": 0.625, "variance": pytest.approx(float(statistics.positive.variance)), "count": 2},
+        "negative": {"mean": 0.5, "variance": pytest.approx(float(statistics.negative.variance)), "count": 2},
+    }
+    assert told["positive"]["variance"] != told["negative"]["variance"]

@@ -65,6 +65,16 @@ def test_semi_hard_has_nothing_to_take_where_all_are_excluded() -> None:
     assert semi_hard([0.9, 0.65], own=0.7, mask="xx") == [0, 0]
 
 
+def test_semi_hard_decides_for_each_anchor_by_itself() -> None:
+    similarity_BC = torch.tensor([[0.75, 0.65, 0.3], [0.9, 0.3, 0.1], [0.9, 0.8, 0.75]])
+    weights_BC = semi_hard_weights(similarity_BC, torch.full((3,), 0.7), excluded("...", "...", "..."), 0.2)
+    assert weights_BC.tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_a_candidate_just_a_margin_below_the_positive_adds_no_loss_and_is_not_semi_hard() -> None:
+    assert semi_hard([0.5, 0.625, 0.75], own=0.75, mask="...", margin=0.25) == [0, 1, 0]
+
+
 def test_all_weighs_every_candidate_alike() -> None:
     assert all_weights(excluded("x.x.", "xxxx")).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0]]
 
