@@ -104,7 +104,7 @@ class NegativeImpact:
         """Losses (b,) of the entries for one side, within those of the global batch.
 
         A side at a time: both at once make activations twice as large, for which the C library fetches fresh memory
-        from the system at every step (measured: 15 % of a forward pass on a CPU).
+        from the system at every step.
         """
         with self.autocast():
             image_bD, text_bD = functional_call(self.model, weights, (entries.images, entries.texts))
