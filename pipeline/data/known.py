@@ -105,9 +105,14 @@ def read_noise(folder: Path) -> Noise | None:
         ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
     except (OSError, ArithmeticError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
-    image_M = np.array(read_split(folder / "train.json").caption_image)
+    train = read_split(folder / "train.json")
+    image_M = np.array(train.caption_image)
     if not image_M.shape == permutation_M.shape == true_image_M.shape:
-        raise InputError(f"{path}: {len(permutation_M)} captions, train.json has {len(image_M)}; run `dvc repro split`")
+        raise InputError(f"{path}: {permutation_M.size} captions, train.json has {len(image_M)}; run `dvc repro split`")
+    if sorted(permutation_M.tolist()) != list(range(len(image_M))):
+        raise InputError(f"{path}: permutation does not hold each caption once; run `dvc repro split`")
+    if not ((true_image_M >= 0) & (true_image_M < len(train.images))).all():
+        raise InputError(f"{path}: true_image names others than train.json's images; run `dvc repro split`")
     return Noise(permutation_M, true_image_M, true_image_M != image_M, ratio)
 
 

@@ -45,7 +45,7 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
         elif picture.split and picture.image not in skipped:
             raise InputError(f"{raw / IMAGES.name}: holds no image {picture.image!r}; run stage download again")
     if not annotations.has_splits:
-        pictures = seeded_split(pictures, params)
+        pictures = seeded_split(pictures, params, raw)
     splits = {
         name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
         for name in SPLITS
@@ -71,17 +71,17 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
     )
 
 
-def seeded_split(pictures: Sequence[Picture], params: SplitParams) -> list[Picture]:
+def seeded_split(pictures: Sequence[Picture], params: SplitParams, raw: Path) -> list[Picture]:
     """Give every picture a split, kept in order: by the digest of its name and the seed, the same on every machine.
 
     An image that is added later moves no other but at the borders of the shares.
 
     Raises:
-        InputError: for fewer than three images.
+        InputError: naming `raw`, where they are from, for fewer than three images.
     """
     if len(pictures) < len(SPLITS):
         raise InputError(
-            f"{len(pictures)} images: at least {len(SPLITS)} are needed, one for each of train, val and test"
+            f"{raw}: {len(pictures)} images; at least {len(SPLITS)} are needed, one for each of train, val and test"
         )
     order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
     # of few images the shares, rounded up to one, must still leave one to train on

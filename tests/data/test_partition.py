@@ -18,6 +18,7 @@ from pipeline.data.splits import Split, read_split
 from pipeline.data.truth import write_truth
 from pipeline.errors import InputError
 from pipeline.params import NoiseParams, SplitParams, load_params
+from pipeline.paths import RAW
 from tests.data.published import own_folder, write_copy_params
 
 CLEAN = NoiseParams(ratio=0.0, unit="caption", seed=1, file=None)
@@ -33,7 +34,7 @@ def shares(val: float = 0.1, test: float = 0.2, seed: int = 1) -> SplitParams:
 
 @given(st.integers(3, 300), st.floats(0.01, 0.49), st.floats(0.01, 0.49), st.integers(0, 2**32 - 1))
 def test_every_image_gets_one_split_in_the_shares_asked_for(count: int, val: float, test: float, seed: int) -> None:
-    split = seeded_split(pictures(count), shares(val, test, seed))
+    split = seeded_split(pictures(count), shares(val, test, seed), RAW)
     assert [picture.image for picture in split] == [picture.image for picture in pictures(count)]
     counts = Counter(picture.split for picture in split)
     wanted = {"val": max(1, round(val * count)), "test": max(1, round(test * count))}
@@ -44,15 +45,15 @@ def test_every_image_gets_one_split_in_the_shares_asked_for(count: int, val: flo
 
 def test_the_seed_alone_decides() -> None:
     def test_images(order: list[Picture], seed: int) -> set[str]:
-        return {picture.image for picture in seeded_split(order, shares(seed=seed)) if picture.split == "test"}
+        return {picture.image for picture in seeded_split(order, shares(seed=seed), RAW) if picture.split == "test"}
 
     assert test_images(pictures(50), 1) == test_images(pictures(50)[::-1], 1)
     assert test_images(pictures(50), 1) != test_images(pictures(50), 2)
 
 
 def test_two_images_cannot_be_split_in_three() -> None:
-    with pytest.raises(InputError, match="2 images: at least 3"):
-        seeded_split(pictures(2), shares())
+    with pytest.raises(InputError, match="data/raw: 2 images; at least 3"):
+        seeded_split(pictures(2), shares(), RAW)
 
 
 @pytest.fixture

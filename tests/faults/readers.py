@@ -75,7 +75,7 @@ def _layout(layout: str, source: str) -> Callable[[Path], object]:
         annotations = read_annotations(layout, files, SOURCES[source])
         pictures = annotations.pictures
         if not annotations.has_splits:
-            pictures = tuple(seeded_split(pictures, DEFAULTS.data.split))
+            pictures = tuple(seeded_split(pictures, DEFAULTS.data.split, folder))
         splits = {
             name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
             for name in SPLITS
