@@ -35,11 +35,10 @@ def clean_probability(loss_M: Tensor, seed: int) -> Mixture:
     from sklearn.mixture import GaussianMixture
 
     low, high = float(loss_M.min()), float(loss_M.max())
-    # the settings' floor under the variance is meant for losses between 0 and 1
-    span = (high - low) or 1.0
-    scaled_M1 = ((loss_M.double() - low) / span).reshape(-1, 1).cpu().numpy()
     if low == high:
         return Mixture(torch.ones(len(loss_M), dtype=torch.float64), (low, high), (1.0, 0.0))
+    span = high - low  # the settings' floor under the variance is meant for losses between 0 and 1
+    scaled_M1 = ((loss_M.double() - low) / span).reshape(-1, 1).cpu().numpy()
     mixture = GaussianMixture(**SETTINGS, random_state=seed).fit(scaled_M1)
     first, second = mixture.means_.ravel().argsort()
     means = low + span * mixture.means_.ravel()

@@ -21,6 +21,18 @@ def test_two_populations_of_losses_are_told_apart_and_the_lower_is_clean() -> No
     assert mixture.weight == pytest.approx((0.6, 0.4), abs=0.01)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_mixture_is_fitted_to_losses_between_0_and_1_and_begins_at_the_seed(seed: int) -> None:
+    # one population, of which two fits are about equally good: which one is found depends on the beginning
+    loss_M = torch.rand(40, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    loss_M = (loss_M - loss_M.min()) / (loss_M.max() - loss_M.min())
+    expected = GaussianMixture(**SETTINGS, random_state=seed).fit(loss_M.numpy()[:, None])
+    found = clean_probability(loss_M * 50 + 7, seed)
+    first = expected.means_.ravel().argmin()
+    assert found.clean_probability_M.numpy() == pytest.approx(expected.predict_proba(loss_M.numpy()[:, None])[:, first])
+    assert found.mean == pytest.approx(sorted(expected.means_.ravel() * 50 + 7))
+
+
 def test_the_settings_are_the_published_ones() -> None:
     mixture = GaussianMixture(**SETTINGS)
     assert (mixture.n_components, mixture.max_iter, mixture.tol, mixture.reg_covar) == (2, 100, 1e-2, 5e-4)
