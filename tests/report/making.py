@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from pipeline.report.pictures import Pictures
 from pipeline.report.suspects import suspected_pairs
 
 COLOURS = ("red", "green", "blue", "black")
+NAMES = tuple(f"{colour}.png" for colour in COLOURS)
 
 
 def split_of(*captions: str) -> Split:
     """One image a colour with one caption each: the given ones first, then `a COLOUR square`."""
     texts = [*captions, *(f"a {colour} square" for colour in COLOURS[len(captions) :])]
-    return Split(tuple(f"{colour}.png" for colour in COLOURS), tuple(texts), tuple(range(len(COLOURS))))
+    return Split(NAMES, tuple(texts), tuple(range(len(COLOURS))))
 
 
 def truth_of(*true: tuple[int, int], false: tuple[tuple[int, int], ...] = (), exact: bool = True) -> Truth:
@@ -43,14 +45,14 @@ def embedded_of(similarity_NM: list[list[float]], truth: Truth | None = None, sp
     return Embedded(split or split_of(), image_ND, torch.eye(image_ND.shape[1]), truth)
 
 
-def write_pictures(folder: Path) -> ImageArchive:
-    """A square of each colour."""
+def write_pictures(folder: Path, names: Sequence[str] = NAMES) -> ImageArchive:
+    """A square of each colour, under these names."""
     path = folder / "images.zip"
     pictures = []
-    for colour in COLOURS:
+    for colour, name in zip(COLOURS, names, strict=True):
         content = io.BytesIO()
         Image.new("RGB", (48, 32), colour).save(content, "PNG")
-        pictures.append((f"{colour}.png", content.getvalue()))
+        pictures.append((name, content.getvalue()))
     write_images(path, pictures)
     return ImageArchive(path)
 
@@ -91,5 +93,5 @@ def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> 
     )
     path = folder / "index.html"
     contents = replace(contents, **more)
-    path.write_text(render_page(contents, Pictures(write_pictures(folder), 32)), encoding="utf-8")
+    path.write_text(render_page(contents, Pictures(write_pictures(folder, split.images), 32)), encoding="utf-8")
     return path

@@ -12,6 +12,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from pipeline.data.splits import Split
 from pipeline.report.suspects import Suspects
 from tests.report.making import COLOURS, split_of, truth_of, write_page
 
@@ -139,6 +140,27 @@ def test_a_hostile_caption_is_shown_and_does_nothing(browser: Browser, tmp_path:
     assert HOSTILE in page.locator("#queries").inner_text()
     page.locator('[data-filters="found"]').get_by_label("Search").fill('onerror="document.title')
     assert page.locator(FOUND).count() > 0
+    assert complaints == []
+
+
+def test_a_hostile_file_name_run_name_and_parameter_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    complaints: list[str] = []
+    split = split_of()
+    split = Split((HOSTILE, *split.images[1:]), split.captions, split.caption_image)
+    facts = [("run", HOSTILE), (HOSTILE, "javascript:document.title = 1")]
+    figures = {f"{way}_{cutoff}": 12.3 for way in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")}
+    published = [{"method": HOSTILE, "noise": 0.2, "source": HOSTILE, "remark": HOSTILE, **figures}]
+    path = write_page(tmp_path, split, None, title=HOSTILE, facts=facts, split_name=HOSTILE, published=published)
+    page = opened(browser, path, complaints)
+    assert page.title() == HOSTILE
+    assert page.locator("script").count() == 1
+    assert page.locator("main img").count() == 0
+    assert page.locator('[href^="javascript"]').count() == 0
+    named = page.locator("svg.picture title").all_text_contents()
+    assert f"Image {HOSTILE}; its own caption: a red square" in named
+    assert HOSTILE in page.locator("#recalls").inner_text()
+    page.locator('[data-filters="found"]').get_by_label("Search").fill('onerror="document.title')
+    assert page.title() == HOSTILE
     assert complaints == []
 
 

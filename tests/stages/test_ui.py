@@ -1,0 +1,50 @@
+"""The command that shows the runs: who can reach the server that it starts."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.stages.running import start, work_in, write_tiny_params
+
+LISTENING = "0A"
+UP = 120.0  # seconds that MLflow may take to start on a busy machine
+
+
+def listening(port: int) -> list[str]:
+    """The addresses at which somebody listens on this port, as the kernel writes them."""
+    found = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            local, state = line.split()[1], line.split()[3]
+            address, _, number = local.rpartition(":")
+            if state == LISTENING and int(number, 16) == port:
+                found.append(address)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
+def test_only_this_machine_reaches_it_and_it_ends_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = work_in(tmp_path, monkeypatch)
+    write_tiny_params(clone)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = start("ui", "--no-open", "--port", str(port))
+    try:
+        give_up = time.monotonic() + UP
+        while not listening(port) and command.poll() is None and time.monotonic() < give_up:
+            time.sleep(0.2)
+        assert listening(port) == ["0100007F"], "127.0.0.1 and nothing else"
+        assert requests.get(f"http://127.0.0.1:{port}/health", timeout=UP).text == "OK"
+    finally:
+        command.send_signal(signal.SIGTERM)
+        command.communicate(timeout=UP)
+    assert listening(port) == []
