@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.models.openai_clip import openai_clip_config, openai_to_transformers
 from pipeline.models.pretrained import silence_transformers
+from pipeline.models.torch_file import load_torch_file
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PretrainedConfig, PreTrainedModel
@@ -41,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         allowed = torch.serialization.safe_globals([argparse.Namespace, numpy.dtype, *kinds, *names])
         with allowed, warnings.catch_warnings(action="ignore"):  # the error says it all
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_torch_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: not found") from None
     except Exception as error:  # whatever a damaged or hostile file provokes is the file's fault

@@ -17,6 +17,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, digest_of, main_root
+from pipeline.models.torch_file import load_torch_file
 
 CHECKPOINTS = ".checkpoints"
 LAYOUT = 2  # of what a state holds: one that an older version left is not gone on from
@@ -69,7 +70,7 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_torch_file(path)
             if not isinstance(state, dict):
                 raise TypeError(f"found {type(state).__name__}, expected dict")
         except Exception as error:

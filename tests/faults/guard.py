@@ -1,4 +1,4 @@
-"""What reading a file may cost: 5 seconds of a processor, 1 GiB of memory."""
+"""What reading a file may cost: 5 seconds of a processor, a minute of waiting, 1 GiB of memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 5.0
+SECONDS_WAITING = 60.0  # by the clock, on a machine that may be busy with something else
 BYTES = 1 << 30
 STATM = Path("/proc/self/statm")
 
@@ -24,14 +25,19 @@ class TooLarge(BaseException):
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Stop what takes longer than `SECONDS` or asks for more than `BYTES`.
+    """Stop what takes longer than `SECONDS`, waits longer than `SECONDS_WAITING` or asks for more than `BYTES`.
 
     Raises:
         TooSlow: when it did.
         TooLarge: when it did, even where it made another error of that.
     """
-    before = signal.signal(signal.SIGPROF, _stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of this process, not of the clock: other work slows nothing down
+    timers = {  # the first of this process, not of the clock: other work slows nothing down
+        (signal.SIGPROF, signal.ITIMER_PROF): SECONDS,
+        (signal.SIGALRM, signal.ITIMER_REAL): SECONDS_WAITING,
+    }
+    before = {number: signal.signal(number, _stop) for number, _ in timers}
+    for (_, timer), seconds in timers.items():
+        signal.setitimer(timer, seconds)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if STATM.exists():
         used = int(STATM.read_text().split()[0]) * resource.getpagesize()
@@ -44,8 +50,9 @@ def bounded() -> Iterator[None]:
         raise
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for number, timer in timers:
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

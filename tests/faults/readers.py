@@ -155,19 +155,20 @@ def _truth_table() -> bytes:
     return _parquet(pandas.DataFrame(columns | {"source": ["crowd", "eccv_i2t", "cxc"]}))
 
 
-def _saved(content: object) -> bytes:
+def _saved(content: object, *, before_1_6: bool = False) -> bytes:
     written = BytesIO()
-    torch.save(content, written)
+    torch.save(content, written, _use_new_zipfile_serialization=not before_1_6)
     return written.getvalue()
 
 
 def _published(folder: Path) -> object:
-    checkpoint = read_checkpoint(folder / "model.pt")
+    (path,) = folder.iterdir()
+    checkpoint = read_checkpoint(path)
     published_record(checkpoint)
     try:
         return npc_clip(checkpoint) if recognise(checkpoint) == "npc" else None
     except InputError as error:  # which do not know the path; pipeline.training.takeover puts it before, likewise
-        raise InputError(f"{folder / 'model.pt'}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 @functools.cache
@@ -294,6 +295,7 @@ def readers() -> list[Reader]:
         Reader("a stage's record", {"base.json": b'{"a": [1, 2]}'}, lambda at: read_record(at / "base.json")),
         Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),
         Reader("a published checkpoint", {"model.pt": _saved(state)}, _published),
+        Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published),
         Reader("a checkpoint", {"state.pt": _saved({"step": 3, "w": torch.ones(3)})}, lambda at: Checkpoint(at).load()),
         Reader(
             "safetensors",

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -15,6 +17,8 @@ import pytest
 from hypothesis import given
 
 from pipeline.errors import InputError
+from pipeline.models.published import read_checkpoint
+from pipeline.training.checkpoint import Checkpoint
 from tests.faults.guard import TooLarge, TooSlow, bounded
 from tests.faults.mutations import mutated
 from tests.faults.profiles import SOAK, examples
@@ -53,6 +57,13 @@ def test_the_whole_example_is_read(reader: Reader, tmp_path: Path) -> None:
     reader.read(tmp_path)
 
 
+@pytest.mark.parametrize("read", [read_checkpoint, lambda path: Checkpoint(path.parent).load()])
+def test_a_length_that_is_only_told_sets_no_memory_aside(read: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"X" + (1 << 31).to_bytes(4, "little") + b"short")
+    with pytest.raises(InputError, match=r"state\.pt"), bounded():
+        read(tmp_path / "state.pt")
+
+
 def test_the_guard_sees_a_gigabyte_and_one_that_is_called_something_else() -> None:
     with pytest.raises(TooLarge), bounded():
         numpy.ones(1 << 28)
@@ -68,3 +79,6 @@ def test_the_guard_sees_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TooSlow), bounded():
         while True:
             pass
+    monkeypatch.setattr("tests.faults.guard.SECONDS_WAITING", 0.05)
+    with pytest.raises(TooSlow), bounded():
+        time.sleep(5)  # takes no time of a processor
