@@ -21,7 +21,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test soak coverage mutants bench lint format
+.PHONY: help repro ui test soak coverage mutants audit bench lint format
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -50,6 +50,12 @@ coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of 
 mutants: $(DEVELOPMENT)  ## change sampling, objectives and retrieval in some 1 800 ways, and see which the tests notice
 	$(BIN)/mutmut run --max-children 2 $(ARGS)
 	$(BIN)/mutmut results
+
+audit: $(DEVELOPMENT)  ## ask osv.dev whether a pinned version has a known vulnerability (needs a network)
+	@$(PIP) --no-build-isolation '.[audit]'
+	@$(BIN)/python -c 'import requests; requests.post("https://api.osv.dev/v1/query", json={}, timeout=20)' 2>/dev/null || { \
+		echo "error: api.osv.dev cannot be reached, so that nothing was checked" >&2; exit 1; }
+	$(BIN)/pip-audit --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 bench: $(DEVELOPMENT)  ## measure what everything costs, into docs/performance.md
 	$(BIN)/python -m benchmarks.performance $(ARGS)
