@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -188,8 +189,8 @@ def _scan_name(identity: str, names: Sequence[str] | None, scan_image: Callable[
         raise InputError(f"{place}: an empty id")
     if names is None:
         return identity if is_image(identity) else scan_image(identity)
-    if not identity.isdecimal() or int(identity) >= len(names):
-        raise InputError(f"{place}: id {identity!r}, expected a line of image_name.txt, 0 to {len(names) - 1}")
+    if not re.fullmatch("[0-9]{1,18}", identity) or int(identity) >= len(names):
+        raise InputError(f"{place}: id {identity[:60]!r}, expected a line of image_name.txt, 0 to {len(names) - 1}")
     return names[int(identity)]
 
 

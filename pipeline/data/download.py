@@ -155,8 +155,8 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
             part.unlink(missing_ok=True)
             raise requests.ConnectionError("the server continued another file or at another place; starting again")
         start_bytes = have_bytes if answer.status_code == 206 else 0
-        length = answer.headers.get("Content-Length")
-        total_bytes = start_bytes + int(length) if length is not None and length.isdecimal() else None
+        length = answer.headers.get("Content-Length", "")
+        total_bytes = start_bytes + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         if start_bytes and known is not None and known.total_bytes is not None:
             total_bytes = known.total_bytes  # the rest may be shorter than it ought to be
         require_space(part.parent, (total_bytes or start_bytes) - start_bytes, f"downloading {url}")
@@ -213,7 +213,7 @@ def _may_lead(place: str, target: str) -> bool:
 
 def _continues(answer: requests.Response, have_bytes: int, known: _Progress | None) -> bool:
     """Whether a partial answer begins where the part ends and belongs to a file of the size known."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))
     if found is None or not have_bytes or int(found[1]) != have_bytes or known is None:
         return False
     told = _validator(answer)

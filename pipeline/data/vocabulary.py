@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -22,7 +23,7 @@ def read_vocabulary(path: Path) -> list[tuple[str, int]]:
     words = []
     for number, line in enumerate(lines, 1):
         word, _, count = line.partition("\t")
-        if not word or not count.isascii() or not count.isdigit():
+        if not word or not re.fullmatch("[0-9]{1,18}", count):
             raise InputError(f"{path}: line {number}: {line[:60]!r}, expected word<TAB>count")
         words.append((word, int(count)))
     return words

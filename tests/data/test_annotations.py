@@ -102,9 +102,18 @@ def test_scan_text_that_does_not_fit_is_named(ids: str, captions: str, expected:
     assert expected in str(refused.value)
 
 
-def test_an_id_beyond_image_name_txt_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"train_ids\.txt: line 1: id '9', expected a line of image_name\.txt, 0 to 1"):
-        read(tmp_path, "scan", train_ids__txt="9\n", train_caps__txt="a\n", image_name__txt="x.jpg\ny.jpg\n", **SCAN)
+@pytest.mark.parametrize("identity", ["9", "-1", "x", "9" * 5000])
+def test_an_id_beyond_image_name_txt_is_named(identity: str, tmp_path: Path) -> None:
+    expected = rf"train_ids\.txt: line 1: id '{identity[:60]}', expected a line of image_name\.txt, 0 to 1"
+    with pytest.raises(InputError, match=expected):
+        read(
+            tmp_path,
+            "scan",
+            train_ids__txt=f"{identity}\n",
+            train_caps__txt="a\n",
+            image_name__txt="x.jpg\ny.jpg\n",
+            **SCAN,
+        )
 
 
 def test_a_table_may_quote_and_need_not_name_splits(tmp_path: Path) -> None:
