@@ -298,6 +298,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         content = parse_yaml(path.read_text(encoding="utf-8"), path)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
+    except OSError as error:
+        raise InputError(f"{path}: not readable: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(content, dict):

@@ -10,10 +10,16 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.yaml_text import shown
 
+LONGEST_NAME = 80
+MOST_PROBLEMS = 20  # told at once: nobody reads more, and the nearest name takes its time
+
 
 def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """One sentence a problem; for an unknown key with the nearest valid name."""
-    return [_describe(problem, root) for problem in _one_a_key(error.errors(), root)]
+    """One sentence a problem, of the first twenty; for an unknown key with the nearest valid name."""
+    problems = _one_a_key(error.errors(include_url=False), root)
+    told = [_describe(problem, root) for problem in problems[:MOST_PROBLEMS]]
+    more = len(problems) - len(told)
+    return [*told, f"{more} more problems like these"] if more else told
 
 
 def valid_names(section: type[BaseModel], prefix: str = "") -> list[str]:
@@ -53,7 +59,7 @@ def _is_union(place: tuple[Any, ...], root: type[BaseModel]) -> bool:
 
 
 def _describe(problem: Any, root: type[BaseModel]) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
+    name = ".".join(str(part)[:LONGEST_NAME] for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, valid_names(root), n=1, cutoff=0)
         return f"{name} = {shown(problem['input'])}: unknown key; the nearest valid name is {nearest[0]}"

@@ -128,8 +128,9 @@ def _read(name: str, folder: Path, extending: tuple[str, ...]) -> Recipe:
         raise InputError(f"{path}: extends itself: {' > '.join((*extending, name))}")
     try:
         text = path.read_text(encoding="utf-8")
+        parse_yaml(text, path)  # refuses what would take long, or make objects
         content = _round_trip().load(text)
-    except (UnicodeDecodeError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get(EXTENDS, ""), str):
         raise InputError(f"{path}: expected sections of params.yaml and, if wanted, `{EXTENDS}: NAME`")

@@ -96,13 +96,20 @@ def _cells(table: pandas.DataFrame, name: str) -> list[Any]:
     return [None if empty or cell == "" else cell for cell, empty in zip(table[name], table[name].isna(), strict=True)]
 
 
+def _names_a_file(cell: str) -> bool:
+    try:
+        return len(cell) < LONGEST_PATH and "\0" not in cell and Path(cell).is_file()
+    except OSError:  # base64 without a slash is longer than a name may be
+        return False
+
+
 def _picture(cell: Any, number: int) -> Image:
     place = f"row {number}, image"
     if isinstance(cell, bytes):
         return decode(cell, place)
     if not isinstance(cell, str):
         raise InputError(f"{place}: {type(cell).__name__}, expected a path, bytes or base64 text")
-    if len(cell) < LONGEST_PATH and "\0" not in cell and Path(cell).is_file():
+    if _names_a_file(cell):
         return decode(Path(cell).read_bytes(), f"{place}: {cell}")
     try:
         content = base64.b64decode(cell.partition(",")[2] if cell.startswith("data:") else cell, validate=True)

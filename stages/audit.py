@@ -14,7 +14,6 @@ def main() -> None:
     from pipeline.params import load_params
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
-    import pandas
     from torch import Tensor
 
     from pipeline.data.images import ImageArchive
@@ -35,7 +34,7 @@ def main() -> None:
         VALIDATION,
         WEIGHTS,
     )
-    from pipeline.report.curves import posterior_note, run_charts
+    from pipeline.report.curves import SIMILARITY_COLUMNS, posterior_note, run_charts
     from pipeline.report.gallery import false_negatives, read_embedded, retrieval_groups
     from pipeline.report.lists import false_negative_table, suspect_table
     from pipeline.report.page import Contents, render_page
@@ -44,6 +43,7 @@ def main() -> None:
     from pipeline.retrieval.published import published
     from pipeline.tracking import Tracker
     from pipeline.training.judging import posterior
+    from pipeline.training.record import read_rows
 
     run, metrics = read_record(RUN), read_record(METRICS)
     truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
@@ -59,7 +59,7 @@ def main() -> None:
     suspects = suspected_pairs(
         embedded, "test", SPLIT / "train.json", WEIGHTS, BANK_PAIRS, params.audit.noisy_pairs, true_image_M
     )
-    curves = pandas.read_csv(SIMILARITY)
+    curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
     threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
     facts = {
         "rsum": f"{metrics['test']['rsum']:.1f}",
@@ -79,7 +79,7 @@ def main() -> None:
             {"method": row.method, **row.recalls, "noise": row.noise, "source": row.source, "remark": row.remark}
             for row in published(params.data.name, params.evaluate.folds)
         ],
-        charts=run_charts(curves, pandas.read_csv(HISTORY), pandas.read_csv(VALIDATION), threshold),
+        charts=run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), threshold),
         chart_note=posterior_note(curves),
         embedded=embedded,
         split_name="test",

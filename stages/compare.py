@@ -139,14 +139,13 @@ def _queries_reader(folder: Path) -> Callable[[str], pandas.DataFrame | None]:
 
     @functools.cache
     def queries(run_id: str) -> pandas.DataFrame | None:
-        import pandas
-
+        from pipeline.report.paired import read_queries
         from pipeline.tracking import run_file
 
         place = folder / run_id
         place.mkdir()
         path = run_file(run_id, "ranks.parquet", place)
-        return None if path is None else pandas.read_parquet(path)
+        return None if path is None else read_queries(path, f"ranks.parquet of run {run_id}")
 
     return queries
 

@@ -19,6 +19,7 @@ from pipeline.data.sources import Source
 from pipeline.data.splits import SPLITS, can_be_written, read_split
 from pipeline.errors import InputError
 
+MOST_TEXT_BYTES = 1 << 29  # three times MS-COCO's captions; what is in an archive has data.limits
 SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
 
 
@@ -73,9 +74,11 @@ def read_text(file: Traversable, label: str | None = None) -> str:
     """A file's text, UTF-8 with or without a mark.
 
     Raises:
-        InputError: naming the file, if it is no UTF-8 or its archive is damaged.
+        InputError: naming the file, if it is no UTF-8, too large, or its archive is damaged.
     """
     label = label or str(file)
+    if isinstance(file, Path) and file.exists() and (size_bytes := file.stat().st_size) > MOST_TEXT_BYTES:
+        raise InputError(f"{label}: {size_bytes} bytes; a text of at most {MOST_TEXT_BYTES} is read")
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

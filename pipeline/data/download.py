@@ -125,9 +125,11 @@ class _Progress:
     @staticmethod
     def of(part: Path) -> _Progress | None:
         try:
-            return _Progress(**json.loads(_state(part).read_text()))
-        except (OSError, ValueError, TypeError):
+            found = _Progress(**json.loads(_state(part).read_text()))
+        except (OSError, ValueError, RecursionError, TypeError):
             return None
+        sound = isinstance(found.validator, str | None) and isinstance(found.total_bytes, int | None)
+        return found if sound else None
 
 
 def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:

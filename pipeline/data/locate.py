@@ -121,12 +121,10 @@ def listing_changed(images: ImageFiles, store: Store) -> list[str]:
     now = {"files": len(listing), "bytes": sum(size for _, size in listing), "sha256": digest_of(listing)}
     try:
         before = json.loads(record.read_text())
-    except (OSError, ValueError):  # the first time, or a record that is damaged: there is nothing to compare with
-        before = now
+        told = f"{before['files']} images with {before['bytes']} bytes then"
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        before, told = now, ""  # the first time, or a record that is damaged: there is nothing to compare with
     write_json(record, now)
     if before == now:
         return []
-    return [
-        f"data.root has changed since it was last packed: {before['files']} images with {before['bytes']} bytes then, "
-        f"{now['files']} with {now['bytes']} now"
-    ]
+    return [f"data.root has changed since it was last packed: {told}, {now['files']} with {now['bytes']} now"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import write_json
+from pipeline.yaml_text import shown
 
 SPLITS = ("train", "val", "test")
 
@@ -109,6 +110,7 @@ def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
         if not isinstance(text, str) or not text.strip() or not can_be_written(text):
             raise InputError(f"{place}: image {name!r} has an empty caption or one that is no text: {text!r}")
     identity = None if isinstance(caption, list) else row.get("image_id", name)
-    if isinstance(identity, (list, dict)):
-        raise InputError(f"{place}: image_id = {identity!r}, expected a number or a text")
+    # a dictionary of larger numbers can be made to take the square of the time
+    if isinstance(identity, (list, dict)) or (isinstance(identity, int) and not abs(identity) < 1 << 63):
+        raise InputError(f"{place}: image_id = {shown(identity)}, expected a number below 2**63 or a text")
     return name, texts, identity

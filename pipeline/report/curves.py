@@ -9,6 +9,7 @@ from pipeline.report.charts import Chart, Line, line_chart
 if TYPE_CHECKING:
     import pandas
 
+SIMILARITY_COLUMNS = ("similarity", "matched", "unmatched", "posterior", "weight")
 FALLS = 0.9  # of its height: a posterior that ends below that is worth a word
 TRAINING = (
     # table, column, key, title, label of the axis

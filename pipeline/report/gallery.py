@@ -104,7 +104,11 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
         with safe_open(vectors, "pt") as opened:
             image_ND, text_MD = opened.get_tensor("image_ND"), opened.get_tensor("text_MD")
             key = opened.metadata()["key"]
-    except (SafetensorError, KeyError, TypeError) as error:
+        if not image_ND.ndim == text_MD.ndim == 2 or image_ND.shape[1] != text_MD.shape[1]:
+            raise ValueError(f"shapes {tuple(image_ND.shape)} and {tuple(text_MD.shape)}")
+        if not image_ND.dtype == text_MD.dtype or not image_ND.dtype.is_floating_point:
+            raise ValueError(f"types {image_ND.dtype} and {text_MD.dtype}")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{vectors}: not readable ({error}); run `dvc repro evaluate`") from None
     if (len(image_ND), len(text_MD)) != (len(content.images), len(content.captions)):
         raise InputError(

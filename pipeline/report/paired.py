@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pipeline.errors import InputError
 from pipeline.retrieval.uncertainty import paired_differences
 
 if TYPE_CHECKING:
     import pandas
 
+DIRECTIONS = ("i2t", "t2i")
+QUERY = ("direction", "query", "image", "fold", "rank")
 LEVEL = 0.95
 REPLICATES = 2000
 SEED = 1
@@ -43,6 +47,29 @@ def over_seeds(ours_S: Sequence[float], theirs_S: Sequence[float]) -> Difference
         t.ppf((1 + LEVEL) / 2, len(difference_S) - 1) * difference_S.std(ddof=1) / math.sqrt(len(difference_S))
     )
     return Difference(mean, mean - half, mean + half, "seeds")
+
+
+def read_queries(path: Path, label: str) -> pandas.DataFrame:
+    """The queries' ranks that an evaluation left with its run.
+
+    Raises:
+        InputError: naming `label`, for a file that is damaged or something else: a shared server may hold anything.
+    """
+    import pandas
+
+    try:
+        table = pandas.read_parquet(path)
+    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
+        raise InputError(f"{label}: not readable as parquet: {error}") from None
+    for name in ("query", "image", "fold", "rank"):
+        if name not in table or table[name].dtype.kind not in "iu":
+            raise InputError(f"{label}: no column {name!r} of whole numbers")
+    if "direction" not in table or not table["direction"].isin(DIRECTIONS).all():
+        raise InputError(f"{label}: no column 'direction' of {' and '.join(DIRECTIONS)}")
+    for name in table.columns.difference(list(QUERY)):
+        if table[name].dtype.kind != "f":
+            raise InputError(f"{label}: column {str(name)[:60]!r} holds {table[name].dtype}, expected numbers")
+    return table
 
 
 def over_queries(ours_S: Sequence[pandas.DataFrame], theirs_S: Sequence[pandas.DataFrame]) -> dict[str, Difference]:

@@ -73,11 +73,14 @@ def _read(path: Path, measure: str) -> pandas.DataFrame | None:
         return None
     try:
         table = pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
         raise InputError(f"{path}: not readable as parquet: {error}") from None
     missing = [name for name in ("image", "caption", measure) if name not in table]
     if missing and len(table):
         raise InputError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, table)) or 'none'}")
+    for name, kind in (("image", "i"), ("caption", "i"), (measure, "f")) if not missing else ():
+        if table[name].dtype.kind != kind:
+            raise InputError(f"{path}: column {name!r} is of {table[name].dtype}, not of numbers as stages write them")
     return None if missing else _or_none(table[["image", "caption", measure]].dropna())
 
 

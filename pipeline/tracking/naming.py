@@ -38,18 +38,17 @@ def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, exp
 
 def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
     """The parameters of the commit that an experiment starts from, by dotted name; None where git has none."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    from pipeline.errors import InputError
     from pipeline.params import flat
+    from pipeline.yaml_text import parse_yaml
 
     commit = os.environ.get("DVC_EXP_BASELINE_REV") or "HEAD"
     answer = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, text=True, check=False)
     if answer.returncode:
         return None
     try:
-        content = YAML(typ="safe", pure=True).load(answer.stdout)
-    except YAMLError:
+        content = parse_yaml(answer.stdout, path)
+    except InputError:
         return None
     return flat(content) if isinstance(content, dict) else None
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import InputError
 from pipeline.files import write_text
+from pipeline.paths import maker
 
 if TYPE_CHECKING:
     import pandas
@@ -29,15 +31,36 @@ def write_validations(path: Path, history: Sequence[dict[str, Any]]) -> None:
     _write_rows(path, [*PLACE, *names], rows)
 
 
+def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
+    """A table of numbers that stage `train` or `evaluate` wrote.
+
+    Raises:
+        InputError: when it is missing, no CSV, without one of `columns`, or with anything but numbers.
+    """
+    import pandas
+
+    again = f"run `dvc repro {maker(path) or 'train'}`"
+    try:
+        table = pandas.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; {again}") from None
+    except Exception as error:  # the parser's errors are of many kinds
+        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); {again}") from None
+    if missing := [name for name in columns if name not in table]:
+        raise InputError(f"{path}: no column {missing[0]!r}; {again}")
+    for name in table if len(table) else ():
+        if not pandas.api.types.is_numeric_dtype(table[name]):
+            raise InputError(f"{path}: column {str(name)[:60]!r} holds something else than numbers; {again}")
+    return table
+
+
 def sampling_by_epoch(path: Path) -> pandas.DataFrame:
     """What the sampler did, a row an epoch: the mean of each `sampler/…` figure of history.csv, without the prefix.
 
     `false_negative_share`, the share of the sampled weight on negatives that are in truth matches, is there where the
     training split's truth is known. Means of records, each over as many steps but the last of an epoch.
     """
-    import pandas
-
-    history = pandas.read_csv(path)
+    history = read_rows(path)
     columns = [column for column in history.columns if column.startswith("sampler/")]
     means = history.groupby("epoch")[columns].mean().dropna(how="all")
     return means.rename(columns=lambda name: name.removeprefix("sampler/")).reset_index()
