@@ -14,6 +14,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import main_root, sha256, write_json
+from pipeline.models.sizes import check_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,7 +100,8 @@ def load(folder: Path) -> Pretrained:
     record = read_record(folder / "base.json")
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
-    tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
+    with _explained("text", text_place):
+        tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     try:
         source = {side: record[side] for side in ("image", "text")}
         mean, deviation = _channels(record["mean"]), _channels(record["std"])
@@ -131,6 +133,7 @@ def silence_transformers() -> None:
 
 def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
     from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+    from transformers.utils import cached_file
 
     from pipeline.models.clip import TEXT, VISION
 
@@ -149,8 +152,13 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
         place = name
     with _explained(side, name), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
-        kind = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False).model_type
-        model = halves.get(kind, AutoModel).from_pretrained(
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        weights = cached_file(
+            place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+        if weights is not None:  # a large model's are in several files, and the hub's word is taken for its sizes
+            check_sizes(config.to_dict(), Path(weights))
+        model = halves.get(config.model_type, AutoModel).from_pretrained(
             place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
     return model, place

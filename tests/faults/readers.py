@@ -181,7 +181,6 @@ def _towers() -> Path:
 
 
 def _tower(folder: Path) -> object:
-    shutil.copy(_towers() / "vit/config.json", folder)
     return fetch(str(folder), str(_towers() / "bert"), image_revision=None, text_revision=None)
 
 
@@ -308,6 +307,7 @@ def readers() -> list[Reader]:
         Reader(
             "a tower's folder",
             {
+                "config.json": (_towers() / "vit/config.json").read_bytes(),
                 "model.safetensors": (_towers() / "vit/model.safetensors").read_bytes(),
                 "preprocessor_config.json": b'{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}',
             },
