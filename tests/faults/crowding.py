@@ -1,4 +1,4 @@
-"""Four queued experiments and one in the workspace, on one store and one cache: nothing lost, nothing doubled."""
+"""Queued experiments and one in the workspace, on one store and one cache: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.params import dotted, parse_params
 from pipeline.training.record import PLACE
 from pipeline.yaml_text import parse_yaml
 from tests.end_to_end.test_dvc import Clone
-from tests.faults.killing_dvc import differences, experiment_refs, files_of, missing_from_cache, processes_in
+from tests.faults.killing_dvc import differences, files_of, missing_from_cache, processes_in, ref_of
 from tests.faults.killing_queue import start_workers, statuses
 
 QUEUED = 4
@@ -26,14 +26,16 @@ LONGEST = 600.0
 ARTIFACTS = {"intervals.json", "metrics.json", "ranks.parquet", "reliability.csv", "report", "similarity.png"}
 
 
-def crowd(clone: Clone, round_number: int) -> list[str]:
-    """Run five at once, with parameters that no other round has, and name all that is not as it should be."""
-    values = {f"crowd-{round_number}-{i}": round(0.4 + 0.01 * round_number + 0.001 * i, 3) for i in range(QUEUED + 1)}
+def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> list[str]:
+    """Run all at once, with parameters that no other round has, and name all that is not as it should be."""
+    values = {
+        f"crowd-{round_number}-{i}": round(0.4 + 0.01 * round_number + 0.001 * i, 3) for i in range(number_queued + 1)
+    }
     *queued, own = values
     before = {run.info.run_id for run in clone.runs()} if clone.client.get_experiment_by_name("fne") else set()
     for name in queued:
         clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={values[name]}")
-    start_workers(clone, QUEUED)
+    start_workers(clone, number_queued)
     most, done, said = _run_beside(clone, "--name", own, "-S", f"sampler.cutdown={values[own]}")
     problems = [] if done == 0 else [f"{own}: {said[-400:]}"]
     if most < 2:
@@ -72,7 +74,6 @@ def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
 
 def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> list[str]:
     problems = []
-    refs = experiment_refs(clone)
     new = [run for run in clone.runs() if run.info.run_id not in before]
     if len(new) != len(values):
         problems.append(f"{len(new)} runs in MLflow for {len(values)} experiments")
@@ -80,10 +81,8 @@ def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> li
         runs = [run for run in new if run.data.params["sampler.cutdown"] == str(value)]
         if len(runs) != 1 or runs[0].info.status != "FINISHED" or runs[0].data.tags["dvc.experiment"] != name:
             problems.append(f"{name}: {[(run.info.run_name, run.info.status) for run in runs]} in MLflow")
-        elif name not in refs:
-            problems.append(f"{name}: DVC has no such experiment")
         else:
-            problems += [f"{name}: {problem}" for problem in _faults(clone, refs[name], runs[0])]
+            problems += [f"{name}: {problem}" for problem in _faults(clone, ref_of(clone, name), runs[0])]
     of_new = {run.info.run_id for run in new}
     models = [str(version.run_id) for version in clone.client.search_model_versions() if version.run_id in of_new]
     if sorted(models) != sorted(of_new):

@@ -163,10 +163,12 @@ def on_a_branch(clone: Clone) -> bool:
     return (clone.folder / ".git/HEAD").read_text().startswith("ref:")
 
 
-def experiment_refs(clone: Clone) -> dict[str, str]:
-    """Where git keeps each experiment, by its name."""
+def ref_of(clone: Clone, experiment: str) -> str:
+    """Where git keeps an experiment."""
     refs = clone.say("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return {Path(ref).name: ref for ref in refs}
+    found = [ref for ref in refs if Path(ref).name == experiment]
+    assert len(found) == 1, f"experiments called {experiment}: {found}"
+    return found[0]
 
 
 def files_of(clone: Clone, ref: str | None) -> dict[str, Any]:
@@ -259,7 +261,7 @@ def _left_after(folder: Path, seconds: float) -> list[Found]:
 
 
 def _outcome(clone: Clone, command: str) -> Outcome:
-    experiment = None if command == "dvc repro" else experiment_refs(clone)["tried"]
+    experiment = None if command == "dvc repro" else ref_of(clone, "tried")
     files = files_of(clone, experiment if "--temp" in command else None)
     lacking = missing_from_cache(clone, files["outputs"])
     if "--temp" not in command and experiment is not None:  # its commit says the same as the workspace

@@ -14,11 +14,11 @@ from tests.faults.killing_dvc import (
     Moment,
     Outcome,
     differences,
-    experiment_refs,
     files_of,
     missing_from_cache,
     on_a_branch,
     processes_in,
+    ref_of,
     store_of,
 )
 
@@ -136,7 +136,6 @@ def _wait(clone: Clone) -> str:
 
 
 def _outcome(clone: Clone) -> Outcome:
-    refs = experiment_refs(clone)
-    files = {name: files_of(clone, refs[name]) for name in EXPERIMENTS}
+    files = {name: files_of(clone, ref_of(clone, name)) for name in EXPERIMENTS}
     lacking = [f"{name}: {told}" for name in files for told in missing_from_cache(clone, files[name]["outputs"])]
     return files | store_of(clone) | {"cache": lacking}

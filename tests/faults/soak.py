@@ -104,13 +104,15 @@ def _kill_dvc(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
 
 
 def _kill_queue(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
-    from tests.faults.killing_dvc import after, copied
+    from tests.faults.killing_dvc import after, copied, end_all
     from tests.faults.killing_queue import VICTIMS, kill_queue, uninterrupted
 
     try:
         expected, seconds = uninterrupted(copied(clone, folder / "whole-queue"))
     except (AssertionError, SubprocessError) as error:
         return [f"two queue workers, not killed: {error}"]
+    finally:
+        end_all(folder / "whole-queue")
     problems = []
     for way, victims in enumerate(VICTIMS):
 
@@ -146,13 +148,19 @@ def _tried(
 
 def _crowd(clone: Clone, folder: Path, rounds: int) -> list[str]:
     from tests.faults.crowding import crowd
-    from tests.faults.killing_dvc import copied
+    from tests.faults.killing_dvc import copied, end_all
 
     other, problems, well = copied(clone, folder), [], 0
     for number in range(rounds):
-        found = crowd(other, number)
+        try:
+            found = crowd(other, number)
+        except (AssertionError, SubprocessError) as error:
+            found = [f"{type(error).__name__}: {error}"]
+        if found:
+            end_all(other.folder)
         well += not found
         problems += [f"round {number}: {problem}" for problem in found]
+    end_all(other.folder)
     click.echo(f"| nobody: four queued experiments and one in the workspace | {rounds} rounds | | {well} |")
     return problems
 
