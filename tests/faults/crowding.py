@@ -22,7 +22,7 @@ from tests.faults.killing_dvc import differences, files_of, missing_from_cache, 
 from tests.faults.killing_queue import start_workers, statuses
 
 QUEUED = 4
-LONGEST = 600.0
+LONGEST = 900.0
 ARTIFACTS = {"intervals.json", "metrics.json", "ranks.parquet", "reliability.csv", "report", "similarity.png"}
 
 
@@ -37,7 +37,7 @@ def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> list[
         clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={values[name]}")
     start_workers(clone, number_queued)
     most, done, said = _run_beside(clone, "--name", own, "-S", f"sampler.cutdown={values[own]}")
-    problems = [] if done == 0 else [f"{own}: {said[-400:]}"]
+    problems = [] if done == 0 else [f"{own} ended with {done}: {said[:40]} … {said[-300:]}"]
     if most < 2:
         problems.append("never did two of them train at once")
     give_up = time.monotonic() + LONGEST
@@ -66,6 +66,7 @@ def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
     while process.poll() is None:
         if time.monotonic() > give_up:
             process.kill()
+            return most, process.wait(), f"killed after {LONGEST:.0f} s: {log.read_text()}"
         training = [found for found in processes_in(clone.folder) if "python -m stages.train" in found.command]
         most = max(most, len({found.pid for found in training if " -c " not in found.command}))
         time.sleep(0.2)
