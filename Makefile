@@ -38,8 +38,10 @@ test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage, FAULT_EXAMPLES (10000) damaged files for each reader
-	$(BIN)/python -m tests.faults.soak
-	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS)
+	@failed=; \
+	$(BIN)/python -m tests.faults.soak || failed=1; \
+	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS) || failed=1; \
+	test -z "$$failed"
 
 coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of pipeline/ they leave out
 	$(BIN)/python -m coverage erase

@@ -8,10 +8,12 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mlflow.entities import Run
 
 from stages.alone import PREPARING
 from tests.data.published import write_params
-from tests.stages.running import OUTSIDE, ROOT, STAGES, finite
+from tests.stages.running import OUTSIDE, ROOT, finite
 
 pytestmark = pytest.mark.end_to_end
 
@@ -119,15 +121,6 @@ class Clone:
 def stages_run(said: str) -> set[str]:
     """Which stages DVC ran, as it tells."""
     return set(re.findall(r"Running stage '(\w+)'", said))
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """After the first `dvc repro`, its outcome committed."""
-    clone = Clone(tmp_path_factory.mktemp("dvc"))
-    assert stages_run(clone.dvc("repro")) == set(STAGES)
-    clone.commit("The first results")
-    return clone
 
 
 @pytest.fixture(autouse=True)
@@ -245,37 +238,71 @@ def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: C
     assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
 
 
-def test_a_second_experiment_in_the_workspace_is_refused_and_the_first_is_whole(clone: Clone) -> None:
-    assert PREPARING == WORKSPACE_STASH
-    first = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12"],
+@contextmanager
+def stopped_in_training(clone: Clone, *arguments: str) -> Iterator[list[str]]:
+    """`dvc` with its stage train stands still meanwhile, then ends well; what it said is in the list after that."""
+    said: list[str] = []
+    with open(clone.folder.with_name("first.log"), "w+") as log:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=clone.folder,
+            env=clone.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        give_up = time.monotonic() + LONGEST
+        while not list(clone.folder.glob(".tracking/train-*.jsonl")):  # its imports are done, its steps are not
+            assert first.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGSTOP)
+        try:
+            yield said
+        finally:
+            os.killpg(first.pid, signal.SIGCONT)
+            first.wait(LONGEST)
+        log.seek(0)
+        said.append(log.read())
+    assert first.returncode == 0, said
+
+
+def refused(clone: Clone, *arguments: str) -> str:
+    """What `dvc` says when it refuses."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
         cwd=clone.folder,
         env=clone.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    locks, give_up = clone.folder / ".dvc/tmp/exps/rwlock", time.monotonic() + LONGEST
-    while not (locks.exists() and "stage train" in locks.read_text()):
-        assert first.poll() is None
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-    second = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "run", "-S", "sampler.cutdown=0.13"],
-        cwd=clone.folder,
-        env=clone.environment,
-        capture_output=True,
-        text=True,
         check=False,
+        timeout=LONGEST,
     )
-    said, _ = first.communicate(timeout=LONGEST)
-    assert second.returncode != 0
-    assert "stage train of another `dvc exp run` in this workspace; for several at once: dvc exp run --queue" in (
-        second.stderr
-    )
-    assert first.returncode == 0, said
-    assert "Ran experiment(s): first" in said
+    assert done.returncode != 0, done.stdout
+    return done.stdout
+
+
+def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clone: Clone) -> None:
+    assert PREPARING == WORKSPACE_STASH
+    told = "stage train of another `dvc exp run` in this workspace; for several at once: dvc exp run --queue"
+    with stopped_in_training(clone, "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12") as said:
+        assert told in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
+        assert told in refused(clone, "exp", "run", "--temp", "-S", "sampler.cutdown=0.13")
+        assert "is busy, it is being blocked by" in refused(clone, "repro")
+        clone.dvc("exp", "run", "--queue", "--name", "later", "-S", "sampler.cutdown=0.13")
+    assert "Ran experiment(s): first" in said[0]
     assert clone.run_with("sampler.cutdown", "0.12").info.status == "FINISHED"
+    assert "later" in clone.dvc("queue", "status")
+    clone.dvc("queue", "remove", "later")
+
+
+def test_a_second_repro_is_refused_and_the_first_is_whole(clone: Clone) -> None:
+    write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
+    with stopped_in_training(clone, "repro"):
+        assert "is busy, it is being blocked by" in refused(clone, "repro")
+    assert clone.run_with("sampler.cutdown", "0.14").info.status == "FINISHED"
+    assert clone.dvc("status").strip().endswith("Data and pipelines are up to date.")
 
 
 def test_the_plots_are_one_page_that_loads_nothing(clone: Clone) -> None:

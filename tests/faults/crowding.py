@@ -1,33 +1,45 @@
-"""Four queued experiments and one in the workspace, on one store and one cache: nothing lost, nothing doubled."""
+"""Queued experiments and one in the workspace, on one store and one cache: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from mlflow.entities import Run
+
+from pipeline.params import dotted, parse_params
+from pipeline.training.record import PLACE
+from pipeline.yaml_text import parse_yaml
 from tests.end_to_end.test_dvc import Clone
+from tests.faults.killing_dvc import differences, files_of, missing_from_cache, processes_in, ref_of
 from tests.faults.killing_queue import start_workers, statuses
 
 QUEUED = 4
-LONGEST = 600.0
+LONGEST = 900.0
+ARTIFACTS = {"intervals.json", "metrics.json", "ranks.parquet", "reliability.csv", "report", "similarity.png"}
 
 
-def crowd(clone: Clone, round_number: int) -> list[str]:
-    """Run five at once, with parameters that no other round has, and name all that is not as it should be."""
-    values = {f"crowd-{round_number}-{i}": round(0.1 + 0.01 * round_number + 0.001 * i, 3) for i in range(QUEUED + 1)}
+def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> list[str]:
+    """Run all at once, with parameters that no other round has, and name all that is not as it should be."""
+    values = {
+        f"crowd-{round_number}-{i}": round(0.4 + 0.01 * round_number + 0.001 * i, 3) for i in range(number_queued + 1)
+    }
     *queued, own = values
     before = {run.info.run_id for run in clone.runs()} if clone.client.get_experiment_by_name("fne") else set()
     for name in queued:
         clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={values[name]}")
-    start_workers(clone)
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--name", own, "-S", f"sampler.cutdown={values[own]}"]
-    done = subprocess.run(
-        command, cwd=clone.folder, env=clone.environment, capture_output=True, text=True, check=False, timeout=LONGEST
-    )
-    problems = [] if done.returncode == 0 else [f"{own}: {done.stdout[-200:]}{done.stderr[-200:]}"]
+    start_workers(clone, number_queued)
+    most, done, said = _run_beside(clone, "--name", own, "-S", f"sampler.cutdown={values[own]}")
+    problems = [] if done == 0 else [f"{own} ended with {done}: {said[:40]} … {said[-300:]}"]
+    if most < 2:
+        problems.append("never did two of them train at once")
     give_up = time.monotonic() + LONGEST
     while (told := statuses(clone)) != dict.fromkeys(queued, "Success"):
         if "Failed" in told.values() or time.monotonic() > give_up:
@@ -39,9 +51,30 @@ def crowd(clone: Clone, round_number: int) -> list[str]:
     return problems
 
 
+def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
+    """`dvc exp run` in the workspace: the most trainings that were at work at once, its exit status, what it said."""
+    log, most, give_up = clone.folder.with_name(f"{clone.folder.name}.log"), 0, time.monotonic() + LONGEST
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "exp", "run", *arguments],
+            cwd=clone.folder,
+            env=clone.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    while process.poll() is None:
+        if time.monotonic() > give_up:
+            process.kill()
+            return most, process.wait(), f"killed after {LONGEST:.0f} s: {log.read_text()}"
+        training = [found for found in processes_in(clone.folder) if "python -m stages.train" in found.command]
+        most = max(most, len({found.pid for found in training if " -c " not in found.command}))
+        time.sleep(0.2)
+    return most, process.returncode, log.read_text()
+
+
 def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> list[str]:
     problems = []
-    refs = {Path(ref).name: ref for ref in clone.say("git", "for-each-ref", "--format=%(refname)").split()}
     new = [run for run in clone.runs() if run.info.run_id not in before]
     if len(new) != len(values):
         problems.append(f"{len(new)} runs in MLflow for {len(values)} experiments")
@@ -49,17 +82,48 @@ def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> li
         runs = [run for run in new if run.data.params["sampler.cutdown"] == str(value)]
         if len(runs) != 1 or runs[0].info.status != "FINISHED" or runs[0].data.tags["dvc.experiment"] != name:
             problems.append(f"{name}: {[(run.info.run_name, run.info.status) for run in runs]} in MLflow")
-        elif name not in refs:
-            problems.append(f"{name}: DVC has no such experiment")
         else:
-            problems += _differences(clone, refs[name], runs[0].info.run_id)
+            problems += [f"{name}: {problem}" for problem in _faults(clone, ref_of(clone, name), runs[0])]
+    of_new = {run.info.run_id for run in new}
+    models = [str(version.run_id) for version in clone.client.search_model_versions() if version.run_id in of_new]
+    if sorted(models) != sorted(of_new):
+        problems.append(f"{len(models)} models registered for {len(of_new)} runs")
     return problems
 
 
-def _differences(clone: Clone, ref: str, run_id: str) -> list[str]:
-    metrics = json.loads(clone.say("git", "show", f"{ref}:metrics.json"))
-    expected = {"test/rsum": [metrics["test"]["rsum"]], "last/rsum": [metrics["last"]["rsum"]]}
-    histories = {name: [m.value for m in clone.client.get_metric_history(run_id, name)] for name in expected}
-    problems = [f"{ref}: {name} {histories[name]} in MLflow" for name in expected if histories[name] != expected[name]]
-    validations = len(clone.client.get_metric_history(run_id, "val/rsum"))
-    return problems if validations == 2 else [*problems, f"{ref}: {validations} validations in MLflow"]
+def _faults(clone: Clone, ref: str, run: Run) -> list[str]:
+    """Where MLflow's run and DVC's cache are not as the experiment's commit says."""
+    files = files_of(clone, ref)
+    problems = missing_from_cache(clone, files["outputs"])
+    if problems:
+        return problems
+    written = parse_params(parse_yaml(clone.say("git", "show", f"{ref}:params.yaml"), Path("params.yaml")))
+    params = {name: "null" if value is None else str(value) for name, value in dotted(written).items()}
+    problems += differences(dict(run.data.params), params, "parameters in MLflow")
+    artifacts = {item.path for item in clone.client.list_artifacts(run.info.run_id)}
+    if artifacts != ARTIFACTS:
+        problems.append(f"{artifacts ^ ARTIFACTS} among MLflow's artifacts")
+    history = list(csv.DictReader(io.StringIO(_cached(clone, files["outputs"]["train"], "history.csv").decode())))
+    wanted = {
+        name: sorted((int(row["step"]), float(row[name])) for row in history if row[name] and _finite(row[name]))
+        for name in history[0].keys() - set(PLACE)
+    }
+    wanted |= {f"{part}/rsum": [(-1, files["metrics"][part]["rsum"])] for part in ("test", "last")}
+    for name, rows in wanted.items():
+        told = clone.client.get_metric_history(run.info.run_id, name)
+        sent = sorted((metric.step if name in history[0] else -1, metric.value) for metric in told)
+        if len(sent) != len(rows) or not np.allclose(sent, rows, rtol=1e-9):  # MLflow is told ten digits
+            problems.append(f"{name} in MLflow: {len(sent)} figures, not the {len(rows)} of the files")
+    return problems
+
+
+def _cached(clone: Clone, folder: str, name: str) -> bytes:
+    """A file of an output folder, from DVC's cache, by the folder's digest."""
+    cache = clone.folder / ".dvc/cache/files/md5"
+    members = json.loads((cache / folder[:2] / folder[2:]).read_text())
+    (digest,) = [member["md5"] for member in members if member["relpath"] == name]
+    return (cache / digest[:2] / digest[2:]).read_bytes()
+
+
+def _finite(text: str) -> bool:
+    return math.isfinite(float(text))

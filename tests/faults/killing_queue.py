@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from tests.end_to_end.test_dvc import Clone
-from tests.faults.killing import tracked
-from tests.faults.killing_dvc import Outcome, processes_in
+from tests.faults.killing_dvc import (
+    Killed,
+    Moment,
+    Outcome,
+    differences,
+    files_of,
+    missing_from_cache,
+    on_a_branch,
+    processes_in,
+    ref_of,
+    store_of,
+)
 
-EXPERIMENTS = {"cut-1": 0.15, "cut-2": 0.35}
+EXPERIMENTS = {"queued-1": 0.15, "queued-2": 0.35}
 VICTIMS = {"everything": "", "the workers": "queue-worker", "the stages": "-m stages."}
 """By a part of the command line."""
 LONGEST = 300.0
@@ -24,54 +32,58 @@ STATUS = re.compile(r"^\w{7}\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", 
 def uninterrupted(clone: Clone) -> tuple[Outcome, float]:
     """What the two make when nobody is killed, and the seconds from the start of the workers."""
     _queue(clone, EXPERIMENTS)
-    started = time.monotonic()
     start_workers(clone)
-    _wait(clone)
+    started = time.monotonic()
+    problem = _wait(clone)
+    assert not problem, problem
     return _outcome(clone), time.monotonic() - started
 
 
-def kill_queue(clone: Clone, victims: str, seconds: float, number: signal.Signals, expected: Outcome) -> list[str]:
-    """Kill `victims` after `seconds`, do what the documentation says, and name all that is not as it should be."""
+def kill_queue(clone: Clone, victims: str, moment: Moment, number: signal.Signals, expected: Outcome) -> Killed:
+    """Kill `victims` when `moment` has come, do what the documentation says, and name all that is not as it should be.
+
+    The kill has landed if it kept an experiment from ending well. A worker that is told by SIGTERM or SIGINT ends what
+    it has begun, so that this one does not.
+    """
     _queue(clone, EXPERIMENTS)
     start_workers(clone)
-    time.sleep(seconds)
-    for process in list(processes_in(clone.folder)):
-        if VICTIMS[victims] in process.command:
-            process.send(number)
-    told = _until_idle(clone)
+    moment(clone)
+    _kill(clone, victims, number)
+    told, killed = _until_idle(clone), Killed()
+    if not told:
+        killed.problems.append(f"a worker is still at work after {LONGEST:.0f} s")
+        return killed
+    killed.landed = told != dict.fromkeys(EXPERIMENTS, "Success")
     if stuck := [name for name, status in told.items() if status == "Running"]:
         clone.dvc("queue", "kill", *stuck)
+    give_up = time.monotonic() + LONGEST
     while "Running" in statuses(clone).values():  # what is left of an experiment ends in its own time
+        if time.monotonic() > give_up:
+            killed.problems.append(f"{LONGEST:.0f} s after dvc queue kill: {statuses(clone)}")
+            return killed
         time.sleep(0.5)
     clone.dvc("queue", "remove", "--failed")
     left = statuses(clone)
     _queue(clone, {name: value for name, value in EXPERIMENTS.items() if name not in left})
     start_workers(clone)
     if problem := _wait(clone):
-        return [problem]
-    problems = [
-        f"{name}: {mine} instead of {wanted}"
-        for name, mine, wanted in zip(("metrics", "MLflow"), _outcome(clone), expected, strict=True)
-        if mine != wanted
-    ]
-    if not (clone.folder / ".git/HEAD").read_text().startswith("ref:"):
-        problems.append("git is left on a detached HEAD")
+        killed.problems.append(f"the second time: {problem}")
+        return killed
+    killed.problems += differences(_outcome(clone), expected)
+    if not on_a_branch(clone):
+        killed.problems.append("git is left on a detached HEAD")
     give_up = time.monotonic() + 60  # a worker without work ends by itself
     while (alive := list(processes_in(clone.folder))) and time.monotonic() < give_up:
         time.sleep(0.5)
-    return problems + [f"left behind: {process.command}" for process in alive]
+    killed.problems += [f"left behind: {process.command}" for process in alive]
+    return killed
 
 
-def _queue(clone: Clone, experiments: dict[str, float]) -> None:
-    for name, value in experiments.items():
-        clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={value}")
-
-
-def start_workers(clone: Clone) -> None:
-    """Two of them."""
+def start_workers(clone: Clone, count: int = 2) -> None:
+    """So many of them."""
     # a worker keeps what it inherits: a pipe would stay open as long as it lives
     subprocess.run(
-        [sys.executable, "-m", "dvc", "queue", "start", "--jobs", "2"],
+        [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(count)],
         cwd=clone.folder,
         env=clone.environment,
         stdin=subprocess.DEVNULL,
@@ -86,11 +98,29 @@ def statuses(clone: Clone) -> dict[str, str]:
     return dict(STATUS.findall(clone.dvc("queue", "status")))
 
 
+def _kill(clone: Clone, victims: str, number: signal.Signals) -> None:
+    """As soon as there is one to be killed: between two stages there is none."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        found = [process for process in processes_in(clone.folder) if VICTIMS[victims] in process.command]
+        for process in found:
+            process.send(number)
+        if found:
+            return
+        time.sleep(0.05)
+
+
+def _queue(clone: Clone, experiments: dict[str, float]) -> None:
+    for name, value in experiments.items():
+        clone.dvc("exp", "run", "--queue", "--name", name, "-S", f"sampler.cutdown={value}")
+
+
 def _until_idle(clone: Clone) -> dict[str, str]:
-    """The experiments' states once no worker is at work."""
+    """The experiments' states once no worker is at work; empty if one goes on too long."""
     give_up = time.monotonic() + LONGEST
     while "Worker status: 0 active" not in (told := clone.dvc("queue", "status")):
-        assert time.monotonic() < give_up, told
+        if time.monotonic() > give_up:
+            return {}
         time.sleep(0.5)
     return dict(STATUS.findall(told))
 
@@ -100,13 +130,12 @@ def _wait(clone: Clone) -> str:
     give_up = time.monotonic() + LONGEST
     while (told := statuses(clone)) != dict.fromkeys(EXPERIMENTS, "Success"):
         if "Failed" in told.values() or time.monotonic() > give_up:
-            return f"the second time: {told}"
+            return str(told)
         time.sleep(0.5)
     return ""
 
 
 def _outcome(clone: Clone) -> Outcome:
-    refs = {Path(ref).name: ref for ref in clone.say("git", "for-each-ref", "--format=%(refname)").split()}
-    metrics = {name: json.loads(clone.say("git", "show", f"{refs[name]}:metrics.json")) for name in EXPERIMENTS}
-    store = tracked(clone.folder)
-    return metrics, {part: store[part] for part in ("runs", "metrics")}
+    files = {name: files_of(clone, ref_of(clone, name)) for name in EXPERIMENTS}
+    lacking = [f"{name}: {told}" for name in files for told in missing_from_cache(clone, files[name]["outputs"])]
+    return files | store_of(clone) | {"cache": lacking}

@@ -1,0 +1,17 @@
+"""One small pipeline under DVC for all modules: its first `dvc repro` is what costs most."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.end_to_end.test_dvc import Clone, stages_run
+from tests.stages.running import STAGES
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """After the first `dvc repro`, its outcome committed."""
+    clone = Clone(tmp_path_factory.mktemp("dvc"))
+    assert stages_run(clone.dvc("repro")) == set(STAGES)
+    clone.commit("The first results")
+    return clone
