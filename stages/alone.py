@@ -1,4 +1,4 @@
-"""One `dvc exp run` at a time in a workspace: DVC's own lock, held where DVC does not hold it."""
+"""One `dvc exp run` or `dvc repro` at a time in a workspace: DVC's own lock, held where DVC does not hold it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ LOCKS = Path(".dvc/tmp/exps")
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """While a stage of a workspace's `dvc exp run` works, have DVC refuse to begin another one.
+    """While a stage works in the workspace, have DVC refuse to begin a `dvc exp run` there.
 
-    DVC keeps no lock while stages run. A second `dvc exp run` in the same workspace is refused only at its first stage,
-    when it has already moved HEAD and removed the references by which the first one would have kept its result: both
-    are lost. With its lock held it is refused before it touches anything, and says what this function tells it.
+    DVC keeps no lock on a workspace while stages run. A second `dvc exp run` is refused only at its first stage, when
+    it has already changed params.yaml, moved HEAD and removed the references by which a first one would have kept its
+    result: both are lost. With its lock held it is refused before it touches anything, and says what is told here.
     """
     with ExitStack() as held:
-        if _in_workspace_experiment():
+        if _in_workspace():
             from dvc.fs import localfs
             from dvc.lock import LockError
             from dvc.rwlock import rwlock
 
             LOCKS.mkdir(parents=True, exist_ok=True)
             told = (
-                f"stage {os.environ.get('DVC_STAGE', '')} of another `dvc exp run` in this workspace; "
+                f"stage {os.environ['DVC_STAGE']} of a `dvc exp run` or `dvc repro` in this workspace; "
                 "for several at once: dvc exp run --queue"
             )
             with suppress(LockError):  # somebody prepares an experiment just now: too early to disturb this one
@@ -36,6 +36,6 @@ def alone() -> Iterator[None]:
         yield
 
 
-def _in_workspace_experiment() -> bool:
-    """Not in `--temp` or the queue, which have copies of their own, nor in `dvc repro`, which moves nothing."""
-    return "DVC_EXP_NAME" in os.environ and os.environ.get("DVC_ROOT") == os.getcwd()
+def _in_workspace() -> bool:
+    """Not in `--temp` or the queue, which have copies of their own, nor in a stage that somebody starts by hand."""
+    return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == os.getcwd()

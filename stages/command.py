@@ -14,6 +14,7 @@ from threading import current_thread, main_thread
 import click
 
 from stages.alone import alone
+from stages.recorded import recorded
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait bring two stages at once to a crawl
@@ -51,7 +52,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
             _die_with_parent()
         earlier = signal.signal(signal.SIGTERM, _end) if current_thread() is main_thread() else None
         try:
-            with alone():
+            with alone(), recorded():
                 command(*arguments, **options)
         except InputError as error:
             raise _Refused(str(error)) from error

@@ -239,8 +239,8 @@ def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: C
 
 
 @contextmanager
-def stopped_in_training(clone: Clone, *arguments: str) -> Iterator[list[str]]:
-    """`dvc` with its stage train stands still meanwhile, then ends well; what it said is in the list after that."""
+def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Iterator[list[str]]:
+    """`dvc` with its stage train stands still meanwhile, then ends; what it said is in the list after that."""
     said: list[str] = []
     with open(clone.folder.with_name("first.log"), "w+") as log:
         first = subprocess.Popen(
@@ -264,7 +264,7 @@ def stopped_in_training(clone: Clone, *arguments: str) -> Iterator[list[str]]:
             first.wait(LONGEST)
         log.seek(0)
         said.append(log.read())
-    assert first.returncode == 0, said
+    assert (first.returncode == 0) == well, said
 
 
 def refused(clone: Clone, *arguments: str) -> str:
@@ -283,12 +283,16 @@ def refused(clone: Clone, *arguments: str) -> str:
     return done.stdout
 
 
+IN_TRAINING = (
+    "stage train of a `dvc exp run` or `dvc repro` in this workspace; for several at once: dvc exp run --queue"
+)
+
+
 def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clone: Clone) -> None:
     assert PREPARING == WORKSPACE_STASH
-    told = "stage train of another `dvc exp run` in this workspace; for several at once: dvc exp run --queue"
     with stopped_in_training(clone, "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12") as said:
-        assert told in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
-        assert told in refused(clone, "exp", "run", "--temp", "-S", "sampler.cutdown=0.13")
+        assert IN_TRAINING in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
+        assert IN_TRAINING in refused(clone, "exp", "run", "--temp", "-S", "sampler.cutdown=0.13")
         assert "is busy, it is being blocked by" in refused(clone, "repro")
         clone.dvc("exp", "run", "--queue", "--name", "later", "-S", "sampler.cutdown=0.13")
     assert "Ran experiment(s): first" in said[0]
@@ -297,10 +301,22 @@ def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clon
     clone.dvc("queue", "remove", "later")
 
 
-def test_a_second_repro_is_refused_and_the_first_is_whole(clone: Clone) -> None:
+def test_a_parameter_changed_while_its_stage_works_is_not_recorded_for_it(clone: Clone) -> None:
     write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
+    with stopped_in_training(clone, "repro", well=False) as said:
+        write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.16}))
+    assert "error: params.yaml: sampler was {" in said[0]
+    assert "failed to reproduce 'train'" in said[0]
+    assert "0.16" not in (clone.folder / "dvc.lock").read_text()
+
+
+def test_beside_a_repro_others_are_refused_and_it_goes_on_where_it_was(clone: Clone) -> None:
+    write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
+    params = (clone.folder / "params.yaml").read_text()
     with stopped_in_training(clone, "repro"):
         assert "is busy, it is being blocked by" in refused(clone, "repro")
+        assert IN_TRAINING in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
+    assert (clone.folder / "params.yaml").read_text() == params
     assert clone.run_with("sampler.cutdown", "0.14").info.status == "FINISHED"
     assert clone.dvc("status").strip().endswith("Data and pipelines are up to date.")
 

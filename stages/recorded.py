@@ -1,0 +1,68 @@
+"""What DVC will record of a stage must be what the stage worked with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARAMS, STAGES = Path("params.yaml"), Path("dvc.yaml")
+_began_with: dict[str, Any] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Have a stage that DVC started fail when its parameters in params.yaml are others at its end than at its beginning.
+
+    DVC reads them when the stage has ended, and would put the new values beside outputs that were made with the old
+    ones, in dvc.lock and in the run cache: no later run would find that out.
+
+    Raises:
+        InputError: naming the parameters, and what to do.
+    """
+    global _began_with
+    _began_with = _parameters()
+    try:
+        yield
+        check_recorded()
+    finally:
+        _began_with = None
+
+
+def check_recorded() -> None:
+    """The same at any time before: what a stage asks before it gives up what it could go on from."""
+    from pipeline.errors import InputError
+    from pipeline.yaml_text import shown
+
+    if _began_with is None:
+        return
+    now = _parameters() or {}
+    for name, value in _began_with.items():
+        if now.get(name) != value:
+            raise InputError(
+                f"{PARAMS}: {name} was {shown(value)} when stage {os.environ['DVC_STAGE']} began and is "
+                f"{shown(now.get(name))} now. DVC would record the outputs under the new value; so they count as not "
+                "made. Put the old value back, or keep the new one, and run the same command again; for several at "
+                "once: dvc exp run --queue"
+            )
+
+
+def _parameters() -> dict[str, Any] | None:
+    """The values that dvc.yaml names for the stage; None where DVC started none, or the files cannot be read."""
+    from pipeline.errors import InputError
+    from pipeline.yaml_text import parse_yaml
+
+    try:
+        stages, values = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (STAGES, PARAMS))
+        names = stages["stages"][os.environ["DVC_STAGE"]].get("params", [])
+    except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return {name: _value(values, name) for name in names if isinstance(name, str)}
+
+
+def _value(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
