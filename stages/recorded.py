@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 PARAMS, STAGES = Path("params.yaml"), Path("dvc.yaml")
-_began_with: dict[str, Any] | None = None
+_began_with: dict[str, Any] = {}
 
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Have a stage that DVC started fail when its parameters in params.yaml are others at its end than at its beginning.
+    """Have a stage that DVC started fail when its parameters in params.yaml are others at its end than at its start.
 
     DVC reads them when the stage has ended, and would put the new values beside outputs that were made with the old
     ones, in dvc.lock and in the run cache: no later run would find that out.
@@ -22,13 +22,12 @@ def recorded() -> Iterator[None]:
     Raises:
         InputError: naming the parameters, and what to do.
     """
-    global _began_with
-    _began_with = _parameters()
+    _began_with.update(_parameters())
     try:
         yield
         check_recorded()
     finally:
-        _began_with = None
+        _began_with.clear()
 
 
 def check_recorded() -> None:
@@ -36,9 +35,7 @@ def check_recorded() -> None:
     from pipeline.errors import InputError
     from pipeline.yaml_text import shown
 
-    if _began_with is None:
-        return
-    now = _parameters() or {}
+    now = _parameters() if _began_with else {}
     for name, value in _began_with.items():
         if now.get(name) != value:
             raise InputError(
@@ -49,8 +46,8 @@ def check_recorded() -> None:
             )
 
 
-def _parameters() -> dict[str, Any] | None:
-    """The values that dvc.yaml names for the stage; None where DVC started none, or the files cannot be read."""
+def _parameters() -> dict[str, Any]:
+    """The values that dvc.yaml names for the stage; none where DVC started no stage, or the files cannot be read."""
     from pipeline.errors import InputError
     from pipeline.yaml_text import parse_yaml
 
@@ -58,7 +55,7 @@ def _parameters() -> dict[str, Any] | None:
         stages, values = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (STAGES, PARAMS))
         names = stages["stages"][os.environ["DVC_STAGE"]].get("params", [])
     except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+        return {}
     return {name: _value(values, name) for name in names if isinstance(name, str)}
 
 
