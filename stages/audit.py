@@ -43,9 +43,9 @@ def main() -> None:
     from pipeline.retrieval.published import published
     from pipeline.tracking import Tracker
     from pipeline.training.judging import posterior
-    from pipeline.training.record import read_rows
+    from pipeline.training.record import read_rows, read_run
 
-    run, metrics = read_record(RUN), read_record(METRICS)
+    run, metrics = read_run(RUN), read_record(METRICS)
     truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
     embedded, key = read_embedded(SPLIT / "test.json", truth)
     state = {**run["best"], "sampler": run["sampler"]}
@@ -94,11 +94,12 @@ def main() -> None:
         suspect_table(suspects).to_csv(folder / "noisy_pairs.csv", index=False)
 
     tracker = Tracker(params.tracking.experiment)
-    if tracker.find_evaluation(key):
-        for path in sorted(REPORT.iterdir()):
-            tracker.artifact(path, "report")
-        tracker.finish()
-        tracker.close()
+    with tracker:
+        if tracker.find_evaluation(key):
+            for path in sorted(REPORT.iterdir()):
+                tracker.artifact(path, "report")
+            tracker.finish()
+            tracker.close()
     click.echo(f"{REPORT / 'index.html'}: {len(page) / 1e6:.1f} MB; {len(found)} likely false negatives")
 
 

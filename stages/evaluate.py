@@ -61,7 +61,7 @@ def main(weights: str | None) -> None:
         similarity_curves,
     )
     from pipeline.training.processes import use_threads
-    from pipeline.training.record import sampling_by_epoch
+    from pipeline.training.record import read_run, sampling_by_epoch
     from pipeline.training.setup import open_inputs
 
     if weights is not None:
@@ -70,7 +70,7 @@ def main(weights: str | None) -> None:
         content = sha256(users_file(weights, "--weights"))
         click.echo(take_over(params, digest_of(params.model_dump(), content, sha256(BASE / "base.json"))))
     params = params.model_copy(update={"model": as_trained(TRAINED, params.model)})
-    run = pretrained.read_record(RUN)
+    run = read_run(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
     inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)
     settings = params.evaluate
@@ -113,20 +113,21 @@ def main(weights: str | None) -> None:
 
     tracker = Tracker(params.tracking.experiment)
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
-    if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
-        tracker.log_rows([{"step": run["best"]["step"], "time": tracker.began, **_flat(metrics)}])
-        files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
-        for path in files + ([INTERVALS] if limits else []):
-            tracker.artifact(path)
-        tracker.describe(recall_markdown(metrics))
-        rows = pretrained.read_record(MANIFEST)["rows"]["test"]
-        source = {"stage": "download"}
-        tracker.data_set(f"{params.data.name} test", "test", sha256(SPLIT / "test.json"), source, rows)
-        if params.tracking.model is not None:
-            folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
-            tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
-        tracker.finish()
-        tracker.close()
+    with tracker:
+        if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
+            tracker.log_rows([{"step": run["best"]["step"], "time": tracker.began, **_flat(metrics)}])
+            files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
+            for path in files + ([INTERVALS] if limits else []):
+                tracker.artifact(path)
+            tracker.describe(recall_markdown(metrics))
+            rows = pretrained.read_record(MANIFEST)["rows"]["test"]
+            source = {"stage": "download"}
+            tracker.data_set(f"{params.data.name} test", "test", sha256(SPLIT / "test.json"), source, rows)
+            if params.tracking.model is not None:
+                folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
+                tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
+            tracker.finish()
+            tracker.close()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
     Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
 

@@ -11,13 +11,22 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Send every record kept in .tracking to MLflow; sending twice changes nothing."""
+    from pipeline.errors import InputError
     from pipeline.tracking import journals, send_patiently
 
     found = journals()
     if not found:
         click.echo("nothing to send: MLflow has every record")
+    refused: dict[str, None] = {}
     for journal in found:
-        click.echo(f"{journal.path.name}: {send_patiently(journal)}")
+        try:
+            click.echo(f"{journal.path.name}: {send_patiently(journal)}")
+        except InputError as error:  # one that cannot be sent keeps no other one here
+            refused[str(error)] = None
+    for reason in refused:
+        click.secho(f"error: {reason}", err=True, fg="red")
+    if refused:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

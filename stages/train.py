@@ -48,22 +48,18 @@ def main() -> None:
         tracker = Tracker(params.tracking.experiment, silent=not main)
         tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
         named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
-        tracker.begin(key, named, dotted(params), tags, afresh=not checkpoint.kept())
-        _name_data(tracker, params)
-        try:
+        with tracker:
+            tracker.begin(key, named, dotted(params), tags, afresh=not checkpoint.kept())
+            _name_data(tracker, params)
             if params.model.weights is None:
                 _train(params, key, tracker, checkpoint)
             else:
                 click.echo(take_over(params, key))
-        except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            # In this order a kill in between loses nothing: the same command finds its checkpoint, its run, or both.
+            tracker.finish()
+            if main:
+                checkpoint.remove()
             tracker.close()
-            raise
-        # In this order a kill in between loses nothing: the same command then finds its checkpoint, its run, or both.
-        tracker.finish()
-        if main:
-            checkpoint.remove()
-        tracker.close()
 
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:

@@ -3,8 +3,9 @@
 from pipeline.tracking.delivery import EVALUATE_KEY, EVALUATED, TRAIN_KEY
 from pipeline.tracking.journal import journals
 from pipeline.tracking.naming import committed_params, run_name
-from pipeline.tracking.run import Point, Tracker, origin_tags, send_patiently
+from pipeline.tracking.run import Point, Tracker, origin_tags
 from pipeline.tracking.runs import experiments, finished_runs, run_file
+from pipeline.tracking.sending import send_patiently
 from pipeline.tracking.store import store_uri
 from pipeline.tracking.view import set_up_view
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import main_root
-from pipeline.tracking.journal import Entry
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.patience import Patience, bounded
 from pipeline.tracking.store import PATIENCE, store_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 TRAIN_KEY = "pipeline.train_key"
@@ -29,8 +30,16 @@ BATCH = 1000  # metrics a request, MLflow's limit
 class Delivery:
     """An open store, one experiment in it, and the run that entries are about once one of them has begun it."""
 
-    def __init__(self, experiment: str, *, live: bool = True) -> None:
-        """Open the store and the experiment, creating both where they are missing; `live`: a stage is running.
+    def __init__(
+        self, experiment: str, uri: str | None = None, *, live: bool = True, patience: Patience | None = None
+    ) -> None:
+        """Open a store and the experiment, creating both where they are missing.
+
+        Args:
+            experiment: its name.
+            uri: where the store is; None: as the environment says.
+            live: whether the stage is running.
+            patience: how long requests to a server are waited for; None: as the environment says, each by itself.
 
         Raises:
             Exception: whatever the store throws; so do the methods.
@@ -45,14 +54,22 @@ class Delivery:
         self.already_there = False
         """Whether there is nothing to add: the evaluation is in the run already, by another journal's doing, or a
         report's run is not in this store."""
+        self._begun_by = ""
+        self._uri = uri or store_uri()
+        # a file here is slow only when the whole machine is
+        here = self._uri.startswith(("sqlite", "file"))
         # Two processes that create the database at once crash in its migrations.
-        with FileLock(main_root() / ".mlflow.lock"):
-            self.client: MlflowClient = MlflowClient(tracking_uri=store_uri())
+        with FileLock(main_root() / ".mlflow.lock") if here else nullcontext():
+            client = MlflowClient(tracking_uri=self._uri)
+            self.client = client if here or patience is None else bounded(client, patience)
             self.experiment_id = self._experiment(experiment)
 
     def do(self, entry: Entry, files: Path) -> None:
         """Do what `entry` says to the run; paths in it lie below `files`."""
-        if self.already_there and entry["do"] not in ("evaluation", "report"):
+        beginnings = ("training", "evaluation", "report")
+        if entry["do"] in beginnings:
+            self._begun_by = entry["do"]
+        elif self.already_there:
             return
         match entry["do"]:
             case "training":
@@ -94,7 +111,7 @@ class Delivery:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # The default would be the working directory, which a queued experiment loses.
-            place = (main_root() / "mlartifacts").as_uri() if store_uri().startswith("sqlite") else None
+            place = (main_root() / "mlartifacts").as_uri() if self._uri.startswith("sqlite") else None
             try:
                 return self.client.create_experiment(name, artifact_location=place)
             except MlflowException:  # another machine was faster: a lock file reaches only this one
@@ -136,18 +153,28 @@ class Delivery:
 
     def _begin_evaluation(self, entry: Entry) -> None:
         """Find the run that trained (or make one, after a `dvc pull`); a second evaluation becomes a child of it."""
+        from mlflow.entities import RunTag
+
         key, evaluate_key, token = entry["key"], entry["evaluate_key"], entry["token"]
-        run = self._find(TRAIN_KEY, key) or self.client.get_run(self._create(entry, {TRAIN_KEY: key}))
+        judged = {EVALUATE_KEY: evaluate_key, JUDGED_BY: token}
+        run = self._find(TRAIN_KEY, key)
+        if run is None:
+            self._create(entry, {TRAIN_KEY: key, **judged})
+            return
         if run.data.tags.get(EVALUATE_KEY, evaluate_key) != evaluate_key:
-            child = self._find(EVALUATE_KEY, evaluate_key, parent=run.info.run_id)
-            parent = {"mlflow.parentRunId": run.info.run_id}
-            named = {**entry, "name": f"{entry['name']} (evaluated again)"}
-            run = child or self.client.get_run(self._create(named, parent))
+            parent = run.info.run_id
+            run = self._find(EVALUATE_KEY, evaluate_key, parent=parent)
+            if run is None:
+                named = {**entry, "name": f"{entry['name']} (evaluated again)"}
+                # all tags at once: a kill after this finds it again
+                self._create(named, {"mlflow.parentRunId": parent, **judged})
+                return
         self.run_id = run.info.run_id
         self.already_there = EVALUATED in run.data.metrics and run.data.tags.get(JUDGED_BY) != token
         if not self.already_there:
-            self.client.set_tag(self._run, EVALUATE_KEY, evaluate_key)
-            self.client.set_tag(self._run, JUDGED_BY, token)
+            self.client.log_batch(self._run, tags=[RunTag(tag, value) for tag, value in judged.items()])
+            if not run.data.params:  # a kill came before them
+                self._log_params(entry, {})
 
     def _begin_report(self, entry: Entry) -> None:
         """Find the run that was evaluated: a report belongs to one, and makes none."""
@@ -181,6 +208,9 @@ class Delivery:
 
     def _finish(self, entry: Entry) -> None:
         info = self.client.get_run(self._run).info
+        # a failed evaluation is no failed training: in that one's run it ends nothing
+        if entry["status"] != "FINISHED" and self._begun_by != "training" and info.status != "RUNNING":
+            return
         if info.status != entry["status"] or (info.end_time or 0) < entry["time"]:
             self.client.set_terminated(self._run, entry["status"], entry["time"])
 

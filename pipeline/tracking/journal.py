@@ -12,17 +12,14 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from pipeline.errors import InputError
 from pipeline.files import main_root, write_text
+from pipeline.tracking.entries import BEGINNINGS, Entry, checked
 
 JOURNALS = ".tracking"
-
-Entry = dict[str, Any]
-"""What to do to the run: `do` names it, the rest says with what."""
 
 
 class Journal:
@@ -65,23 +62,33 @@ class Journal:
             InputError: when an earlier line is not an entry.
         """
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends in a line end
+            lines = self.path.read_bytes().split(b"\n")[:-1]  # a whole line ends in a line end
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
         found: list[Entry] = []
         for number, line in enumerate(lines, start=1):
             try:
-                found.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
+                found.append(checked(json.loads(line), self.stage, first=number == 1))
+            except (ValueError, RecursionError):  # also what is no UTF-8, and what pydantic refuses
                 raise InputError(
                     f"{self.path}: line {number} is no entry of a journal; delete the file to give its record up"
                 ) from None
         return found
 
+    def is_of(self, report: Entry) -> bool:
+        """Whether it is of the evaluation that a report was made from."""
+        try:
+            return any(entry["evaluate_key"] == report["evaluate_key"] for entry in self.entries()[:1])
+        except InputError:
+            return False
+
     def restart(self, first: Entry) -> None:
         """Begin again with `first`: what came after it will be told once more."""
-        shutil.rmtree(self.files, ignore_errors=True)
+        # In this order: a journal that a kill leaves here never names files that are gone.
         write_text(self.path, json.dumps(first, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.files, ignore_errors=True)
 
     def add(self, entry: Entry) -> None:
         """Append an entry."""
@@ -106,9 +113,26 @@ class Journal:
 
 
 def journals() -> list[Journal]:
-    """Every journal of the main repository, trainings before evaluations: these go on in the runs of those."""
-    paths = (main_root() / JOURNALS).glob("*.jsonl")
-    return [Journal(path) for path in sorted(paths, key=lambda path: (not path.name.startswith("train-"), path.name))]
+    """Every journal of the main repository, in the order of the stages: each goes on in the run of those before."""
+    found = [Journal(path) for path in sorted((main_root() / JOURNALS).glob("*.jsonl"))]
+    stages = list(BEGINNINGS)
+    return sorted(found, key=lambda journal: stages.index(journal.stage) if journal.stage in stages else len(stages))
+
+
+def records_before(first: Entry) -> list[Journal]:
+    """Journals that the store is to have before one that begins with `first`, or a run would be made a second time.
+
+    That is an evaluation's training, and a report's evaluation, if they are for the same store.
+
+    Raises:
+        InputError: when the training's journal cannot be read.
+    """
+    found: list[Journal] = []
+    if first["do"] == "evaluation":
+        found = [Journal.of("train", first["key"])]
+    elif first["do"] == "report":
+        found = [journal for journal in journals() if journal.stage == "evaluate" and journal.is_of(first)]
+    return [journal for journal in found if any(entry["store"] == first["store"] for entry in journal.entries()[:1])]
 
 
 def place() -> str:

@@ -28,7 +28,7 @@ def keep_model(
     example: Mapping[str, Any],
     step: int,
 ) -> str:
-    """Log a model into its run and register it as a new version.
+    """Log a model into its run and register it as a new version; what a killed process left of that is gone on with.
 
     Args:
         client: of the store.
@@ -43,9 +43,40 @@ def keep_model(
     Returns:
         The version.
     """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    _registered(client, name)
+    versions = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == name]
+    if versions:
+        return str(min(versions, key=lambda found: int(found.version)).version)
+    logged_models = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    begun = [model for model in logged_models if model.name == name]
+    ready = [model for model in begun if model.status == LoggedModelStatus.READY]
+    if ready:
+        logged = ready[0]
+    else:
+        # one that is not ready may lack files: it is filled again, so that nothing of it stays behind
+        fresh = begun or [client.create_logged_model(experiment_id, name, run_id, model_type="image-text")]
+        logged = fresh[0]
+        with tempfile.TemporaryDirectory() as made:
+            _save(Path(made), loader, folders, example)
+            for path in sorted((Path(made) / "model").rglob("*")):
+                if path.is_file():
+                    below = path.parent.relative_to(Path(made) / "model").as_posix()
+                    client.log_model_artifact(logged.model_id, str(path), None if below == "." else below)
+        client.finalize_logged_model(logged.model_id, "READY")
+    outputs = client.get_run(run_id).outputs
+    if logged.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    # `models:/ID` as the source would be looked up in MLflow's global default store, which this is not
+    kept = client.create_model_version(name, logged.artifact_location, run_id, model_id=logged.model_id)
+    return str(kept.version)
+
+
+def _save(made: Path, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any]) -> None:
+    """Write the model in MLflow's format, as `made/model`."""
     import mlflow.pyfunc
     import pandas
-    from mlflow.entities import LoggedModelOutput
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import Array, DataType
@@ -56,30 +87,21 @@ def keep_model(
         Schema([ColSpec(DataType.string, column, required=False) for column in example]),
         Schema([*vectors, ColSpec(DataType.double, "similarity", required=False)]),
     )
-    with tempfile.TemporaryDirectory() as made:
-        data, model = Path(made) / "data", Path(made) / "model"
-        for below, folder in folders.items():
-            (data / below).mkdir(parents=True)
-            for part in folder.iterdir():
-                if part.name != "last":
-                    (data / below / part.name).symlink_to(part.resolve())
-        mlflow.pyfunc.save_model(
-            str(model),
-            loader_module=loader,
-            data_path=str(data),
-            code_paths=[str(Path(__file__).parents[1])],
-            signature=signature,
-            input_example=pandas.DataFrame([dict(example)]),
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
-        )
-        logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, model_type="image-text")
-        client.log_model_artifacts(logged.model_id, str(model))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
-    _registered(client, name)
-    # `models:/ID` as the source would be looked up in MLflow's global default store, which this is not
-    kept = client.create_model_version(name, logged.artifact_location, run_id, model_id=logged.model_id)
-    return str(kept.version)
+    data = made / "data"
+    for below, folder in folders.items():
+        (data / below).mkdir(parents=True)
+        for part in folder.iterdir():
+            if part.name != "last":
+                (data / below / part.name).symlink_to(part.resolve())
+    mlflow.pyfunc.save_model(
+        str(made / "model"),
+        loader_module=loader,
+        data_path=str(data),
+        code_paths=[str(Path(__file__).parents[1])],
+        signature=signature,
+        input_example=pandas.DataFrame([dict(example)]),
+        pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+    )
 
 
 def _registered(client: MlflowClient, name: str) -> None:

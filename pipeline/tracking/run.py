@@ -22,14 +22,13 @@ from typing import Any, TypeVar
 from pipeline.errors import InputError
 from pipeline.files import digest_of
 from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.journal import Entry, Journal, place
-from pipeline.tracking.store import LONGER_PATIENCE, store_uri
+from pipeline.tracking.entries import Entry
+from pipeline.tracking.journal import Journal, place, records_before
+from pipeline.tracking.patience import Patience
+from pipeline.tracking.sending import SYNC, replay, send
+from pipeline.tracking.store import named_store, reason, store_uri, without_password
 
 Answer = TypeVar("Answer")
-
-SYNC = "python -m stages.sync"
-MOST_WAITING = 2.0  # seconds that sending figures may hold a training up, and
-SHARE_OF_TIME = 0.05  # of the time it has run: beyond both, the rest is sent when it ends
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,10 @@ class Point:
 
 
 class Tracker:
-    """Writes one MLflow run: into a journal, and into the store for as long as that answers."""
+    """Writes one MLflow run: into a journal, and into the store for as long as that answers.
+
+    In a `with`, an exception ends the run: KILLED for Ctrl-C and SIGTERM, else FAILED.
+    """
 
     def __init__(self, experiment: str, *, silent: bool = False) -> None:
         """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all."""
@@ -57,12 +59,25 @@ class Tracker:
         self._journal: Journal | None = None
         self._delivery: Delivery | None = None
         self._delivered = False
-        self._opened, self._waited = time.monotonic(), 0.0
+        self._patience = Patience()
 
         def open_store() -> None:
-            self._delivery = Delivery(experiment)
+            self._delivery = Delivery(experiment, patience=self._patience)
 
         self._attempt(open_store)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            self.close()
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the stage was held up by a server."""
+        return self._patience.waited
 
     @property
     def run_id(self) -> str | None:
@@ -95,7 +110,6 @@ class Tracker:
         A second evaluation with other settings becomes a child run: its figures must not mix with the first one's.
         While the store is out of reach nobody knows: then it is told, and left out when it is sent.
         """
-        self._attempt(lambda: send(Journal.of("train", key)))  # first, or the run would be made a second time
 
         def entry(earlier: Entry | None) -> Entry:
             told = {"do": "evaluation", "key": key, "evaluate_key": evaluate_key}
@@ -124,13 +138,7 @@ class Tracker:
     def log(self, points: Iterable[Point]) -> None:
         """Send figures; those that were sent before stay as they are."""
         told = [[point.name, point.value, point.step, point.time] for point in points if math.isfinite(point.value)]
-        started = time.monotonic()
         self._tell({"do": "metrics", "points": told})
-        now = time.monotonic()
-        self._waited += now - started
-        far = store_uri().startswith("http")  # a file here is slow only when the whole machine is
-        if far and not self.failed and self._waited > max(MOST_WAITING, SHARE_OF_TIME * (now - self._opened)):
-            self._give_up(f"it took {self._waited:.1f} s to answer")
 
     def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Send a training's records: every figure beside `epoch`, `step` and `time`."""
@@ -173,16 +181,25 @@ class Tracker:
         self._tell({"do": "finish", "status": status, "time": _now()})
         if self._journal is None:
             return
-        if not self.failed:
-            self._delivered = status == "FINISHED"
+        self._delivered = False
+        # without a run, and nothing failed: a signal came while it was begun
+        if (self.failed or self.run_id is None) and not self._send_journal(self._journal):
             return
+        self._delivered = status == "FINISHED"
+
+    def _send_journal(self, journal: Journal) -> bool:
+        self._patience.at_the_end()
         try:
-            _replay(self._journal)
+            replay(journal, self._patience)
         except Exception as error:  # as in _attempt
-            print(f"MLflow did not come back ({_first_line(error)}). To send the record: {SYNC}", file=sys.stderr)
-        else:
-            self._delivered = status == "FINISHED"
+            print(
+                f"MLflow did not come back ({reason(error, store_uri())}). To send the record: {_command()}",
+                file=sys.stderr,
+            )
+            return False
+        if self.failed:
             print("MLflow is back: the whole record was sent", file=sys.stderr)
+        return True
 
     def close(self) -> None:
         """Let the journal go once the stage has nothing left to lose: delivered, it is removed."""
@@ -212,12 +229,17 @@ class Tracker:
                 earlier = self._journal.entries()[:1]
             except InputError:
                 earlier = []
-            first = {**entry(earlier[0] if earlier else None), "experiment": self._experiment}
+            first = {
+                **entry(earlier[0] if earlier else None),
+                "experiment": self._experiment,
+                "store": named_store(),
+            }
             self._journal.restart(first)
         except OSError as error:
             self._without_journal(error)
             return
         self.began = int(first["time"])
+        self._attempt(lambda: [send(earlier, self._patience) for earlier in records_before(first)])
         self._attempt(lambda: self._open.do(first, Path()))
 
     def _tell(self, entry: Entry) -> None:
@@ -260,78 +282,27 @@ class Tracker:
         try:
             return action()
         except Exception as error:  # whatever a store throws, an experiment must not be lost to its record
-            self._give_up(_first_line(error))
+            self._give_up(reason(error, store_uri()))
             return None
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, why: str) -> None:
         self.failed = True
         print(
-            f"warning: MLflow at {store_uri()} failed ({reason}); going on. The record is kept in .tracking "
-            f"and sent when the stage ends, or later by `{SYNC}`",
+            f"warning: MLflow at {without_password(store_uri())} failed ({why}); going on. The record is kept in "
+            f".tracking and sent when the stage ends, or later by `{_command()}`",
             file=sys.stderr,
         )
 
 
-def send(journal: Journal) -> str:
-    """Send what a journal holds, and forget it once its run is finished there; sending twice changes nothing.
-
-    Returns:
-        What became of it, in words: "sent", "nothing to send", "its stage is running: left alone", or "sent so far …".
-
-    Raises:
-        Exception: whatever the store throws; InputError when the journal cannot be read.
-    """
-    if not journal.path.exists():
-        return "nothing to send"
-    if not journal.hold(wait=False):
-        return "its stage is running: left alone"
-    try:
-        finished = _replay(journal)
-        if finished or journal.stage == "train":  # a training that is started again finds its run without it
-            journal.remove()
-        return "sent" if finished else "sent so far; its stage was killed: run the same command again"
-    finally:
-        journal.release()
-
-
-def send_patiently(journal: Journal) -> str:
-    """As `send`, for a person who waits.
-
-    Raises:
-        InputError: when the store does not take it; what was sent stays sent, and the journal stays.
-    """
-    os.environ.update(LONGER_PATIENCE)
-    try:
-        return send(journal)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a store throws
-        raise InputError(
-            f"{journal.path}: MLflow at {store_uri()} did not take it ({_first_line(error)}); "
-            "nothing is lost, try again"
-        ) from error
-
-
-def _replay(journal: Journal) -> bool:
-    """Do all entries to the run; whether it ended."""
-    entries = journal.entries()
-    if not entries:
-        return True
-    delivery = Delivery(entries[0]["experiment"], live=False)
-    for entry in entries:
-        delivery.do(entry, journal.files)
-    if entries[-1]["do"] != "finish":
-        delivery.mark_killed()
-        return False
-    return True
+def _command() -> str:
+    """What sends the record, in this terminal or in another one."""
+    if without_password(store_uri()) != store_uri():
+        return f"{SYNC}, with MLFLOW_TRACKING_URI set as now: its password is not kept"
+    return SYNC
 
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def origin_tags() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.tracking.delivery import EVALUATED
-from pipeline.tracking.store import LONGER_PATIENCE, store_uri
+from pipeline.tracking.store import LONGER_PATIENCE, reason, store_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,8 +77,8 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"MLflow at {store_uri()}: cannot be read ({first_line})") from None
+        uri = store_uri()
+        raise InputError(f"MLflow at {without_password(uri)}: cannot be read ({reason(error, uri)})") from None
 
 
 def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, Any]]:

@@ -6,16 +6,74 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.files import write_text
+from pipeline.models.pretrained import read_record
 from pipeline.paths import maker
 
 if TYPE_CHECKING:
     import pandas
 
 PLACE = ("epoch", "step")
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class _Recorded(BaseModel):
+    """More may stand there, and is left as it is."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Population(_Recorded):
+    mean: FiniteFloat
+    variance: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class _Populations(_Recorded):
+    positive: _Population
+    negative: _Population
+
+
+class _Moment(_Recorded):
+    epoch: Annotated[int, Field(ge=-1, lt=1 << 63)]
+    step: Count
+    statistics: _Populations
+
+
+class _Sampler(_Recorded):
+    cutdown: FiniteFloat
+    alpha: FiniteFloat
+    suspect: FiniteFloat
+    prior: Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _Run(_Recorded):
+    key: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    best: _Moment
+    last: _Moment
+    sampler: _Sampler
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What stage `train` has recorded for those after it.
+
+    Raises:
+        InputError: naming the file and what in it is not as the stage writes it.
+    """
+    record = read_record(path)
+    try:
+        _Run.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place}: {first['msg']}; `dvc repro train` makes it anew") from None
+    return record
 
 
 def write_history(path: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -19,12 +19,14 @@ UP = 120.0  # seconds that a real server may take to start on a busy machine
 
 
 class Gate:
-    """A proxy whose behaviour can be changed at any moment: `pass`, `500`, `hang`, `cut`."""
+    """A proxy whose behaviour can be changed at any moment: `pass`, `500`, `hang`, `cut`, `slow`, `drip`."""
 
     def __init__(self, server: int | None = None) -> None:
         """Stand before the server on port `server`; None: there is none."""
         self.behaviour = "pass"
         self.server = server
+        self.seconds = 1.6
+        """How long a slow one takes for an answer, and one that drips for the next byte."""
         self.asked: list[str] = []
         self.after: tuple[str, int] | None = None
         """From request number n on, behave so."""
@@ -60,7 +62,11 @@ class Gate:
             self.behaviour, self.after = self.after[0], None
         if self.behaviour == "hang":
             self._ended.wait()
-        if self.behaviour in ("hang", "cut") or self.server is None:
+        if self.behaviour == "slow":
+            self._ended.wait(self.seconds)
+        if self.behaviour == "drip":
+            self._drip(request)
+        if self.behaviour in ("hang", "cut", "drip") or self.server is None:
             request.close_connection = True
             request.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -76,6 +82,15 @@ class Gate:
         request.send_header("Content-Length", str(len(content)))
         request.end_headers()
         request.wfile.write(content)
+
+    def _drip(self, request: BaseHTTPRequestHandler) -> None:
+        """An answer that never ends, and is never silent for as long as a timeout between bytes."""
+        try:
+            request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+            while not self._ended.wait(self.seconds):
+                request.wfile.write(b" ")
+        except OSError:  # who asked has gone
+            return
 
     def _pass(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, list[tuple[str, str]]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server, timeout=60)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.files import write_tensors
+from pipeline.files import write_json, write_tensors
 from tests.stages.running import (
     ROOT,
     STAGES,
@@ -157,6 +157,27 @@ def test_features_of_another_split_are_refused(ready: Path) -> None:
 def test_heads_of_another_width_are_refused(ready: Path) -> None:
     write_tensors(ready / "models/trained/heads.safetensors", {"image.weight": torch.zeros(3, 3)})
     assert "heads.safetensors: does not fit the model that params.yaml describes" in refused("evaluate")
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "audit"])
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [((), {}, "key"), (("best", "statistics"), {}, "best.statistics.positive"), (("sampler", "prior"), "x", "prior")],
+)
+def test_a_damaged_record_of_the_training_is_named(
+    path: tuple[str, ...], value: object, named: str, stage: str, ready: Path
+) -> None:
+    record = json.loads((ready / "train/run.json").read_text())
+    part = record
+    for name in path[:-1]:
+        part = part[name]
+    if path:
+        part[path[-1]] = value
+    write_json(ready / "train/run.json", record if path else value)
+    said = refused(stage)
+    assert said.startswith("error: train/run.json: ")
+    assert named in said
+    assert "`dvc repro train`" in said
 
 
 def test_towers_that_collapsed_are_judged_as_useless(ready: Path) -> None:
