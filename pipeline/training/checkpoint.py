@@ -80,4 +80,6 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget everything: the run is complete."""
+        # first: a kill in between must not leave a state to go on from whose best weights are gone
+        (self.folder / "state.pt").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
