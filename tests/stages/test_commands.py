@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipeline.files import write_tensors
+from pipeline.training.shards import write_shards
 from tests.stages.running import (
     ROOT,
     STAGES,
@@ -252,3 +254,31 @@ def test_two_experiments_that_need_the_same_features_both_get_all_of_them(
     found, expected = (files_below(folder / "features") for folder in (ready, other))
     assert found == expected
     assert {"train/images-00000.safetensors", "test/captions-00000.safetensors", "features.json"} <= set(found)
+
+
+def test_half_made_features_of_other_pictures_are_not_gone_on_from(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same names and captions, drawn larger: `data.scenes.size` is in no file but the pictures themselves."""
+    written: list[str] = []
+
+    def killed(folder: Path, kind: str, *arguments: Any) -> None:
+        if kind == "captions":
+            raise RuntimeError
+        write_shards(folder, kind, *arguments)
+        written.append(kind)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("pipeline.training.features.write_shards", killed)
+        invoke("features")
+    assert written == ["images"]
+    write_tiny_params(ready, data__scenes__size=48)
+    whole = tmp_path / "whole"
+    shutil.copytree(ready, whole, ignore=shutil.ignore_patterns(".checkpoints"))
+    found = []
+    for folder in (ready, whole):
+        monkeypatch.chdir(folder)
+        run("download", "split", "features")
+        found.append(files_below(folder / "features"))
+    assert found[0] == found[1]
+    assert not list(ready.glob(".checkpoints/features-*/features.json"))
