@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "pairs__weighting": "npc",
         "pairs__bank_epochs": 1,
         "pairs__clean_threshold": 0.5,
+        "train__epochs": 2,  # its workers start anew in each
         "train__workers": 1,
     },
 }
