@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,8 @@ CHUNK_BYTES = 1 << 20
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
 
-    The content is synced before the rename, so that after a power cut either the old or the new file is there.
+    The content is synced before the rename, and the folder after it, so that after a power cut either the old or the
+    new file is there, and the new one once the block is left.
     An output is never opened in place: DVC links outputs to its cache, and writing through a link would change it.
     """
     path = Path(path)
@@ -36,9 +40,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except Exception as error:
         _say_where(error, path)
         raise
@@ -48,7 +52,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it takes the place of `path` when the block succeeds."""
+    """Yield an empty temporary folder beside `path`; it takes the place of `path` when the block succeeds.
+
+    Its files are synced before that, as `atomic_path` does.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -56,14 +63,52 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     temporary.chmod(0o755)  # mkdtemp makes it private; an output is readable like any other
     try:
         yield temporary
-        # the old folder steps aside first: a kill in between leaves it whole beside the new one
-        aside = temporary.with_suffix(".old")
-        if path.exists():
-            os.replace(path, aside)
-        os.replace(temporary, path)
-        shutil.rmtree(aside, ignore_errors=True)
+        _take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(folder: Path, path: Path | str) -> None:
+    """Have `folder`, which is complete, take the place of `path`; from another disk it is copied there first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    try:
+        _take_place(folder, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_folder(path) as copied:
+            shutil.copytree(folder, copied, dirs_exist_ok=True)
+        shutil.rmtree(folder)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. What was there steps aside first; whatever comes between puts it back, or `_sweep`."""
+    with ThreadPoolExecutor(16) as pool:  # a disk writes what is asked for at once in one go
+        list(pool.map(_sync, (*new.rglob("*"), new)))
+    aside = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.old"
+    try:
+        if path.exists():
+            os.replace(path, aside)
+        os.replace(new, path)
+    finally:
+        if aside.exists() and not path.exists():
+            os.replace(aside, path)
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # a file system that keeps no names to sync
+            raise
+    finally:
+        os.close(handle)
 
 
 def _say_where(error: BaseException | None, path: Path) -> None:
@@ -75,14 +120,19 @@ def _say_where(error: BaseException | None, path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what processes that are no more have left half written beside `path`."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:\w+\.)?(?:part|old)")
-    for beside in path.parent.iterdir():
-        found = left.fullmatch(beside.name)
-        if found is None or _runs(int(found[1])):
-            continue
-        if beside.suffix == ".old" and not path.exists():
-            continue  # killed between the two renames: the only whole one
+    """Remove what processes that are no more have left half written beside `path`, or aside of it."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:\w+\.)?(?:part|old)")
+    left = [
+        beside
+        for beside in path.parent.iterdir()
+        if (found := name.fullmatch(beside.name)) is not None and not _runs(int(found[1]))
+    ]
+    aside = [beside for beside in left if beside.suffix == ".old"]
+    if aside and not path.exists():  # killed between the two renames: nothing else is whole
+        last = max(aside, key=lambda beside: beside.stat().st_ctime)
+        left.remove(last)
+        os.replace(last, path)
+    for beside in left:
         if beside.is_dir():
             shutil.rmtree(beside, ignore_errors=True)
         else:
@@ -158,13 +208,28 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def users_path(path: str, key: str) -> Path:
+    """A place that params.yaml names, there or not; a relative path belongs to the main repository.
+
+    Raises:
+        InputError: naming the key, for a user that the machine does not know, or a name that no system takes.
+    """
+    try:
+        place = main_root() / Path(path).expanduser()  # an absolute path stays what it is
+        with suppress(FileNotFoundError, NotADirectoryError):
+            place.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{key} = {path[:80]!r}: no place for a file ({error})") from None
+    return place
+
+
 def users_file(path: str, key: str) -> Path:
     """A file that params.yaml names; a relative path belongs to the main repository.
 
     Raises:
         InputError: naming the key, when there is no such file.
     """
-    place = main_root() / Path(path).expanduser()
+    place = users_path(path, key)
     if not place.is_file():
         raise InputError(f"{key} = {path!r}: no such file ({place})")
     return place

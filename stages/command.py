@@ -9,11 +9,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from threading import current_thread, main_thread
 
 import click
 
 from stages.alone import alone
+from stages.launch import LAUNCHER
 from stages.recorded import recorded
 
 ENVIRONMENT = {
@@ -29,6 +31,9 @@ ENVIRONMENT = {
 DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
 """Environment of stages that somebody waits for, DVC or torch's launcher: killed, these would leave them behind."""
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+ADOPTS = "systemd"
+"""The process that takes orphans over where number 1 does not: that of a desktop's session."""
+BEGAN = os.getpid(), os.getppid()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,6 +45,8 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
+        if any(name in os.environ for name in DIE_WITH_PARENT):
+            _die_with_parent()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from pipeline.errors import InputError
@@ -48,8 +55,6 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 
         if back := way_back():
             click.echo(f"warning: {back}", err=True)
-        if any(name in os.environ for name in DIE_WITH_PARENT):
-            _die_with_parent()
         earlier = signal.signal(signal.SIGTERM, _end) if current_thread() is main_thread() else None
         try:
             with alone(), recorded():
@@ -83,11 +88,31 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that started this one is gone."""
+    """Ask Linux for SIGTERM when the process that started this one is gone, and end if it is gone already."""
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     except (OSError, AttributeError):  # not Linux: an orphan works to its end
         return
+    if _orphaned():  # Linux tells of no death before it was asked to
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def _orphaned() -> bool:
+    """Whether whoever started this process was killed meanwhile.
+
+    DVC and the shell that it calls are of one process group with the stage, so that an orphan is told from the stage of
+    a DVC that is itself number 1, as in a container. torch's launcher sets its workers apart and leaves its number.
+    """
+    parent = os.getppid()
+    if os.getpid() == BEGAN[0] and parent != BEGAN[1]:
+        return True
+    if "WORLD_SIZE" in os.environ:
+        return LAUNCHER in os.environ and os.environ[LAUNCHER] != str(parent)
+    try:
+        adopted = parent == 1 or Path(f"/proc/{parent}/comm").read_text().strip() == ADOPTS
+        return adopted and os.getpgid(parent) != os.getpgrp()
+    except OSError:  # gone since it was asked for, which the signal says; or hidden
+        return False
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:
@@ -100,6 +125,13 @@ def _no_room(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor or writes its clipboard: such characters as Python writes them."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
+
+
 class _Refused(click.ClickException):
     def show(self, file: object = None) -> None:
-        click.secho(f"error: {self.message}", err=True, fg="red")
+        click.secho(f"error: {printable(self.message)}", err=True, fg="red")

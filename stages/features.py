@@ -31,13 +31,11 @@ def main() -> None:
 
 
 def _make(model: ModelParams) -> None:
-    import shutil
-
     from filelock import FileLock
 
     from pipeline.data.images import ImageArchive
     from pipeline.data.splits import SPLITS, read_split
-    from pipeline.files import digest_of, sha256, write_json
+    from pipeline.files import digest_of, move_folder, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.paths import BASE, FEATURES, IMAGES, SOURCE, SPLIT
     from pipeline.training.checkpoint import checkpoint_folder
@@ -47,19 +45,19 @@ def _make(model: ModelParams) -> None:
     paths = {name: SPLIT / f"{name}.json" for name in SPLITS}
     splits = {name: read_split(path) for name, path in paths.items()}
     inputs = [sha256(path) for path in (*paths.values(), SOURCE, BASE / "base.json")]
+    archive = ImageArchive(IMAGES)
     # what is finished of an interrupted run lies outside of the output, which DVC deletes before the stage
-    key = digest_of(model.model_dump(), inputs)
+    key = digest_of(model.model_dump(), inputs, archive.digest())  # other pictures may have the same names
     main = os.environ.get("RANK", "0") == "0"
     # queued experiments that need the same features work in the same place: one after the other
     with FileLock(checkpoint_folder("features", key).with_suffix(".lock")) if main else nullcontext():
         wait_for_all()  # the other processes of this experiment have no lock of their own
         work = checkpoint_folder("features", key)  # the experiment before has moved it away
-        manifest = make_features(work, splits, ImageArchive(IMAGES), pretrained.load(BASE), model)
+        manifest = make_features(work, splits, archive, pretrained.load(BASE), model)
         if not main:
             return
         write_json(work / "features.json", manifest)
-        shutil.rmtree(FEATURES, ignore_errors=True)
-        shutil.move(work, FEATURES)
+        move_folder(work, FEATURES)
     counts = ", ".join(f"{name} {rows['images']}/{rows['captions']}" for name, rows in manifest["rows"].items())
     click.echo(f"features for {model.train} (images/captions): {counts}")
 

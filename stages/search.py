@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.command import stage
+from stages.command import printable, stage
 
 if TYPE_CHECKING:
     from pipeline.report.search_page import Match
@@ -104,7 +104,8 @@ def _print(matches: list[Match], heading: str) -> None:
     for column in ("", "similarity", "image", heading):
         table.add_column(column, justify="right" if column in ("", "similarity") else "left")
     for number, match in enumerate(matches, 1):
-        table.add_row(str(number), f"{match.similarity:.3f}", escape(match.name), escape(match.caption))
+        said = (escape(printable(text)) for text in (match.name, match.caption))
+        table.add_row(str(number), f"{match.similarity:.3f}", *said)
     Console().print(table)
 
 

@@ -10,6 +10,7 @@ import click
 
 from stages.command import stage
 from stages.launch import started_together
+from stages.recorded import check_recorded
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -55,6 +56,7 @@ def main() -> None:
                 _train(params, key, tracker, checkpoint)
             else:
                 click.echo(take_over(params, key))
+            check_recorded()
             # In this order a kill in between loses nothing: the same command finds its checkpoint, its run, or both.
             tracker.finish()
             if main:

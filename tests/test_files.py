@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +23,15 @@ from pipeline.files import (
     atomic_path,
     digest_of,
     main_root,
+    move_folder,
     sha256,
     write_bytes,
     write_json,
     write_tensors,
     write_text,
 )
+
+ROOT = Path(__file__).parent.parent
 
 
 class Interrupted(Exception):
@@ -90,6 +99,144 @@ def test_a_folder_that_fails_leaves_the_old_one_and_nothing_else(tmp_path: Path)
         raise Interrupted
     assert names(target) == ["old"]
     assert names(tmp_path) == ["model"]
+
+
+KILLED_BETWEEN = """
+import os, sys
+from pipeline.files import atomic_folder
+replace, renamed = os.replace, []
+def killed(*paths):
+    if renamed:
+        os.kill(os.getpid(), 9)
+    renamed.append(paths)
+    replace(*paths)
+os.replace = killed
+with atomic_folder(sys.argv[1]) as folder:
+    (folder / "new").write_text("new")
+"""
+
+
+@pytest.fixture
+def left_between(tmp_path: Path) -> Path:
+    """A folder `model` as a kill between the two renames leaves it: under neither name."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old").write_text("old")
+    command = [sys.executable, "-c", KILLED_BETWEEN, str(tmp_path / "model")]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert [Path(name).suffix for name in names(tmp_path)] == [".old", ".part"]
+    return tmp_path / "model"
+
+
+def test_a_folder_whose_writer_was_killed_between_two_renames_is_replaced_by_the_next(left_between: Path) -> None:
+    with atomic_folder(left_between) as temporary:
+        (temporary / "newer").write_text("newer")
+    assert names(left_between) == ["newer"]
+    assert names(left_between.parent) == ["model"]
+
+
+def test_a_folder_whose_writer_was_killed_between_two_renames_is_back_though_the_next_fails(
+    left_between: Path,
+) -> None:
+    with pytest.raises(Interrupted), atomic_folder(left_between):
+        raise Interrupted
+    assert names(left_between) == ["old"]
+    assert names(left_between.parent) == ["model"]
+
+
+def test_a_signal_between_two_renames_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("old")
+    replace = os.replace
+
+    def interrupted(source: Path, place: Path) -> None:
+        if source.suffix == ".part":
+            raise Interrupted
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(Interrupted), atomic_folder(target) as temporary:
+        (temporary / "new").write_text("new")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_moves_in_the_place_of_another(
+    other_disk: bool, before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, target = tmp_path / "work/made", tmp_path / "out/model"
+    (made / "part").mkdir(parents=True)
+    (made / "part/new").write_text("new")
+    if before:
+        target.mkdir(parents=True)
+        (target / "old").write_text("old")
+    replace = os.replace
+
+    def far(source: Path, place: Path) -> None:
+        if source == made:
+            raise OSError(errno.EXDEV, "another disk")
+        replace(source, place)
+
+    if other_disk:
+        monkeypatch.setattr(os, "replace", far)
+    move_folder(made, target)
+    assert names(target) == ["part"]
+    assert (target / "part/new").read_text() == "new"
+    assert names(tmp_path / "out") == ["model"]
+    assert names(tmp_path / "work") == []
+
+
+def test_a_folder_half_copied_from_another_disk_has_no_name_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, target = tmp_path / "work/made", tmp_path / "out/model"
+    for folder, name in ((made, "new"), (target, "old")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(name)
+    replace = os.replace
+
+    def far(source: Path, place: Path) -> None:
+        if source == made:
+            raise OSError(errno.EXDEV, "another disk")
+        replace(source, place)
+
+    def interrupted(*_paths: Path, **_options: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(os, "replace", far)
+    monkeypatch.setattr("shutil.copytree", interrupted)
+    with pytest.raises(Interrupted):
+        move_folder(made, target)
+    assert names(target) == ["old"]
+    assert names(made) == ["new"]
+
+
+def test_what_is_renamed_is_on_the_disk_before_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as can be told without cutting the power: who is synced, and when."""
+    told: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        told.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix or 'folder'}")
+        sync(handle)
+
+    def renamed(source: Path, place: Path) -> None:
+        told.append("rename")
+        replace(source, place)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_text(tmp_path / "a.txt", "a")
+    assert told == ["sync .part", "rename", "sync folder"]
+    told.clear()
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "a.csv").write_text("a")
+    assert sorted(told[:2]) == ["sync .csv", "sync .part"]
+    assert told[2:] == ["rename", "sync folder"]
 
 
 def test_an_output_folder_is_readable_like_any_other(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,50 @@ def test_the_way_back_is_told_where_dvc_left_the_branch(
     assert way_back(tmp_path) is None, "while an experiment runs it is as it should be"
 
 
+def test_the_way_back_is_told_where_git_has_packed_its_branches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    clone = left_by_dvc(tmp_path / "clone")
+    git(clone, "pack-refs", "--all")
+    assert not (clone / ".git/refs/heads/trunk").exists()
+    said = way_back(clone)
+    assert said is not None
+    assert said.endswith("git checkout trunk")
+    git(clone, "checkout", "--quiet", "trunk")
+    assert way_back(clone) is None
+
+
+def test_the_way_back_is_told_in_a_worktree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    clone = left_by_dvc(tmp_path / "clone")
+    git(clone, "checkout", "--quiet", "trunk")
+    git(clone, "worktree", "add", "--quiet", "-b", "tried/here", str(tmp_path / "other"))
+    other = tmp_path / "other"
+    assert way_back(other) is None
+    git(other, "checkout", "--quiet", "--detach")
+    said = way_back(other)
+    assert said is not None
+    assert said.endswith("git checkout tried/here")
+
+
+def left_by_dvc(folder: Path) -> Path:
+    """A repository as git makes it, on the detached HEAD where a killed `dvc exp run` leaves it."""
+    folder.mkdir()
+    git(folder, "init", "--quiet", "--initial-branch=trunk")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "first")
+    commit = git(folder, "rev-parse", "HEAD")
+    git(folder, "checkout", "--quiet", "--detach")
+    git(folder, "update-ref", "refs/exps/exec/EXEC_HEAD", commit)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git answers."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def test_without_git_nothing_is_said(tmp_path: Path) -> None:
     assert way_back(tmp_path) is None
 
@@ -74,10 +120,21 @@ def test_half_files_of_processes_that_are_no_more_are_swept(tmp_path: Path) -> N
     assert not folder.exists()
 
 
+ROOT = Path(__file__).parent.parent
+STARTED_BY = {"DVC": "DVC_STAGE", "torch": "WORLD_SIZE"}
 ORPHAN = """
-import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
-child.stdout.readline()
+import os, subprocess, sys, time
+together = "WORLD_SIZE" in os.environ  # torch sets its workers apart
+if together:
+    os.environ["FNE_LAUNCHER"] = str(os.getpid())
+command = [sys.executable, "-c", sys.argv[1]]
+at_work = sys.argv[2] == "at work"
+told = subprocess.PIPE if at_work else subprocess.DEVNULL  # a pipe that nobody reads would end it too
+child = subprocess.Popen(command, stdout=told, text=True, start_new_session=together)
+if at_work:
+    child.stdout.readline()
+else:
+    time.sleep(float(sys.argv[2]))
 print(child.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -90,25 +147,62 @@ def work():
     time.sleep(600)
 work()
 """
+WORKS = (
+    STAGE.replace('"working"', '"working, started by", os.getppid()')
+    .replace("time.sleep(600)", "")
+    .replace("import time", "import os")
+)
 
 
-@pytest.mark.parametrize("by_dvc", [True, False])
-def test_a_stage_ends_with_the_dvc_that_started_it(by_dvc: bool) -> None:
-    root = Path(__file__).parent.parent
+def orphan(moment: str, by: str | None) -> Iterator[int]:
+    """The number of a stage whose parent, called `by`, is killed: "at work", or so many seconds after it started it."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "WORLD_SIZE")}
-    environment |= {"PYTHONPATH": str(root)} | ({"DVC_STAGE": "train"} if by_dvc else {})
-    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, STAGE], env=environment, stdout=subprocess.PIPE, text=True)
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if by is None else {STARTED_BY[by]: "2"})
+    command = [sys.executable, "-c", ORPHAN, STAGE, moment]
+    # a process group of its own, as a shell gives to what is typed
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     parent.wait()
     try:
-        give_up = time.monotonic() + (30 if by_dvc else 0.5)
-        while running(pid) and time.monotonic() < give_up:
-            time.sleep(0.05)
-        assert running(pid) != by_dvc
+        yield pid
     finally:
         if running(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("by", [*STARTED_BY, None])
+def test_a_stage_ends_with_the_dvc_that_started_it(by: str | None) -> None:
+    with contextmanager(orphan)("at work", by) as pid:
+        assert ends(pid, 0.5 if by is None else 30) == (by is not None)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize("by", STARTED_BY)
+def test_a_stage_whose_dvc_is_killed_at_once_ends(by: str, seconds: float) -> None:
+    """Before it can ask to be told of that: at its interpreter's start, and at its first imports."""
+    with contextmanager(orphan)(str(seconds), by) as pid:
+        assert ends(pid, 30)
+
+
+def test_a_stage_works_whose_dvc_is_number_1() -> None:
+    """As in a container; orphans are given to number 1 too."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to number processes anew")
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WORKS!r}], check=True)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_STAGE": "train"}
+    command = [*apart, sys.executable, "-c", starts]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == "working, started by 1\n"
+
+
+def ends(pid: int, seconds: float) -> bool:
+    """Whether it does within so many seconds."""
+    give_up = time.monotonic() + seconds
+    while running(pid) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return not running(pid)
 
 
 def running(pid: int) -> bool:

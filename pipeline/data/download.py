@@ -41,7 +41,10 @@ def resolve(item: Item, mirror: str | None) -> str:
     """
     if mirror is None:
         return item.address
-    target, address = urlsplit(mirror), urlsplit(item.address)
+    try:
+        target, address = urlsplit(mirror), urlsplit(item.address)
+    except ValueError as error:
+        raise InputError(f"data.mirror = {mirror!r}: {error}; an address is such as http://127.0.0.1:8000") from None
     if target.scheme not in ("http", "https") or not target.netloc or target.query or target.fragment:
         raise InputError(f"data.mirror = {mirror!r}: expected an address such as http://127.0.0.1:8000")
     path = address.path

@@ -14,6 +14,7 @@ import numpy
 
 from pipeline.data.archives import BROKEN, open_archive
 from pipeline.errors import InputError
+from pipeline.files import digest_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,6 +92,10 @@ class ImageArchive:
     def names(self) -> tuple[str, ...]:
         """The name of every image, in the archive's order."""
         return tuple(self._archive().namelist())
+
+    def digest(self) -> str:
+        """Of every name, size and checksum, in order: another for other pictures, and no picture is read for it."""
+        return digest_of([(member.filename, member.file_size, member.CRC) for member in self._archive().infolist()])
 
     def read(self, name: str) -> bytes:
         """The image's content as published.

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.data.annotations import read_lines
 from pipeline.data.splits import Split
 from pipeline.errors import InputError
-from pipeline.files import main_root, sha256, write_text
+from pipeline.files import sha256, users_path, write_text
 from pipeline.params import NoiseParams
 from pipeline.paths import NOISE
 
@@ -43,7 +43,7 @@ def noise_file(params: NoiseParams) -> Path | None:
     """
     if params.file is None:
         return None
-    path = main_root() / Path(params.file).expanduser()  # an absolute path stays what it is
+    path = users_path(params.file, "data.noise.file")
     if not path.is_file():
         raise InputError(f"data.noise.file = {params.file!r}: there is no file {path}")
     if path.suffix not in (INDEX, TEXT):

@@ -17,7 +17,7 @@ from pipeline.data.space import require_space
 from pipeline.data.splits import SPLITS
 from pipeline.data.store import Kept, Store
 from pipeline.errors import InputError
-from pipeline.files import main_root, sha256, write_bytes, write_json
+from pipeline.files import main_root, sha256, users_path, write_bytes, write_json
 from pipeline.params import DataParams
 from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE
 
@@ -92,7 +92,7 @@ def _prepare_scenes(params: DataParams, folder: Path) -> list[str]:
 
 
 def _existing_folder(root: str) -> Path:
-    folder = main_root() / Path(root).expanduser()  # an absolute path stays what it is
+    folder = users_path(root, "data.root")
     if not folder.is_dir():
         raise InputError(f"data.root = {root!r}: there is no folder {folder}")
     return folder

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import main_root, sha256, write_json
+from pipeline.files import sha256, users_path, write_json
 from pipeline.models.sizes import check_sizes
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
     # transformers' automatic class drops the projection of a CLIP's half
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
-    local = (main_root() / Path(name).expanduser()).resolve()
+    local = users_path(name, f"model.{side}").resolve()
     if local.is_dir():
         for needed in ("config.json", "model.safetensors"):
             if not (local / needed).is_file():

@@ -5,6 +5,7 @@ Shapes: N images, M captions, D width, P pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,8 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
         with safe_open(vectors, "pt") as opened:
             image_ND, text_MD = opened.get_tensor("image_ND"), opened.get_tensor("text_MD")
             key = opened.metadata()["key"]
+        if not re.fullmatch("[0-9a-f]{64}", key):
+            raise ValueError(f"key {key[:60]!r}")
         if not image_ND.ndim == text_MD.ndim == 2 or image_ND.shape[1] != text_MD.shape[1]:
             raise ValueError(f"shapes {tuple(image_ND.shape)} and {tuple(text_MD.shape)}")
         if not image_ND.dtype == text_MD.dtype or not image_ND.dtype.is_floating_point:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -33,7 +34,15 @@ class Journal:
 
     @classmethod
     def of(cls, stage: str, key: str) -> Journal:
-        """The journal of what `stage` computes from `key`, its folder made."""
+        """The journal of what `stage` computes from `key`, its folder made.
+
+        Raises:
+            InputError: for a key that is no digest: it names files here, and may come from a file of somebody else's.
+        """
+        if not re.fullmatch("[0-9A-Za-z_-]{1,64}", key):
+            raise InputError(
+                f"the key of a run is {key[:60]!r}, expected letters and digits; `dvc repro` makes it anew"
+            )
         folder = main_root() / JOURNALS
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder / f"{stage}-{key[:20]}.jsonl")

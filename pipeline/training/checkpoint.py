@@ -7,6 +7,7 @@ never goes on from this run's state.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -16,20 +17,31 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, digest_of, main_root
+from pipeline.files import atomic_path, digest_of, main_root, sha256
 from pipeline.models.torch_file import load_torch_file
 
 CHECKPOINTS = ".checkpoints"
-LAYOUT = 2  # of what a state holds: one that an older version left is not gone on from
+CODE = ("data", "models", "objectives", "sampling", "training")
+"""The packages that a result depends on: what other code has half made is not gone on from."""
 SHARE_OF_TIME = 0.05  # at most this much of a run goes into writing checkpoints
 SHORTEST_PAUSE = 10.0  # seconds
 
 
 def checkpoint_folder(stage: str, key: str) -> Path:
     """`<main repository>/.checkpoints/<stage>-<digest>`, created."""
-    folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(LAYOUT, key)[:20]}"
+    folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(_code(), key)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    package = Path(__file__).parent.parent
+    return {
+        str(path.relative_to(package)): sha256(path)
+        for folder in CODE
+        for path in sorted((package / folder).rglob("*.py"))
+    }
 
 
 class Checkpoint:
@@ -81,4 +93,6 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget everything: the run is complete."""
+        # first: a kill in between must not leave a state to go on from whose best weights are gone
+        (self.folder / "state.pt").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

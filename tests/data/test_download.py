@@ -17,6 +17,7 @@ from pipeline.data.archives import check_archive
 from pipeline.data.download import fetch_item, resolve
 from pipeline.data.sources import FNE_JSON, KARPATHY, Item
 from pipeline.errors import InputError
+from pipeline.files import users_path
 from tests.data.published import LIMITS, write_zip
 
 CONTENT = bytes(range(256)) * 14_000  # 3.4 MiB: more than one chunk
@@ -190,10 +191,16 @@ def test_a_mirror_takes_the_place_of_every_host(item: Item, expected: str) -> No
     assert resolve(item, None) == item.address
 
 
-@pytest.mark.parametrize("mirror", ["ftp://h", "127.0.0.1:8000", "file:///tmp", "http://"])
+@pytest.mark.parametrize("mirror", ["ftp://h", "127.0.0.1:8000", "file:///tmp", "http://", "http://["])
 def test_a_mirror_that_is_no_address_is_refused(mirror: str) -> None:
     with pytest.raises(InputError, match=r"data\.mirror = "):
         resolve(Item("a.zip", KARPATHY), mirror)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a" * 300, "a\0b"])
+def test_a_place_that_no_system_takes_is_named_with_its_key(path: str) -> None:
+    with pytest.raises(InputError, match=r"^data\.root = .*: no place for a file"):
+        users_path(path, "data.root")
 
 
 def test_a_drive_folder_is_looked_through_for_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -25,20 +26,44 @@ from tests.stages.running import OUTSIDE, ROOT, STAGES, write_empty_store, write
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LONGEST = 120.0  # seconds for one stage
-KILLED_PARAMS = {"train__epochs": 4, "train__batch_size": 16, "memory__size": 24, "sampler__min_matches": 4}
+KILLED_PARAMS = {
+    "train__epochs": 4,
+    "train__batch_size": 16,
+    "memory__size": 24,
+    "sampler__min_matches": 4,
+    "tracking__model": "fne",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "towers": {},
+    "heads and a bank": {
+        "base__epochs": 1,
+        "base__scenes": 64,
+        "model__train": "heads",
+        "pairs__weighting": "npc",
+        "pairs__bank_epochs": 1,
+        "pairs__clean_threshold": 0.5,
+        "train__epochs": 2,  # its workers start anew in each
+        "train__workers": 1,
+    },
+}
+"""What `run_whole` may run: end to end without a bank, or everything that the first one leaves out."""
 TRACKED = {
     "runs": "SELECT status FROM runs WHERE lifecycle_stage = 'active'",
     "metrics": "SELECT key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'",
     "params": "SELECT key, value FROM params JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'",
-    "models": "SELECT name FROM model_versions",
+    "models": "SELECT name, version FROM model_versions",
+    "logged models": "SELECT name, status FROM logged_models WHERE lifecycle_stage IS NOT 'deleted'",
+    "data sets": "SELECT datasets.name, digest FROM datasets JOIN inputs ON source_id = dataset_uuid "
+    "JOIN runs ON destination_id = run_uuid WHERE lifecycle_stage = 'active'",
 }
 
 
 @dataclass
 class Reference:
-    """What happens when nobody kills: the folder before each stage, the outputs after it, its seconds, the record."""
+    """What happens when nobody kills: the folder before and after each stage, its outputs, seconds and record."""
 
     before: dict[str, Path] = field(default_factory=dict)
+    after: dict[str, Path] = field(default_factory=dict)
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     tracked: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -51,6 +76,12 @@ class Kill:
     stage: str
     signal: signal.Signals
     seconds: float
+    again: float | None = None
+    """How long after its start the second one is killed too, and a third started; None: it is not."""
+    over: bool = False
+    """Whether an earlier run's outputs are there, which DVC would have removed, but a user's own command does not."""
+    between: bool = False
+    """Not after `seconds`, but between the two renames by which a folder takes the place of another."""
 
 
 def seeded_kills(reference: Reference, stage: str, count: int, seed: int) -> list[Kill]:
@@ -78,51 +109,73 @@ def run_whole(folder: Path, stages: Sequence[str] = STAGES, **changes: Any) -> R
         process.join(LONGEST)
         assert process.exitcode == 0, (work / f"{stage}.log").read_text()
         reference.seconds[stage] = time.monotonic() - started
+        reference.after[stage] = folder / f"after-{stage}"
+        shutil.copytree(work, reference.after[stage])
         reference.outputs[stage] = outputs(work, stage)
         reference.tracked[stage] = tracked(work)
     return reference
 
 
-def start_warm(stage: str, folder: Path) -> ForkServerProcess:
-    """A stage as a process of its own, its imports done; what it says goes to `folder/<stage>.log`."""
+def start_warm(stage: str, folder: Path, between: signal.Signals | None = None) -> ForkServerProcess:
+    """A stage as a process of its own, its imports done; what it says goes to `folder/<stage>.log`.
+
+    Given `between`, it sends itself that signal between the two renames by which a folder takes another's place.
+    """
     with _importable():
-        process = _context().Process(target=_work, args=(stage, str(folder)))
+        process = _context().Process(target=_work, args=(stage, str(folder), between))
         process.start()
     return process
 
 
 def try_kill(kill: Kill, reference: Reference, folder: Path) -> list[str]:
     """Kill a stage, start it again, and name everything that is not as in `reference`; empty when all is well."""
-    shutil.copytree(reference.before[kill.stage], folder)
-    process = start_warm(kill.stage, folder)
-    time.sleep(kill.seconds)
-    assert process.pid is not None
-    if process.is_alive():
-        os.kill(process.pid, kill.signal)
-    process.join(LONGEST)
-    problems = [] if _gone(process.pid) else ["a process is left behind"]
-    expected = reference.outputs[kill.stage]
-    for name, digest in outputs(folder, kill.stage).items():
-        if expected.get(name) != digest:
-            problems.append(f"after the kill: {name} is not whole")
-    again = start_warm(kill.stage, folder)
-    again.join(LONGEST)
-    if again.exitcode != 0:
-        return [*problems, f"the second start ended with {again.exitcode}: {_last_line(folder, kill.stage)}"]
-    if outputs(folder, kill.stage) != expected:
+    return try_kill_and_tell(kill, reference, folder)[1]
+
+
+def try_kill_and_tell(kill: Kill, reference: Reference, folder: Path) -> tuple[bool, list[str]]:
+    """Also whether it was killed, as often as `kill` says: a stage may have ended before."""
+    shutil.copytree((reference.after if kill.over else reference.before)[kill.stage], folder)
+    landed, problems = True, []
+    for seconds in (kill.seconds, kill.again):
+        if seconds is not None:
+            killed, left = _kill_once(kill, seconds, reference, folder)
+            landed &= killed
+            problems += left
+    last = start_warm(kill.stage, folder)
+    last.join(LONGEST)
+    if last.exitcode != 0:
+        problems.append(f"the last start ended with {last.exitcode}: {_last_line(folder, kill.stage)}")
+        return landed, problems
+    if outputs(folder, kill.stage) != reference.outputs[kill.stage]:
         problems.append("the outputs are not those of an uninterrupted run")
-    problems += [
-        f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if path.suffix in (".part", ".old")
-    ]
-    if list(folder.glob(".tracking/*.jsonl")):
-        problems.append("a journal is left")
+    kept = [path for path in folder.glob(".checkpoints/*") if path.is_dir()]
+    half = [path for path in folder.rglob("*") if path.suffix in (".part", ".old")]
+    journals = list(folder.glob(".tracking/*.jsonl"))
+    problems += [f"{path.relative_to(folder)} is left" for path in (*kept, *half, *journals)]
     found = tracked(folder)
     problems += [
         f"{part} in MLflow: {_difference(found[part], wanted)}"
         for part, wanted in reference.tracked[kill.stage].items()
         if found[part] != wanted
     ]
-    return problems
+    return landed, problems
+
+
+def _kill_once(kill: Kill, seconds: float, reference: Reference, folder: Path) -> tuple[bool, list[str]]:
+    process = start_warm(kill.stage, folder, kill.signal if kill.between else None)
+    assert process.pid is not None
+    if not kill.between:
+        process.join(seconds)
+        if process.is_alive():
+            os.kill(process.pid, kill.signal)
+    process.join(LONGEST)
+    problems = [] if _gone(process.pid) else ["a process is left behind"]
+    problems += [
+        f"after the kill: {name} is not whole"
+        for name, digest in outputs(folder, kill.stage).items()
+        if reference.outputs[kill.stage].get(name) != digest
+    ]
+    return process.exitcode != 0, problems
 
 
 def outputs(folder: Path, stage: str) -> dict[str, str]:
@@ -144,16 +197,29 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _work(stage: str, folder: str) -> None:
+def _work(stage: str, folder: str, between: signal.Signals | None) -> None:
     os.setsid()
     os.chdir(folder)
-    for name in OUTSIDE:
+    for name in (*OUTSIDE, "DVC_STAGE"):
         os.environ.pop(name, None)
     with open(f"{stage}.log", "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    if between is not None:
+        _send_between_renames(between)
     sys.argv = [f"stages.{stage}"]
     importlib.import_module(f"stages.{stage}").main()
+
+
+def _send_between_renames(number: signal.Signals) -> None:
+    replace = os.replace
+
+    def replace_and_send(source: Any, place: Any, **options: Any) -> None:
+        replace(source, place, **options)
+        if str(place).endswith(".old"):
+            os.kill(os.getpid(), number)
+
+    mock.patch.object(os, "replace", replace_and_send).start()  # this process does nothing else
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from pipeline.files import sha256
 from pipeline.training.checkpoint import Checkpoint
-from tests.stages.running import files_below, invoke, run, work_in, write_tiny_params
+from tests.stages.running import ROOT, files_below, invoke, run, work_in, write_tiny_params
 
 SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train__batch_size": 16}
 
@@ -100,3 +103,36 @@ def test_a_disk_too_full_for_the_record_alone_does_not_stop_a_training(
     said = run("train")
     assert "warning: MLflow: the record cannot be kept ([Errno 27] File too large); going on without it" in said
     assert (clone / "train/history.csv").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("stage", "place", "room"), [("download", "data", "8k"), ("train", ".checkpoints", "16k")])
+def test_a_disk_that_is_really_full_is_one_line_and_loses_nothing(
+    stage: str, place: str, room: str, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of so much room, which the stage alone sees, and which is gone after it."""
+    whole = tmp_path / "whole"
+    shutil.copytree(clone, whole)
+    Path(place).mkdir(exist_ok=True)
+    before = files_below(clone)
+    mount = f"mount -t tmpfs -o size={room} tmpfs {place}"
+    command = [*_seen_alone(), "sh", "-c", f"{mount} && exec {sys.executable} -m stages.{stage}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    (error,) = ended.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert "no space left on the disk" in error
+    assert files_below(clone) == before
+    run(stage)
+    monkeypatch.chdir(whole)
+    run(stage)
+    assert files_below(clone) == files_below(whole)
+
+
+def _seen_alone() -> list[str]:
+    """What lets a command mount for itself: as root, or where Linux lets everybody be root among their own."""
+    for command in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        mounted = [*command, "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+        if subprocess.run(mounted, capture_output=True, check=False).returncode == 0:
+            return command
+    pytest.skip("needs the right to mount a small file system")

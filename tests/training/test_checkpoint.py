@@ -142,6 +142,28 @@ def test_a_finished_run_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_killed_while_it_is_removed_it_holds_nothing_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "run")
+    for name in ("state", "best"):
+        checkpoint.save({"step": 1}, name)
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "best.pt").unlink()  # what a folder lists first may go first
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", killed)
+        checkpoint.remove()
+    again = Checkpoint(tmp_path / "run")
+    assert not again.kept()
+    assert again.load() is None
+    again.save({"step": 2}, "best")
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_folder_lies_below_the_main_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     folder = checkpoint_folder("train", "0123456789abcdef" * 4)

@@ -26,7 +26,7 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
 from pipeline.training.pairs import Batch
 from pipeline.training.setup import open_training
-from tests.stages.running import run, start, work_in, write_tiny_params
+from tests.stages.running import invoke, run, start, work_in, write_tiny_params
 
 AN_EPOCH = 4  # steps
 MINUTE = 60.0
@@ -282,3 +282,26 @@ def test_another_parameter_starts_afresh(towers_ready: Path, tmp_path: Path, mon
     write_tiny_params(folder, **settings, evaluate__batch_size=7)
     assert run("train").startswith("going on at epoch 3, step 8\n")
     assert not list(folder.glob(".checkpoints/*/*")), "a run that is complete leaves no state behind"
+
+
+def test_killed_while_its_checkpoint_is_removed_it_ends_well_all_the_same(
+    heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(heads_ready, tmp_path / "clone")
+    work_in(tmp_path / "clone", monkeypatch)
+    write_tiny_params(Path(), model__train="heads", train__epochs=2, train__batch_size=16)
+    remove = shutil.rmtree
+
+    def killed(folder: Path, **options: Any) -> None:
+        if Path(folder).parent.name == ".checkpoints":
+            (Path(folder) / "best.pt").unlink()
+            raise KilledError
+        remove(folder, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr("shutil.rmtree", killed)
+        invoke("train")
+    made = {path: sha256(path) for path in Path("models/trained").rglob("*") if path.is_file()}
+    run("train")
+    assert {path: sha256(path) for path in made} == made
+    assert not [path for path in Path(".checkpoints").iterdir() if path.is_dir()]
