@@ -12,6 +12,7 @@ import signal
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from subprocess import SubprocessError, TimeoutExpired
@@ -60,16 +61,24 @@ def main(moments: int, of_dvc: int, rounds: int, seed: int, stages: tuple[str, .
 
 
 def _kill_stages(folder: Path, moments: int, seed: int, stages: tuple[str, ...]) -> list[str]:
-    from tests.faults.killing import run_whole, seeded_kills, try_kill
+    """Every fourth over an earlier run's outputs, every fifth with its second start killed too."""
+    from tests.faults.killing import VARIANTS, run_whole, seeded_kills, try_kill_and_tell
 
-    reference, problems = run_whole(folder / "whole"), []
-    for stage in stages:
-        survived = 0
-        for number, kill in enumerate(seeded_kills(reference, stage, moments, seed)):
-            found = try_kill(kill, reference, folder / f"{stage}-{number}")
-            survived += not found
-            problems += [f"{stage}, {kill.signal.name} after {kill.seconds:.2f} s: {problem}" for problem in found]
-        click.echo(f"| {stage} | {moments} | | {survived} |")
+    problems = []
+    for variant, changes in VARIANTS.items():
+        reference = run_whole(folder / f"whole {variant}", **changes)
+        for stage in stages:
+            ended = survived = 0
+            for number, drawn in enumerate(seeded_kills(reference, stage, moments, seed)):
+                again = reference.seconds[stage] / 2 if number % 5 == 4 else None
+                kill = replace(drawn, over=number % 4 == 3, again=again)
+                landed, found = try_kill_and_tell(kill, reference, folder / f"{variant}-{stage}-{number}")
+                ended += landed
+                survived += not found
+                problems += [f"{variant}: {stage}, {kill}: {problem}" for problem in found]
+            if moments and not ended:
+                problems.append(f"{variant}: {stage}: no kill landed")
+            click.echo(f"| {stage}, {variant} | {moments} | {ended} | {survived} |")
     return problems
 
 
