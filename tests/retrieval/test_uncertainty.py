@@ -144,6 +144,33 @@ def test_a_difference_is_that_of_the_replicates_with_one_draw_for_both() -> None
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
 
 
+def ranked_anew(seed: int) -> pandas.DataFrame:
+    """Of the same queries as every other one."""
+    table = random_table(15, seed=1)
+    table["rank"] = np.random.default_rng(seed).permutation(table["rank"].to_numpy())
+    return table
+
+
+def test_the_figures_of_several_seeds_are_averaged() -> None:
+    runs = [ranked_anew(seed) for seed in (1, 2)]
+    baselines = [ranked_anew(seed) for seed in (3, 4, 5)]
+    found = paired_differences(runs, baselines, replicates=10, seed=1)["rsum"]
+    means = [sum(figures(table)["rsum"] for table in side) / len(side) for side in (runs, baselines)]
+    assert found.value == pytest.approx(means[0] - means[1])
+
+
+def test_the_level_says_what_lies_between_the_bounds() -> None:
+    one, other = ranked_anew(1), ranked_anew(2)
+    wide, narrow = (paired_differences([one], [other], 40, seed=3, level=level)["rsum"] for level in (0.9, 0.5))
+    generator = np.random.default_rng(3)
+    slow = []
+    for _ in range(40):
+        count_N = np.bincount(generator.integers(15, size=15), minlength=15)
+        slow.append(figures(one, count_N)["rsum"] - figures(other, count_N)["rsum"])
+    assert (wide.low, wide.high) == pytest.approx(tuple(np.quantile(slow, [0.05, 0.95])))
+    assert (narrow.low, narrow.high) == pytest.approx(tuple(np.quantile(slow, [0.25, 0.75])))
+
+
 def test_a_figure_that_one_run_lacks_is_not_compared() -> None:
     queries = random_table(10, seed=1)
     found = paired_differences([queries], [queries.drop(columns="mAP@R")], replicates=10, seed=1)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pipeline.sampling.statistics import Kind, Population, SimilarityStatistics
 
+STATE = {"count": 2.0, "mean": 1.5, "squares": 0.5}  # of the values 1 and 2
+
 
 def mutually_nearest(similarity_BB: Tensor, known_BB: Tensor | None = None) -> tuple[list[float], list[float]]:
     """The positives and negatives that a batch gives, one pair after another."""
@@ -74,6 +76,36 @@ def test_exact_variance_survives_a_mean_far_from_zero() -> None:
     for part in values.split(7):
         population.update(part, torch.ones(len(part), dtype=torch.bool))
     torch.testing.assert_close(population.variance, values.var())
+
+
+@pytest.mark.parametrize("kind", ["exact", "running"])
+def test_single_precision_similarities_are_summed_in_double(kind: Kind) -> None:
+    values = 1000 + torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    population = Population(kind)
+    population.update(values, torch.ones(len(values), dtype=torch.bool))
+    for figure in (population.count, population.mean, population.variance):
+        assert figure.dtype == torch.float64
+    assert float(population.mean) == pytest.approx(float(values.double().mean()), rel=1e-12)
+    assert float(population.variance) == pytest.approx(float(values.double().var()), rel=1e-9)
+
+
+def test_a_state_of_single_precision_goes_on_in_double() -> None:
+    population = Population("exact")
+    population.load_state_dict({name: torch.tensor(value) for name, value in STATE.items()})
+    population.update(torch.tensor([3.0]), torch.tensor([True]))
+    assert {name: float(value) for name, value in population.state_dict().items()} == {
+        "count": 3.0,
+        "mean": 2.0,
+        "squares": 2.0,
+    }
+    assert {value.dtype for value in population.state_dict().values()} == {torch.float64}
+
+
+def test_nothing_added_changes_nothing() -> None:
+    population = Population("exact")
+    population.load_state_dict({name: torch.tensor(value) for name, value in STATE.items()})
+    population.update(torch.tensor([9.0, 9.0]), torch.tensor([False, False]))
+    assert {name: float(value) for name, value in population.state_dict().items()} == STATE
 
 
 def test_running_variance_is_around_the_mean_after_each_batch_and_never_corrected() -> None:

@@ -117,6 +117,29 @@ def test_every_strategy_reports_what_fne_would_suspect() -> None:
         assert not other.cut_down_BC.any()
 
 
+def test_what_was_cut_down_is_reported_without_what_is_excluded() -> None:
+    statistics = SimilarityStatistics()
+    statistics.update(torch.tensor([[0.8, 0.1], [0.2, 0.8]]), torch.eye(2, dtype=torch.bool))
+    similarity_BC = torch.tensor([[0.1, 0.7, 0.2, 0.75, 0.3]])
+    settings = SimpleNamespace(strategy="fne", **FNE)
+    found = sample(
+        similarity_BC,
+        torch.tensor([0.8]),
+        excluded("x..x."),
+        statistics,
+        settings,
+        margin=0.2,
+        uniform_B=torch.tensor([0.5]),
+    )
+    assert found.cut_down_BC.tolist() == [[False, False, True, False, True]]
+    assert (found.weights_BC > 0).tolist() == [[False, True, False, False, False]]
+
+
+@pytest.mark.parametrize(("uniform", "drawn"), [(0.125, 0), (0.25, 1), (0.5, 2), (0.875, 2)])
+def test_a_draw_on_an_edge_is_the_candidate_that_begins_there(uniform: float, drawn: int) -> None:
+    assert int(draw_negative(torch.tensor([[1.0, 1.0, 2.0]]), torch.tensor([uniform]))) == drawn
+
+
 def test_an_unknown_strategy_is_named() -> None:
     with pytest.raises(ValueError, match="'hardestest'"):
         answer("hardestest", torch.zeros(1, 2, dtype=torch.bool), torch.rand(1, 2))
