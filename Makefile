@@ -51,7 +51,7 @@ coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of 
 
 mutants: $(DEVELOPMENT)  ## change sampling, objectives and retrieval in some 1 800 ways, and see which the tests notice
 	$(BIN)/mutmut run --max-children 2 $(ARGS)
-	$(BIN)/mutmut results
+	$(BIN)/python -m tests.faults.survivors --write docs/mutants.md
 
 audit: $(DEVELOPMENT)  ## ask osv.dev whether a pinned version has a known vulnerability (needs a network)
 	@$(PIP) --no-build-isolation '.[audit]'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+ARCHIVE = b"PK\x03\x04"
 
 
 def load_torch_file(path: Path) -> Any:
@@ -16,7 +17,9 @@ def load_torch_file(path: Path) -> Any:
     Raises:
         Exception: of almost any kind, when the file is damaged, hostile or something else.
     """
-    if zipfile.is_zipfile(path):
+    with open(path, "rb") as handle:
+        is_archive = handle.read(len(ARCHIVE)) == ARCHIVE  # as torch asks; zipfile looks at a file's end
+    if is_archive:
         return torch.load(path, map_location="cpu", weights_only=True)
     # The layout before torch 1.6 has no directory. A text in it says how long it is: an open file sets as much memory
     # aside before it finds that there is no more to read, a mapped one does not.

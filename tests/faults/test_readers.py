@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,10 @@ def test_the_whole_example_is_read(reader: Reader, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", [read_checkpoint, lambda path: Checkpoint(path.parent).load()])
 def test_a_length_that_is_only_told_sets_no_memory_aside(read: Callable[[Path], object], tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(b"X" + (1 << 31).to_bytes(4, "little") + b"short")
+    with zipfile.ZipFile(tmp_path / "state.pt", "w") as archive:
+        archive.writestr("a", b"short")
+    rest = (tmp_path / "state.pt").read_bytes()[5:]  # its end is still that of an archive
+    (tmp_path / "state.pt").write_bytes(b"X" + (1 << 31).to_bytes(4, "little") + rest)
     with pytest.raises(InputError, match=r"state\.pt"), bounded():
         read(tmp_path / "state.pt")
 

@@ -124,6 +124,11 @@ def test_a_perfect_model_ranks_everything_first() -> None:
     assert Split(torch.eye(5), torch.eye(5).repeat(2, 1), torch.arange(5).repeat(2)).ranks() == ([0] * 5, [0] * 10)
 
 
+def test_without_images_there_are_no_ranks() -> None:
+    i2t_N, t2i_M = retrieval_ranks(torch.empty(0, 3), torch.empty(0, 3), torch.empty(0, dtype=torch.long))
+    assert (i2t_N.shape, t2i_M.shape) == ((0,), (0,))
+
+
 def test_a_single_image_is_first() -> None:
     assert Split(torch.eye(1, 3), torch.rand(2, 3), torch.tensor([0, 0])).ranks() == ([0], [0, 0])
 

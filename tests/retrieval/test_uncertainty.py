@@ -80,10 +80,11 @@ def test_the_figures_of_a_table_are_those_of_the_report() -> None:
     assert found["rsum"] == pytest.approx(report["rsum"])
 
 
-def test_the_seed_decides_and_memory_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entries", [1, 7 * 50])
+def test_the_seed_decides_and_memory_does_not(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
     queries = random_table(20, seed=5)
     first = intervals(queries, replicates=50, seed=1)
-    monkeypatch.setattr(uncertainty, "BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(uncertainty, "BLOCK_ENTRIES", entries)
     again = intervals(queries, replicates=50, seed=1)
     assert {name: pytest.approx(interval) for name, interval in again.items()} == first
     assert intervals(queries, replicates=50, seed=2)["rsum"] != first["rsum"]

@@ -1,0 +1,132 @@
+"""The mutants that no test noticed, each with the reason why, after `mutmut run`.
+
+    python -m tests.faults.survivors --write docs/mutants.md
+
+Ends with 1 where fewer than 85 % were noticed, or where a survivor fits none of the reasons below: then a test is
+missing, or a reason.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+LEAST = 0.85
+STATUS = re.compile(r"^\s*(pipeline\S+): ([a-z ]+)$", re.MULTILINE)
+NOTICED = ("killed", "timeout", "caught by type check", "segfault")
+
+
+class Survivor(NamedTuple):
+    """One of them: its function, and the line before and after."""
+
+    function: str
+    before: str
+    after: str
+
+
+REASONS: tuple[tuple[str, str], ...] = (
+    # what the function, the line before and the line after must match, joined by newlines; the first that does counts
+    (r"\n.*device[^\n]*\n.*(device=None|\.to\(None|, \)|TILE_IMAGES|to\(dtype\))", "the CPU is the default device"),
+    (r"mps|type (!=|==) \"", "what it decides between differs on another kind of device only"),
+    (r"_to\n", "what is moved is there already, on a CPU"),
+    (r"update\n.*_to\(", "what is moved is there already, on a CPU"),
+    (
+        r"strict=(None|False)|strict=True.*\n.*, \)",
+        "the lengths are equal by construction; `strict` guards against edits",
+    ),
+    (r"encoding|newline", "on Linux UTF-8 is the default, and the file's lines end as they are written"),
+    (r"errstate", "numpy's warning is printed or not; the figure is the same"),
+    (r"argsort|kind=", "what lies between equal values makes no difference to the figure"),
+    (r"raise ", "the words of an error"),
+    (r"dtype|astype|\.to\(", "the type is the default, or holds these numbers as exactly"),
+    (
+        r"keep|kept|size \* max|BLOCK_ENTRIES|new_row\.st|chunk_size|_at_least|rows\[0\]",
+        "how much is computed at once, or kept",
+    ),
+    (r"searchsorted", "`right` matters where a score stands on a quantile's edge, which moves a pair to the next bin"),
+    (
+        r"edges = np\.unique|bins = len\(edges\)|positives_B",
+        "how finely scores are binned, and whether an empty bin is one",
+    ),
+    (r"bincount\(.*, \)", "the last one is always counted, so that the length is the same"),
+    (r"bins = len\(RELIABILITY", "bins that hold nothing are left out of the answer"),
+    (r"masked_fill\(own|where\(total_B > 0", "any other number would do: it is multiplied by 0, or below all others"),
+    (r"clamp\(min=|where\(added", "a guard against a division by 0, multiplied by 0 where it acts"),
+    (r"[<>]=? (suspect|threshold)|gather\(1, drawn_B1\) >", "a real number that equals a bound to its last bit"),
+    (r"__init__", "the default is replaced by all callers in the tests, which name the kind"),
+    (r"topk|argmax\((dim=None|keepdim)", "the last dimension is the default, or the row is the only one"),
+    (r"isfinite\(\) \|", "one of the two is never finite alone: both miss in a batch of one image"),
+    (r"only_B1\.any", "what it spares is adding zeros"),
+    (r"sides\[1\]|blocks\[0\]|count_N\[None\]|bool\(None\)", "both are the same there, or only the first is read"),
+    (r"2\) for place_B|/ 2\)", "a place between two counts is passed at the same one"),
+)
+
+
+@click.command()
+@click.option("--write", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write them as Markdown.")
+def main(page: Path | None) -> None:
+    """List the survivors."""
+    answer = subprocess.run(
+        [Path(sys.executable).with_name("mutmut"), "results", "--all", "true"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = dict(STATUS.findall(answer.stdout))
+    counts = Counter(found.values())
+    noticed = sum(counts[status] for status in NOTICED)
+    share = noticed / max(1, len(found))
+    survivors = [_survivor(name) for name, status in found.items() if status not in NOTICED]
+    reasons = defaultdict(list)
+    for survivor in survivors:
+        reasons[_reason(survivor)].append(survivor)
+    lines = [
+        "# Mutants that survived",
+        "",
+        "Written by `make mutants`: the functions of `sampling/`, `objectives/` and `retrieval/`, each changed in one",
+        f"place at a time, and their tests. {noticed} of {len(found)} mutants were noticed ({share:.0%}). The others,",
+        "by the reason why that is no gap:",
+    ]
+    for reason, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        lines += ["", f"## {reason[0].upper()}{reason[1:]}: {len(group)}", ""]
+        lines += [f"- `{one.function}`: `{one.before}` → `{one.after}`" for one in group]
+    if page is not None:
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    click.echo(f"{noticed} of {len(found)} mutants noticed ({share:.1%}): {dict(counts)}")
+    for survivor in reasons.get(UNEXPLAINED, ()):
+        click.echo(f"{UNEXPLAINED}: {survivor}")
+    raise SystemExit(share < LEAST or UNEXPLAINED in reasons)
+
+
+UNEXPLAINED = "no reason known"
+
+
+def _reason(survivor: Survivor) -> str:
+    text = "\n".join(survivor)
+    return next((reason for pattern, reason in REASONS if re.search(pattern, text)), UNEXPLAINED)
+
+
+def _survivor(name: str) -> Survivor:
+    shown = _mutmut("show", name).splitlines()
+    changed = {
+        sign: next((line[1:].strip() for line in shown if line.startswith(sign) and not line.startswith(sign * 3)), "")
+        for sign in "-+"
+    }
+    module, _, function = name.removeprefix("pipeline.").rpartition(".")
+    function = re.sub(r"^x_?|__mutmut_\d+$", "", function).replace("ǁ", ".").strip(".")
+    return Survivor(f"{module}.{function}", changed["-"].replace("`", "'"), changed["+"].replace("`", "'"))
+
+
+def _mutmut(*arguments: str) -> str:
+    command = [Path(sys.executable).with_name("mutmut"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()
