@@ -124,7 +124,7 @@ def _survivor(name: str) -> Survivor:
 
 
 def _mutmut(*arguments: str) -> str:
-    command = [Path(sys.executable).with_name("mutmut"), *arguments]
+    command = [str(Path(sys.executable).with_name("mutmut")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
