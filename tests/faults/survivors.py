@@ -46,7 +46,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     (r"raise ", "the words of an error"),
     (r"dtype|astype|\.to\(", "the type is the default, or holds these numbers as exactly"),
     (
-        r"keep|kept|size \* max|BLOCK_ENTRIES|new_row\.st|chunk_size|_at_least|rows\[0\]",
+        r"keep|kept|found_RT|size \* max|BLOCK_ENTRIES|new_row\.st|chunk_size|_at_least|rows\[0\]",
         "how much is computed at once, or kept",
     ),
     (r"searchsorted", "`right` matters where a score stands on a quantile's edge, which moves a pair to the next bin"),
