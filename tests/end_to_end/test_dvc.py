@@ -308,16 +308,19 @@ def test_a_parameter_changed_while_its_stage_works_is_not_recorded_for_it(clone:
     assert "error: params.yaml: sampler was {" in said[0]
     assert "failed to reproduce 'train'" in said[0]
     assert "0.16" not in (clone.folder / "dvc.lock").read_text()
+    write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
+    assert "going on at epoch 3" in clone.dvc("repro"), "with the old value back nothing is trained again"
+    assert clone.run_with("sampler.cutdown", "0.14").info.status == "FINISHED"
 
 
 def test_beside_a_repro_others_are_refused_and_it_goes_on_where_it_was(clone: Clone) -> None:
-    write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
+    write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.17}))
     params = (clone.folder / "params.yaml").read_text()
     with stopped_in_training(clone, "repro"):
         assert "is busy, it is being blocked by" in refused(clone, "repro")
         assert IN_TRAINING in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
     assert (clone.folder / "params.yaml").read_text() == params
-    assert clone.run_with("sampler.cutdown", "0.14").info.status == "FINISHED"
+    assert clone.run_with("sampler.cutdown", "0.17").info.status == "FINISHED"
     assert clone.dvc("status").strip().endswith("Data and pipelines are up to date.")
 
 
