@@ -24,7 +24,8 @@ def check_sizes(config: Mapping[str, Any], weights: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(weights, "pt") as opened:
-        shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118  # it is no dict
+        names = opened.keys()
+        shapes = [opened.get_slice(name).get_shape() for name in names]
     most_layers = max(len(shapes), SMALL_DEPTH)
     most_numbers = max(sum(map(math.prod, shapes)), SMALL_NUMBERS)
     for key, value, width in _numbers(config):

@@ -39,7 +39,7 @@ class Journal:
         Raises:
             InputError: for a key that is no digest: it names files here, and may come from a file of somebody else's.
         """
-        if not re.fullmatch("[0-9A-Za-z_-]{1,64}", key):
+        if not re.fullmatch(r"[\w -]{1,64}", key):
             raise InputError(
                 f"the key of a run is {key[:60]!r}, expected letters and digits; `dvc repro` makes it anew"
             )

@@ -199,6 +199,7 @@ def _context() -> ForkServerContext:
 
 def _work(stage: str, folder: str, between: signal.Signals | None) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts behind `&`, and inherited
     os.chdir(folder)
     for name in (*OUTSIDE, "DVC_STAGE"):
         os.environ.pop(name, None)
