@@ -67,12 +67,15 @@ def test_a_stage_that_is_killed_while_it_replaces_its_outputs_ends_like_one_that
 
 
 def ends_well(kill: Kill, reference: Reference, folder: Path) -> None:
-    """A kill that came too late, as on a machine that is less busy by now, is tried again earlier."""
+    """A kill that came too late, as on a machine that is less busy by now, or before it could be heeded is tried again.
+
+    Then in the middle, and ever earlier.
+    """
     for number in range(TRIES):
         landed, problems = try_kill_and_tell(kill, reference, folder / str(number))
         assert problems == [], kill
         if landed:
             return
         again = None if kill.again is None else kill.again / 2
-        kill = replace(kill, seconds=kill.seconds / 2, again=again)
+        kill = replace(kill, seconds=reference.seconds[kill.stage] / 2 ** (number + 1), again=again)
     pytest.fail(f"{kill.stage} ended before it was killed")
