@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PARAMS, STAGES = Path("params.yaml"), Path("dvc.yaml")
+ABSENT = object()
 _began_with: dict[str, Any] = {}
 
 
@@ -36,30 +37,30 @@ def check_recorded() -> None:
     from pipeline.yaml_text import shown
 
     now = _parameters() if _began_with else {}
-    for name, value in _began_with.items():
-        if now.get(name) != value:
+    for name in _began_with | now:
+        if _began_with.get(name, ABSENT) != now.get(name, ABSENT):
+            before, after = (shown(values[name]) if name in values else "not there" for values in (_began_with, now))
             raise InputError(
-                f"{PARAMS}: {name} was {shown(value)} when stage {os.environ['DVC_STAGE']} began and is "
-                f"{shown(now.get(name))} now. DVC would record the outputs under the new value; so they count as not "
-                "made. Put the old value back, or keep the new one, and run the same command again; for several at "
-                "once: dvc exp run --queue"
+                f"{PARAMS}: {name} was {before} when stage {os.environ['DVC_STAGE']} began and is {after} now. DVC "
+                "would record the outputs under the new value; so they count as not made. Put the old value back, or "
+                "keep the new one, and run the same command again; for several at once: dvc exp run --queue"
             )
 
 
 def _parameters() -> dict[str, Any]:
-    """The values that dvc.yaml names for the stage; none where DVC started no stage, or the files cannot be read."""
+    """What dvc.yaml names for the stage, by dotted name; nothing where DVC started none or cannot read the files."""
     from pipeline.errors import InputError
+    from pipeline.params import flat
     from pipeline.yaml_text import parse_yaml
 
     try:
         stages, values = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (STAGES, PARAMS))
         names = stages["stages"][os.environ["DVC_STAGE"]].get("params", [])
+        leaves = flat(values)
     except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
         return {}
-    return {name: _value(values, name) for name in names if isinstance(name, str)}
-
-
-def _value(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+    return {
+        leaf: value
+        for leaf, value in leaves.items()
+        if any(f"{leaf}.".startswith(f"{name}.") for name in names if isinstance(name, str))
+    }

@@ -105,7 +105,7 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
         with safe_open(vectors, "pt") as opened:
             image_ND, text_MD = opened.get_tensor("image_ND"), opened.get_tensor("text_MD")
             key = opened.metadata()["key"]
-        if not re.fullmatch(r"[\w -]{1,64}", key):
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
             raise ValueError(f"key {key[:60]!r}")
         if not image_ND.ndim == text_MD.ndim == 2 or image_ND.shape[1] != text_MD.shape[1]:
             raise ValueError(f"shapes {tuple(image_ND.shape)} and {tuple(text_MD.shape)}")

@@ -37,7 +37,7 @@ class Journal:
         """The journal of what `stage` computes from `key`, its folder made.
 
         Raises:
-            InputError: for a key that is no digest: it names files here, and may come from a file of somebody else's.
+            InputError: for a key that is no plain name: it names files here, and may come from somebody else's file.
         """
         if not re.fullmatch(r"[\w -]{1,64}", key):
             raise InputError(

@@ -14,6 +14,7 @@ from pipeline.report import gallery
 from pipeline.report.gallery import Embedded, false_negatives, least_similar_pairs, read_embedded, retrieval_groups
 from tests.report.making import embedded_of, split_of, truth_of
 
+KEY = "0123456789abcdef" * 4
 CONFUSED = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
 
 
@@ -104,7 +105,7 @@ def test_the_least_similar_own_pairs_come_first() -> None:
 def test_vectors_of_another_split_are_refused(tmp_path: Path) -> None:
     write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
     vectors = tmp_path / "embeddings.safetensors"
-    write_tensors(vectors, {"image_ND": torch.eye(3), "text_MD": torch.eye(3)}, {"key": "abc"})
+    write_tensors(vectors, {"image_ND": torch.eye(3), "text_MD": torch.eye(3)}, {"key": KEY})
     with pytest.raises(InputError, match=r"holds 3 images and 3 captions, .*4 and 4; run `dvc repro evaluate`"):
         read_embedded(tmp_path / "test.json", None, vectors)
     vectors.write_bytes(b"cut off")
@@ -115,7 +116,7 @@ def test_vectors_of_another_split_are_refused(tmp_path: Path) -> None:
 def test_vectors_come_with_the_key_of_their_evaluation(tmp_path: Path) -> None:
     write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
     vectors = tmp_path / "embeddings.safetensors"
-    write_tensors(vectors, {"image_ND": torch.eye(4), "text_MD": torch.eye(4)}, {"key": "abc"})
+    write_tensors(vectors, {"image_ND": torch.eye(4), "text_MD": torch.eye(4)}, {"key": KEY})
     embedded, key = read_embedded(tmp_path / "test.json", None, vectors)
-    assert key == "abc"
+    assert key == KEY
     assert torch.equal(embedded.text_MD, torch.eye(4))

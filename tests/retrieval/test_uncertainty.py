@@ -133,15 +133,21 @@ def test_on_the_same_queries_a_small_gain_shows_that_two_intervals_would_hide() 
     assert mine.low < others.high
 
 
+def slow_differences(one: pandas.DataFrame, other: pandas.DataFrame) -> list[float]:
+    """Of the rsum, one replicate of 15 queries after the other."""
+    generator = np.random.default_rng(3)
+    differences = []
+    for _ in range(40):
+        count_N = np.bincount(generator.integers(15, size=15), minlength=15)
+        differences.append(figures(one, count_N)["rsum"] - figures(other, count_N)["rsum"])
+    return differences
+
+
 def test_a_difference_is_that_of_the_replicates_with_one_draw_for_both() -> None:
     one, other = random_table(15, seed=1), random_table(15, seed=1)
     other["rank"] = other["rank"][::-1].to_numpy()
     found = paired_differences([one], [other], replicates=40, seed=3)["rsum"]
-    generator = np.random.default_rng(3)
-    slow = []
-    for _ in range(40):
-        count_N = np.bincount(generator.integers(15, size=15), minlength=15)
-        slow.append(figures(one, count_N)["rsum"] - figures(other, count_N)["rsum"])
+    slow = slow_differences(one, other)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
 
 
@@ -163,11 +169,7 @@ def test_the_figures_of_several_seeds_are_averaged() -> None:
 def test_the_level_says_what_lies_between_the_bounds() -> None:
     one, other = ranked_anew(1), ranked_anew(2)
     wide, narrow = (paired_differences([one], [other], 40, seed=3, level=level)["rsum"] for level in (0.9, 0.5))
-    generator = np.random.default_rng(3)
-    slow = []
-    for _ in range(40):
-        count_N = np.bincount(generator.integers(15, size=15), minlength=15)
-        slow.append(figures(one, count_N)["rsum"] - figures(other, count_N)["rsum"])
+    slow = slow_differences(one, other)
     assert (wide.low, wide.high) == pytest.approx(tuple(np.quantile(slow, [0.05, 0.95])))
     assert (narrow.low, narrow.high) == pytest.approx(tuple(np.quantile(slow, [0.25, 0.75])))
 
