@@ -2,30 +2,33 @@
 
     python -m tests.faults.soak --moments 20 --dvc 5 --rounds 20
 
-Prints a table of what was tried, landed (ended what it was sent to before its time) and survived, then what was not as
-it should be; ends with 1 if anything was.
+Prints a table of what was tried, landed (ended what it was sent to before its time) and survived, and on standard error
+what was not as it should be, as soon as it is found; ends with 1 if anything was.
 """
 
 from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from subprocess import SubprocessError, TimeoutExpired
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import numpy as np
 
+from pipeline.progress import progress
 from tests.stages.running import STAGES
 
 if TYPE_CHECKING:
     from tests.end_to_end.test_dvc import Clone
     from tests.faults.killing_dvc import Killed, Outcome
+
+Item = TypeVar("Item")
 
 
 @click.command()
@@ -55,8 +58,6 @@ def main(moments: int, of_dvc: int, rounds: int, seed: int, stages: tuple[str, .
             problems += _kill_queue(clone, Path(folder).resolve(), of_dvc, seed)
         if rounds:
             problems += _crowd(clone, Path(folder).resolve() / "crowd", rounds)
-    for problem in problems:
-        click.echo(problem)
     raise SystemExit(bool(problems))
 
 
@@ -69,15 +70,15 @@ def _kill_stages(folder: Path, moments: int, seed: int, stages: tuple[str, ...])
         reference = run_whole(folder / f"whole {variant}", **changes)
         for stage in stages:
             ended = survived = 0
-            for number, drawn in enumerate(seeded_kills(reference, stage, moments, seed)):
+            for number, drawn in enumerate(_shown(seeded_kills(reference, stage, moments, seed), stage)):
                 again = reference.seconds[stage] / 2 if number % 5 == 4 else None
                 kill = replace(drawn, over=number % 4 == 3, again=again)
                 landed, found = try_kill_and_tell(kill, reference, folder / f"{variant}-{stage}-{number}")
                 ended += landed
                 survived += not found
-                problems += [f"{variant}: {stage}, {kill}: {problem}" for problem in found]
-            if moments and not ended:
-                problems.append(f"{variant}: {stage}: no kill landed")
+                problems += _told(f"{variant}: {stage}, {kill}", found)
+            if not ended:
+                problems += _told(f"{variant}: {stage}", ["no kill landed"])
             click.echo(f"| {stage}, {variant} | {moments} | {ended} | {survived} |")
     return problems
 
@@ -102,7 +103,7 @@ def _kill_dvc(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
         try:
             expected, seconds = uninterrupted(copied(clone, folder / f"whole-{way}"), command)
         except (AssertionError, SubprocessError) as error:
-            problems.append(f"{command}, not killed: {error}")
+            problems += _told(f"{command}, not killed", [str(error)])
             continue
 
         def kill(other: Clone, moment: float, number: Signals, way: str = command, like: Outcome = expected) -> Killed:
@@ -119,7 +120,7 @@ def _kill_queue(clone: Clone, folder: Path, count: int, seed: int) -> list[str]:
     try:
         expected, seconds = uninterrupted(copied(clone, folder / "whole-queue"))
     except (AssertionError, SubprocessError) as error:
-        return [f"two queue workers, not killed: {error}"]
+        return _told("two queue workers, not killed", [str(error)])
     finally:
         end_all(folder / "whole-queue")
     problems = []
@@ -141,7 +142,7 @@ def _tried(
     from tests.faults.killing_dvc import Killed, copied, end_all
 
     problems, landed, survived = [], 0, 0
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate(_shown(moments, what)):
         other, sent = copied(clone, folder.with_name(f"{folder.name}-{number}")), SIGNALS[number % len(SIGNALS)]
         try:
             killed = kill(other, moment, sent)
@@ -150,9 +151,9 @@ def _tried(
         end_all(other.folder)
         landed += killed.landed
         survived += killed.landed and not killed.problems
-        problems += [f"{what}, {sent.name} after {moment:.1f} s: {problem}" for problem in killed.problems]
+        problems += _told(f"{what}, {sent.name} after {moment:.1f} s", killed.problems)
     click.echo(f"| {what} | {len(moments)} | {landed} | {survived} |")
-    return problems if landed else [*problems, f"{what}: no kill came before the end"]
+    return problems if landed else [*problems, *_told(what, ["no kill came before the end"])]
 
 
 def _crowd(clone: Clone, folder: Path, rounds: int) -> list[str]:
@@ -160,7 +161,7 @@ def _crowd(clone: Clone, folder: Path, rounds: int) -> list[str]:
     from tests.faults.killing_dvc import copied, end_all
 
     other, problems, well = copied(clone, folder), [], 0
-    for number in range(rounds):
+    for number in _shown(range(rounds), "many at once"):
         try:
             found = crowd(other, number)
         except (AssertionError, SubprocessError) as error:
@@ -168,9 +169,21 @@ def _crowd(clone: Clone, folder: Path, rounds: int) -> list[str]:
         if found:
             end_all(other.folder)
         well += not found
-        problems += [f"round {number}: {problem}" for problem in found]
+        problems += _told(f"round {number}", found)
     end_all(other.folder)
     click.echo(f"| nobody: four queued experiments and one in the workspace | {rounds} rounds | | {well} |")
+    return problems
+
+
+def _shown(items: Sequence[Item], label: str) -> Iterator[Item]:
+    return progress(items, label=label, total=len(items))
+
+
+def _told(where: str, found: list[str]) -> list[str]:
+    """Say at once what was not as it should be: the whole takes hours."""
+    problems = [f"{where}: {problem}" for problem in found]
+    for problem in problems:
+        click.echo(problem, err=True)
     return problems
 
 
