@@ -34,6 +34,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     # what the function, the line before and the line after must match, joined by newlines; the first that does counts
     (r"\n.*device[^\n]*\n.*(device=None|\.to\(None|, \)|TILE_IMAGES|to\(dtype\))", "the CPU is the default device"),
     (r"mps|type (!=|==) \"", "what it decides between differs on another kind of device only"),
+    (r"gather\(1, drawn_B1\)", "the guard against a GPU's rounding: on a CPU no candidate of weight 0 is drawn"),
+    (r"count_N is None|sides\[1\]", "only the first is read, or both are the same there"),
     (r"_to\n", "what is moved is there already, on a CPU"),
     (r"update\n.*_to\(", "what is moved is there already, on a CPU"),
     (
@@ -42,28 +44,27 @@ REASONS: tuple[tuple[str, str], ...] = (
     ),
     (r"encoding|newline", "on Linux UTF-8 is the default, and the file's lines end as they are written"),
     (r"errstate", "numpy's warning is printed or not; the figure is the same"),
-    (r"argsort|kind=", "what lies between equal values makes no difference to the figure"),
-    (r"raise ", "the words of an error"),
-    (r"dtype|astype|\.to\(", "the type is the default, or holds these numbers as exactly"),
+    (r"argsort", "what lies between equal values makes no difference to the figure"),
     (
-        r"keep|kept|found_RT|size \* max|BLOCK_ENTRIES|new_row\.st|chunk_size|_at_least|rows\[0\]",
+        r"(dtype=|astype\(|\.to\().*\n.*(=None|, \)|\(None\))",
+        "the type is the default, or holds these numbers as exactly",
+    ),
+    (
+        r"\b(keep|kept)\b|found_RT|size \* max|BLOCK_ENTRIES|new_row\.st|chunk_size|_at_least|rows\[0\]",
         "how much is computed at once, or kept",
     ),
     (r"searchsorted", "`right` matters where a score stands on a quantile's edge, which moves a pair to the next bin"),
     (
         r"edges = np\.unique|bins = len\(edges\)|positives_B",
-        "how finely scores are binned, and whether an empty bin is one",
+        "how finely scores are binned, or the bin below all true pairs, which counts none of them",
     ),
     (r"bincount\(.*, \)", "the last one is always counted, so that the length is the same"),
     (r"bins = len\(RELIABILITY", "bins that hold nothing are left out of the answer"),
     (r"masked_fill\(own|where\(total_B > 0", "any other number would do: it is multiplied by 0, or below all others"),
     (r"clamp\(min=|where\(added", "a guard against a division by 0, multiplied by 0 where it acts"),
-    (r"[<>]=? (suspect|threshold)|gather\(1, drawn_B1\) >", "a real number that equals a bound to its last bit"),
-    (r"__init__", "the default is replaced by all callers in the tests, which name the kind"),
-    (r"topk|argmax\((dim=None|keepdim)", "the last dimension is the default, or the row is the only one"),
+    (r"[<>]=? (suspect|threshold)", "a real number that equals a bound to its last bit"),
+    (r"topk", "the last dimension is the default"),
     (r"isfinite\(\) \|", "one of the two is never finite alone: both miss in a batch of one image"),
-    (r"only_B1\.any", "what it spares is adding zeros"),
-    (r"sides\[1\]|blocks\[0\]|count_N\[None\]|bool\(None\)", "both are the same there, or only the first is read"),
     (r"2\) for place_B|/ 2\)", "a place between two counts is passed at the same one"),
 )
 

@@ -80,14 +80,18 @@ def test_the_figures_of_a_table_are_those_of_the_report() -> None:
     assert found["rsum"] == pytest.approx(report["rsum"])
 
 
-@pytest.mark.parametrize("entries", [1, 7 * 50])
-def test_the_seed_decides_and_memory_does_not(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+@pytest.mark.parametrize("at_once", [0, 7, 50])  # of 50: one by one, with a rest, all
+def test_the_seed_decides_and_memory_does_not(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     queries = random_table(20, seed=5)
     first = intervals(queries, replicates=50, seed=1)
-    monkeypatch.setattr(uncertainty, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(uncertainty, "BLOCK_ENTRIES", at_once * len(queries))
     again = intervals(queries, replicates=50, seed=1)
     assert {name: pytest.approx(interval) for name, interval in again.items()} == first
     assert intervals(queries, replicates=50, seed=2)["rsum"] != first["rsum"]
+
+
+def test_without_replicates_there_are_no_intervals() -> None:
+    assert intervals(random_table(3, seed=1), replicates=0, seed=1) == {}
 
 
 def test_an_interval_of_independent_queries_is_as_wide_as_theory_says() -> None:
@@ -184,10 +188,20 @@ def test_a_figure_that_one_run_lacks_is_not_compared() -> None:
 @pytest.mark.parametrize("change", [{"fold": 1}, {"image": 0}])
 def test_other_queries_are_no_pair(change: dict[str, int]) -> None:
     queries = random_table(10, seed=1)
-    with pytest.raises(ValueError, match="not judged on the same queries"):
+    told = "^the runs were not judged on the same queries: another split, or other folds$"
+    with pytest.raises(ValueError, match=told):
         paired_differences([queries], [queries.assign(**change)], replicates=10, seed=1)
-    with pytest.raises(ValueError, match="not judged on the same queries"):
+    with pytest.raises(ValueError, match=told):
         paired_differences([queries], [queries[1:]], replicates=10, seed=1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_figure_that_no_replicate_knows_is_left_out(seed: int) -> None:
+    queries = random_table(4, seed=1)
+    queries["mAP@R"] = np.where(queries["image"] == 0, 50.0, np.nan)
+    drawn = 0 in np.random.default_rng(seed).integers(4, size=4)
+    assert ("truth/i2t/mAP@R" in intervals(queries, replicates=1, seed=seed)) == drawn
+    assert ("truth/i2t/mAP@R" in paired_differences([queries], [queries], replicates=1, seed=seed)) == drawn
 
 
 @pytest.mark.parametrize("decimals", [9, 0])

@@ -56,7 +56,7 @@ def test_only_mutually_nearest_pairs_count(seed: int, size: int, levels: int) ->
 
 
 def test_exact_figures_are_those_of_all_batches_at_once() -> None:
-    statistics = SimilarityStatistics("exact")
+    statistics = SimilarityStatistics()
     positives: list[float] = []
     negatives: list[float] = []
     for similarity_BB in batches(seed=1):
