@@ -214,30 +214,6 @@ def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: C
     assert clone.say("git", "status", "--porcelain") == "", "the workspace is not touched"
 
 
-def test_two_queued_experiments_at_once_train_and_are_tracked_once_each(clone: Clone) -> None:
-    before = {run.info.run_id for run in clone.runs()}
-    clone.dvc("exp", "run", "--queue", "--name", "cut", "-S", "sampler.cutdown=0.1,0.3")
-    clone.dvc("queue", "start", "--jobs", "2")
-    give_up = time.monotonic() + LONGEST
-    while (told := clone.dvc("queue", "status")).count("Success") < 2:
-        assert "Failed" not in told, told
-        assert time.monotonic() < give_up, told
-        time.sleep(1)
-    new = {run.data.params["sampler.cutdown"]: run for run in clone.runs() if run.info.run_id not in before}
-    assert sorted(new) == ["0.1", "0.3"]
-    head = clone.say("git", "rev-parse", "HEAD").strip()
-    for name, run in zip(("cut-1", "cut-2"), (new["0.1"], new["0.3"]), strict=True):
-        assert stages_run(clone.dvc("queue", "logs", name)) == {"train", "evaluate", "audit"}
-        assert run.data.tags["dvc.experiment"] == name
-        assert run.data.tags["dvc.baseline"] == head
-        assert str(run.info.run_name).startswith(f"{name} · ")
-        assert run.info.status == "FINISHED"
-        assert clone.sent(run, "test/rsum") == 1
-        assert clone.sent(run, "val/rsum") == 2
-    assert len(clone.runs()) == len(before) + 2
-    assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
-
-
 @contextmanager
 def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Iterator[list[str]]:
     """`dvc` with its stage train stands still meanwhile, then ends; what it said is in the list after that."""

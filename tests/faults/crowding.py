@@ -75,6 +75,7 @@ def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
 
 def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> list[str]:
     problems = []
+    head = clone.say("git", "rev-parse", "HEAD").strip()
     new = [run for run in clone.runs() if run.info.run_id not in before]
     if len(new) != len(values):
         problems.append(f"{len(new)} runs in MLflow for {len(values)} experiments")
@@ -83,11 +84,15 @@ def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> li
         if len(runs) != 1 or runs[0].info.status != "FINISHED" or runs[0].data.tags["dvc.experiment"] != name:
             problems.append(f"{name}: {[(run.info.run_name, run.info.status) for run in runs]} in MLflow")
         else:
+            if not str(runs[0].info.run_name).startswith(f"{name} · ") or runs[0].data.tags["dvc.baseline"] != head:
+                problems.append(f"{name}: {runs[0].info.run_name}, of {runs[0].data.tags['dvc.baseline']}, in MLflow")
             problems += [f"{name}: {problem}" for problem in _faults(clone, ref_of(clone, name), runs[0])]
     of_new = {run.info.run_id for run in new}
     models = [str(version.run_id) for version in clone.client.search_model_versions() if version.run_id in of_new]
     if sorted(models) != sorted(of_new):
         problems.append(f"{len(models)} models registered for {len(of_new)} runs")
+    if others := list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db")):
+        problems.append(f"stores of their own: {others}")
     return problems
 
 
