@@ -9,6 +9,7 @@ import click
 
 from stages.command import stage
 from stages.launch import take_gpus
+from stages.recorded import check_recorded
 
 
 @click.command(name="evaluate")
@@ -113,6 +114,7 @@ def main(weights: str | None) -> None:
 
     tracker = Tracker(params.tracking.experiment)
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
+    check_recorded()
     with tracker:
         if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
             tracker.log_rows([{"step": run["best"]["step"], "time": tracker.began, **_flat(metrics)}])
@@ -126,6 +128,7 @@ def main(weights: str | None) -> None:
             if params.tracking.model is not None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
                 tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
+            check_recorded()  # an evaluation that does not count is no run's
             tracker.finish()
             tracker.close()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")

@@ -10,6 +10,7 @@ import click
 
 from stages.command import stage
 from stages.launch import started_together
+from stages.recorded import check_recorded
 
 if TYPE_CHECKING:
     from pipeline.params import ModelParams
@@ -57,6 +58,7 @@ def _make(model: ModelParams) -> None:
         if not main:
             return
         write_json(work / "features.json", manifest)
+        check_recorded()
         move_folder(work, FEATURES)
     counts = ", ".join(f"{name} {rows['images']}/{rows['captions']}" for name, rows in manifest["rows"].items())
     click.echo(f"features for {model.train} (images/captions): {counts}")

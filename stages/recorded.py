@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,26 +10,35 @@ from pathlib import Path
 from typing import Any
 
 PARAMS, STAGES = Path("params.yaml"), Path("dvc.yaml")
-ABSENT = object()
+CODE = ("stages/", "pipeline/")
+BEGAN_WITH = "FNE_BEGAN_WITH"
+"""Environment of the processes that a stage starts: what it noted before they could look."""
 _began_with: dict[str, Any] = {}
 
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Have a stage that DVC started fail when its parameters in params.yaml are others at its end than at its start.
+    """Have a stage that DVC started fail when its parameters or its code are others at its end than at its start.
 
-    DVC reads them when the stage has ended, and would put the new values beside outputs that were made with the old
-    ones, in dvc.lock and in the run cache: no later run would find that out.
+    DVC takes both down when the stage has ended, and would put the new ones beside outputs that were made with the old
+    ones, in dvc.lock and in the run cache: no later run would find that out. What earlier stages made is not looked at:
+    DVC locks it, and makes it anew where it was changed by hand.
 
     Raises:
-        InputError: naming the parameters, and what to do.
+        InputError: naming the parameter or the file, and what to do.
     """
-    _began_with.update(_parameters())
+    told = os.environ.get(BEGAN_WITH)
+    _began_with.update(_noted() if told is None else json.loads(told))
     try:
+        if told is None:
+            os.environ[BEGAN_WITH] = json.dumps(_began_with)
+        check_recorded()
         yield
         check_recorded()
     finally:
         _began_with.clear()
+        if told is None:
+            del os.environ[BEGAN_WITH]
 
 
 def check_recorded() -> None:
@@ -36,31 +46,46 @@ def check_recorded() -> None:
     from pipeline.errors import InputError
     from pipeline.yaml_text import shown
 
-    now = _parameters() if _began_with else {}
+    now = _noted() if _began_with else {}
     for name in _began_with | now:
-        if _began_with.get(name, ABSENT) != now.get(name, ABSENT):
+        if name in _began_with and name in now and _began_with[name] == now[name]:
+            continue
+        stage = f"stage {os.environ['DVC_STAGE']} began"
+        if name.startswith(CODE):
+            what = f"{name} is not as it was when {stage}. DVC would record the outputs as the new code's"
+            back = "Put the old code back, or keep the new, and run the same command again"
+        else:
             before, after = (shown(values[name]) if name in values else "not there" for values in (_began_with, now))
-            raise InputError(
-                f"{PARAMS}: {name} was {before} when stage {os.environ['DVC_STAGE']} began and is {after} now. DVC "
-                "would record the outputs under the new value; so they count as not made. Put the old value back, or "
-                "keep the new one, and run the same command again; for several at once: dvc exp run --queue"
-            )
+            what = f"{PARAMS}: {name} was {before} when {stage} and is {after} now. DVC would record the outputs under "
+            what += "the new value"
+            back = "Put the old value back, or keep the new one, and run the same command again; for several at once: "
+            back += "dvc exp run --queue"
+        raise InputError(f"{what}; so they count as not made. {back}")
 
 
-def _parameters() -> dict[str, Any]:
-    """What dvc.yaml names for the stage, by dotted name; nothing where DVC started none or cannot read the files."""
+def _noted() -> dict[str, Any]:
+    """Values by dotted name, and digests of code by path, of what dvc.yaml names for the stage.
+
+    Nothing where DVC started none, or the files cannot be read.
+    """
     from pipeline.errors import InputError
+    from pipeline.files import sha256
     from pipeline.params import flat
     from pipeline.yaml_text import parse_yaml
 
     try:
         stages, values = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (STAGES, PARAMS))
-        names = stages["stages"][os.environ["DVC_STAGE"]].get("params", [])
-        leaves = flat(values)
+        stage = stages["stages"][os.environ["DVC_STAGE"]]
+        names, leaves = stage.get("params", []), flat(values)
+        code = [path for name in stage.get("deps", []) if name.startswith(CODE) for path in _files(Path(name))]
+        digests = {str(path): sha256(path) if path.exists() else "" for path in code}
     except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
         return {}
-    return {
-        leaf: value
-        for leaf, value in leaves.items()
-        if any(f"{leaf}.".startswith(f"{name}.") for name in names if isinstance(name, str))
-    }
+    chosen = {leaf: value for leaf, value in leaves.items() if any(f"{leaf}.".startswith(f"{name}.") for name in names)}
+    return dict(json.loads(json.dumps(chosen | digests, default=str)))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(found for found in path.rglob("*") if found.is_file() and "__pycache__" not in found.parts)
+    return [path]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import json
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,47 @@ def test_two_experiments_that_need_the_same_features_both_get_all_of_them(
     found, expected = (files_below(folder / "features") for folder in (ready, other))
     assert found == expected
     assert {"train/images-00000.safetensors", "test/captions-00000.safetensors", "features.json"} <= set(found)
+
+
+@pytest.mark.parametrize("stage", ["features", "evaluate"])
+def test_a_parameter_that_changes_meanwhile_costs_the_stage_no_work_and_no_run(
+    stage: str, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DVC starts it; with the old value back the same command ends as if nothing had happened."""
+    run("train")
+    before = statuses()
+    shutil.copy(ROOT / "dvc.yaml", ready)
+    monkeypatch.setenv("DVC_STAGE", stage)
+    monkeypatch.setattr("stages.command.DIE_WITH_PARENT", ())
+    params = (ready / "params.yaml").read_text()
+    module, worker = {"features": ("features", "write_shards"), "evaluate": ("judging", "judge")}[stage]
+    work, done = getattr(importlib.import_module(f"pipeline.training.{module}"), worker), []
+
+    def disturbed(*arguments: Any) -> Any:
+        (ready / "params.yaml").write_text(params.replace("image_size: 32", "image_size: 64"))
+        done.append(arguments)
+        return work(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"pipeline.training.{module}.{worker}", disturbed)
+        said = invoke(stage).output
+    assert f"params.yaml: model.image_size was 32 when stage {stage} began and is 64 now" in said
+    assert done
+    assert statuses() == before
+    made = {path.name: path.stat().st_ino for path in ready.glob(".checkpoints/features-*/train/*")}
+    (ready / "params.yaml").write_text(params)
+    run(stage)
+    if stage == "features":
+        assert made
+        assert made.items() <= {path.name: path.stat().st_ino for path in (ready / "features/train").iterdir()}.items()
+    assert set(statuses()) == {"FINISHED"}
+    assert len(statuses()) == len(before)
+
+
+def statuses() -> list[str]:
+    """Of the runs in this folder's store."""
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        return [status for (status,) in store.execute("select status from runs")]
 
 
 def test_half_made_features_of_other_pictures_are_not_gone_on_from(

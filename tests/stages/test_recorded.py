@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
-from stages.recorded import check_recorded, recorded
+from stages.recorded import BEGAN_WITH, check_recorded, recorded
 
-STAGES = "stages:\n  train:\n    params: [seed, sampler, memory.size]\n"
+STAGES = """stages:
+  train:
+    params: [seed, sampler, memory.size]
+    deps: [data/split, stages/train.py, pipeline/models]
+"""
+CODE = ("stages/train.py", "pipeline/models/towers.py", "pipeline/models/heads/linear.py", "pipeline/report/page.py")
 BEFORE = "seed: 1\nsampler: {cutdown: 0.2, alpha: 1}\nmemory: {size: 8, note: x}\n"
 
 
@@ -19,6 +25,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_STAGE", "train")
     Path("dvc.yaml").write_text(STAGES)
     Path("params.yaml").write_text(BEFORE)
+    for name in (*CODE, "data/split/train.json"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("1")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,38 @@ def test_what_the_stage_depends_on_must_be_the_same_at_its_end(old: str, new: st
     with pytest.raises(InputError, match=told), recorded():
         check_recorded()
         Path("params.yaml").write_text(BEFORE.replace(old, new))
+
+
+@pytest.mark.parametrize("name", [*CODE[:3], "pipeline/models/new.py"])
+def test_so_must_its_code(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} is not as it was when stage train began"), recorded():
+        check_recorded()
+        Path(name).write_text("2")
+
+
+def test_code_that_is_gone_is_named() -> None:
+    with pytest.raises(InputError, match=r"^stages/train\.py is not as it was"), recorded():
+        Path("stages/train.py").unlink()
+
+
+@pytest.mark.parametrize("name", [CODE[3], "data/split/train.json", "pipeline/models/__pycache__/towers.pyc"])
+def test_other_files_may_change(name: str) -> None:
+    with recorded():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("2")
+
+
+def test_a_process_that_the_stage_starts_goes_by_what_the_stage_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with recorded():
+        noted = os.environ[BEGAN_WITH]
+    assert BEGAN_WITH not in os.environ
+    monkeypatch.setenv(BEGAN_WITH, noted)
+    with recorded():
+        pass
+    Path("params.yaml").write_text(BEFORE.replace("seed: 1", "seed: 2"))
+    with pytest.raises(InputError, match="seed was 1 when stage train began and is 2 now"), recorded():
+        pytest.fail("it works with what the stage did not note")
+    assert os.environ[BEGAN_WITH] == noted
 
 
 @pytest.mark.parametrize(
