@@ -41,7 +41,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
     """What is known of a split's pairs, by source; the first is the one to go by. Empty where nothing is known.
 
     Raises:
-        InputError: when the files are there but cannot be read.
+        InputError: when the files are there but cannot be read, or name other rows than the split has.
     """
     import pandas
 
@@ -67,9 +67,23 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
                     rows["relevance"].to_numpy() >= least,
                     {direction: side_P.isin(["", direction]).to_numpy() for direction in DIRECTIONS},
                 )
-        return truths
     except Exception as error:  # Arrow's reader raises almost anything on a damaged file
         raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
+    if truths:
+        _check_rows(table_path, folder / f"{split}.json", list(truths.values()))
+    return truths
+
+
+def _check_rows(table: Path, path: Path, truths: list[Truth]) -> None:
+    split = read_split(path)
+    for truth in truths:
+        for what, row_P, count in (
+            ("images", truth.image_P, len(split.images)),
+            ("captions", truth.caption_P, len(split.captions)),
+        ):
+            low, high = row_P.min(), row_P.max()
+            if not 0 <= low <= high < count:
+                raise InputError(f"{table}: {what} {low} to {high}, {path.name} has {count}; run `dvc repro split`")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.data.known import read_truths
-from pipeline.data.splits import Split
+from pipeline.data.splits import Split, write_split
 from pipeline.data.truth import write_truth
+from pipeline.errors import InputError
 
 DATA = Path(str(distribution("eccv-caption").locate_file("eccv_caption/data")))
 Pairs = set[tuple[int, int]]  # COCO's ids of an image and a caption
@@ -60,6 +61,7 @@ def test_each_source_keeps_just_the_pairs_that_are_in_the_split(
     empty = Split.of([])
     (line,) = write_truth("karpathy", {file.name: file}, {"train": empty, "val": empty, "test": split}, tmp_path)
     assert line.startswith("truth (pooled)")
+    write_split(tmp_path / "test.json", split, one_row_a_caption=False)
     truths = read_truths(tmp_path, "test")
     assert list(truths) == ["eccv", "cxc"]
     assert read_truths(tmp_path, "val") == {}
@@ -80,6 +82,15 @@ def test_each_source_keeps_just_the_pairs_that_are_in_the_split(
             found = {(images[image], captions[caption]) for image, caption, asked in rows if asked}
             assert found == {(image, caption) for image, caption in pairs if image in images and caption in captions}
             assert len(found) > 10
+
+
+def test_a_truth_of_another_split_is_refused(captions_of: dict[int, list[int]], tmp_path: Path) -> None:
+    file, split = karpathy(tmp_path, captions_of)
+    write_truth("karpathy", {file.name: file}, {"train": Split.of([]), "val": Split.of([]), "test": split}, tmp_path)
+    fewer = Split.of([(image, ["a caption"]) for image in split.images[:-1]])
+    write_split(tmp_path / "test.json", fewer, one_row_a_caption=False)
+    with pytest.raises(InputError, match=rf"captions 0 to \d+, test\.json has {len(fewer.captions)}; run `dvc repro"):
+        read_truths(tmp_path, "test")
 
 
 def test_without_coco_ids_nothing_is_known(captions_of: dict[int, list[int]], tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def _truth_table() -> bytes:
     return _parquet(pandas.DataFrame(columns | {"source": ["crowd", "eccv_i2t", "cxc"]}))
 
 
+def _truths(folder: Path) -> object:
+    write_split(folder / "test.json", TRAIN, one_row_a_caption=False)
+    return read_truths(folder, "test")
+
+
 def _saved(content: object, *, before_1_6: bool = False) -> bytes:
     written = BytesIO()
     torch.save(content, written, _use_new_zipfile_serialization=not before_1_6)
@@ -287,9 +292,7 @@ def readers() -> list[Reader]:
             lambda at: read_published_bank(at / "img.npy", at / "txt.npy", TRAIN),
         ),
         Reader("pairs.parquet", {"pairs.parquet": _bank_table()}, lambda at: read_bank(at, len(TRAIN.captions))),
-        Reader(
-            "truth.parquet", {"truth.parquet": _truth_table(), "truth.json": kind}, lambda at: read_truths(at, "test")
-        ),
+        Reader("truth.parquet", {"truth.parquet": _truth_table(), "truth.json": kind}, _truths),
         Reader("source.json", {"source.json": json.dumps(source).encode()}, lambda at: read_source(at / "source.json")),
         Reader("a stage's record", {"base.json": b'{"a": [1, 2]}'}, lambda at: read_record(at / "base.json")),
         Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),
