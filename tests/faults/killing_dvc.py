@@ -103,7 +103,7 @@ def kill_dvc(clone: Clone, command: str, moment: Moment, number: signal.Signals,
     if left := _left_after(clone.folder, 15):
         killed.problems.append(f"left behind: {[found.command for found in left]}")
     if not on_a_branch(clone):
-        told = WAY_BACK.search(clone.say(sys.executable, "-m", "stages.show"))
+        told = WAY_BACK.search(_shown(clone))
         if told is None:
             killed.problems.append("a detached HEAD, and no way back is printed")
             return killed
@@ -228,6 +228,12 @@ def missing_from_cache(clone: Clone, outputs: dict[str, str]) -> list[str]:
             told |= {f"{name}/{member['relpath']}": fault(member["md5"]) for member in members}
         problems += [f"{path} {problem}" for path, problem in told.items() if problem]
     return problems
+
+
+def _shown(clone: Clone) -> str:
+    """What `stages.show` prints, which fails where the killed evaluation's metrics are gone."""
+    command, at = [sys.executable, "-m", "stages.show"], clone.folder
+    return subprocess.run(command, cwd=at, env=clone.environment, capture_output=True, text=True, check=False).stderr
 
 
 def _start(clone: Clone, command: str) -> subprocess.Popen[bytes]:
