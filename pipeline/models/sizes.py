@@ -81,7 +81,8 @@ def _shapes(weights: Path) -> list[list[int]]:
     from safetensors import safe_open
 
     with safe_open(weights, "pt") as opened:
-        return [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 (no mapping)
+        names = opened.keys()
+        return [opened.get_slice(name).get_shape() for name in names]
 
 
 def _numbers(section: Mapping[str, Any], width: int = 1) -> Iterator[tuple[str, int, int]]:

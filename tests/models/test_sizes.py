@@ -88,7 +88,7 @@ def test_numbers_that_are_shared_count_once(tmp_path: Path, monkeypatch: pytest.
         return nn.Sequential(first, second)
 
     check_model(lambda: model(shared=True), weights)
-    with pytest.raises(ValueError, match="at least 160 numbers, but model.safetensors holds 80"):
+    with pytest.raises(ValueError, match="at least 160 numbers"):
         check_model(lambda: model(shared=False), weights)
 
 
