@@ -89,7 +89,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'[:80]!r}, which is refused") from None
 
 
-def _with_a_number_checked(load: Callable[[_Unpickler], None]) -> Callable[[_Unpickler], None]:
+def _with_a_number_checked(load: Callable[[Any], None]) -> Callable[[Any], None]:
     def checked(unpickler: Any) -> None:
         load(unpickler)
         # Python hashes a number modulo 2**61 - 1: its multiples collide, and each key is compared with all before it
@@ -99,7 +99,7 @@ def _with_a_number_checked(load: Callable[[_Unpickler], None]) -> Callable[[_Unp
     return checked
 
 
-def _with_keys_checked(load: Callable[[_Unpickler], None], keys: slice) -> Callable[[_Unpickler], None]:
+def _with_keys_checked(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
     def checked(unpickler: Any) -> None:
         for key in unpickler.stack[keys]:
             if not isinstance(key, str | int | _Array):  # tuples of numbers can be chosen to collide too

@@ -118,6 +118,9 @@ class PickleScan:
         found = tuple(self._pop_marked())
         self.stack.append(found)
 
+    def _append_marked(self, _: None) -> None:
+        self._pop_marked()
+
     def _put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
@@ -274,7 +277,7 @@ class PickleScan:
         "TUPLE2": lambda self, _: self._tuple_of(2),
         "TUPLE3": lambda self, _: self._tuple_of(3),
         "APPEND": lambda self, _: self.stack.pop(),
-        "APPENDS": lambda self, _: self._pop_marked(),
+        "APPENDS": _append_marked,
         "SETITEM": _set_item,
         "SETITEMS": _set_items,
         "GLOBAL": _global,

@@ -11,8 +11,9 @@ import io
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -85,14 +86,16 @@ HOSTILE = {
 }
 
 
-def archived(path: Path, pickle: bytes, method: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
+def archived(
+    path: Path, pickle: bytes, method: int = zipfile.ZIP_STORED, more: Mapping[str, bytes] | None = None
+) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in {
             "data.pkl": pickle,
             "version": b"3\n",
             "byteorder": b"little",
             "data/0": b"\0" * 16,
-            **members,
+            **(more or {}),
         }.items():
             archive.writestr(f"archive/{name}", content)
     return path
@@ -137,7 +140,7 @@ def test_all_that_a_checkpoint_holds_is_read(before_1_6: bool, tmp_path: Path) -
     optimiser.step()
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2, 2, 5])
     wide = torch.rand(4, 6)
-    state = {
+    state: dict[str, Any] = {
         "model": [model.state_dict()],
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "optimiser": optimiser.state_dict(),
@@ -200,7 +203,7 @@ def test_members_that_share_their_content_are_refused(tmp_path: Path) -> None:
 def test_a_storage_whose_name_torch_would_find_under_many_names_is_refused(tmp_path: Path) -> None:
     """Torch does not tell capitals from small letters: one member would be read as often as it has spellings."""
     path = archived(
-        tmp_path / "state.pt", b"\x80\x02}" + text("a") + tensor(storage("A"), 4) + b"s.", **{"data/a": b"\0" * 16}
+        tmp_path / "state.pt", b"\x80\x02}" + text("a") + tensor(storage("A"), 4) + b"s.", more={"data/a": b"\0" * 16}
     )
     with pytest.raises(InputError, match=r"state\.pt: not read: .*storage that torch\.save does not write"):
         read_checkpoint(path)
