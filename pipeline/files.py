@@ -89,14 +89,22 @@ def _take_place(new: Path, path: Path) -> None:
         list(pool.map(_sync, (*new.rglob("*"), new)))
     aside = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.old"
     try:
-        if path.exists():
+        if os.path.lexists(path):  # a link to nothing is in the way too
             os.replace(path, aside)
         os.replace(new, path)
     finally:
-        if aside.exists() and not path.exists():
+        if os.path.lexists(aside) and not os.path.lexists(path):
             os.replace(aside, path)
     _sync(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(left: Path) -> None:
+    """Remove a file, a folder, or a link but not what it leads to."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -128,15 +136,12 @@ def _sweep(path: Path) -> None:
         if (found := name.fullmatch(beside.name)) is not None and not _runs(int(found[1]))
     ]
     aside = [beside for beside in left if beside.suffix == ".old"]
-    if aside and not path.exists():  # killed between the two renames: nothing else is whole
-        last = max(aside, key=lambda beside: beside.stat().st_ctime)
+    if aside and not os.path.lexists(path):  # killed between the two renames: nothing else is whole
+        last = max(aside, key=lambda beside: beside.lstat().st_ctime)
         left.remove(last)
         os.replace(last, path)
     for beside in left:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
-        else:
-            beside.unlink(missing_ok=True)
+        _remove(beside)
 
 
 def _runs(process: int) -> bool:
@@ -144,7 +149,7 @@ def _runs(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter: a number that no process can have
         return False
     except PermissionError:  # somebody else's
         return True

@@ -164,6 +164,48 @@ def test_a_signal_between_two_renames_leaves_the_old_folder(tmp_path: Path, monk
     assert names(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("number", [0x7FFFFFFF, 10**20 - 1])
+@pytest.mark.parametrize("end", ["part", "0a1b.old"])
+def test_what_a_process_that_is_no_more_left_is_removed_whatever_its_number(
+    number: int, end: str, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "out", "old")
+    (tmp_path / f".out.{number}.{end}").write_text("half")
+    write_text(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_gives_way_to_a_folder_and_what_it_leads_to_stays(there: bool, tmp_path: Path) -> None:
+    cached, target = tmp_path / "cache/model", tmp_path / "out/model"
+    target.parent.mkdir()
+    if there:
+        cached.mkdir(parents=True)
+        (cached / "old").write_text("old")
+    target.symlink_to(cached)
+    with atomic_folder(target) as temporary:
+        (temporary / "new").write_text("new")
+    assert not target.is_symlink()
+    assert names(target) == ["new"]
+    assert names(target.parent) == ["model"]
+    if there:
+        assert names(cached) == ["old"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_that_a_kill_left_aside_is_removed_or_put_back(there: bool, tmp_path: Path) -> None:
+    (tmp_path / "cached").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / f"out/.model.{0x7FFFFFFF}.0a1b.old").symlink_to(tmp_path / "cached")
+    if there:
+        (tmp_path / "out/model").mkdir()
+    with pytest.raises(Interrupted), atomic_folder(tmp_path / "out/model"):
+        raise Interrupted
+    assert names(tmp_path / "out") == ["model"]
+    assert (tmp_path / "out/model").is_symlink() != there
+    assert (tmp_path / "cached").is_dir()
+
+
 @pytest.mark.parametrize("other_disk", [False, True])
 @pytest.mark.parametrize("before", [False, True])
 def test_a_folder_moves_in_the_place_of_another(

@@ -7,8 +7,8 @@ a class of this module that keeps what it is given: neither numpy nor anything e
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from io import BytesIO
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -17,9 +17,12 @@ from numpy.lib import format as npy
 from pipeline.errors import InputError
 
 MOST_BYTES = 256 << 20  # MS-COCO's 566 000 captions need a sixth of it
+MOST_DIMENSIONS = 64  # numpy's own limit
 _INTEGERS = tuple(kind + size for kind in "iu" for size in "1248")
 _WIDEST = 1 << 63
-_BYTEARRAY = pickle.BYTEARRAY8[0]
+# A bank has none of these. A bytearray is set aside whole before a byte of it is read, and what a set holds can be
+# chosen to collide there, as the keys of a dict can.
+_REFUSED = b"".join((pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET))
 
 
 class _Type:
@@ -49,7 +52,8 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, _, content = state
-        if prod(shape) != 1:
+        # no product: one of many numbers has as many digits
+        if len(shape) > MOST_DIMENSIONS or any(side != 1 for side in shape):
             raise pickle.UnpicklingError("an array of several numbers in the place of one")
         self.value = content[0] if isinstance(content, list) else kind.number(content)
 
@@ -74,16 +78,45 @@ _STAND_INS = {
 
 # The one written in Python: the one in C sets memory aside for whatever index a file of a few bytes names.
 class _Unpickler(pickle._Unpickler):
-    """Calls the four stand-ins and nothing else."""
+    """Calls the four stand-ins and nothing else; numbers have 64 bits, and keys are texts, numbers or stand-ins."""
 
-    # a bank has no bytearray, and one is set aside whole before a byte of it is read
-    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != _BYTEARRAY}
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _REFUSED}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'[:80]!r}, which is refused") from None
+
+
+def _with_a_number_checked(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def checked(unpickler: Any) -> None:
+        load(unpickler)
+        # Python hashes a number modulo 2**61 - 1: its multiples collide, and each key is compared with all before it
+        if not -_WIDEST <= unpickler.stack[-1] < 2 * _WIDEST:
+            raise pickle.UnpicklingError("a number of more than 64 bits")
+
+    return checked
+
+
+def _with_keys_checked(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    def checked(unpickler: Any) -> None:
+        for key in unpickler.stack[keys]:
+            if not isinstance(key, str | int | _Array):  # tuples of numbers can be chosen to collide too
+                raise pickle.UnpicklingError(f"a key is a {type(key).__name__}, expected a text or a whole number")
+        load(unpickler)
+
+    return checked
+
+
+for _code in (pickle.INT[0], pickle.LONG[0], pickle.LONG1[0], pickle.LONG4[0]):
+    _Unpickler.dispatch[_code] = _with_a_number_checked(_Unpickler.dispatch[_code])
+for _code, _keys in (
+    (pickle.SETITEM[0], slice(-2, -1)),
+    (pickle.SETITEMS[0], slice(None, None, 2)),
+    (pickle.DICT[0], slice(None, None, 2)),
+):
+    _Unpickler.dispatch[_code] = _with_keys_checked(_Unpickler.dispatch[_code], _keys)
 
 
 def read_numpy_dict(path: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import sha256, users_path, write_json
-from pipeline.models.sizes import check_sizes
+from pipeline.models.sizes import check_model, check_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -151,13 +152,15 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
     else:
         place = name
     with _explained(side, name), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
         weights = cached_file(
             place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
         )
         if weights is not None:  # a large model's are in several files, and the hub's word is taken for its sizes
             check_sizes(config.to_dict(), Path(weights))
+            build = halves.get(config.model_type, functools.partial(AutoModel.from_config, trust_remote_code=False))
+            check_model(lambda: build(config), Path(weights))
+        torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
         model = halves.get(config.model_type, AutoModel).from_pretrained(
             place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )

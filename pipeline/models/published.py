@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.models.openai_clip import openai_clip_config, openai_to_transformers
 from pipeline.models.pretrained import silence_transformers
 from pipeline.models.torch_file import load_torch_file
+from pipeline.models.torch_pickle import Refused
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PretrainedConfig, PreTrainedModel
@@ -174,10 +175,10 @@ def _filled(model_class: type[Any], config: PretrainedConfig, state: Mapping[str
 
 def _reason(error: Exception) -> str:
     """Torch explains over many lines how its safety can be switched off; here it says what it met."""
+    if isinstance(error, Refused):
+        return str(error)
     said = " ".join(str(error).split())
     if found := re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", said):
         return f"it asks for {found[1]}, which is refused; only weights and plain values are read"
-    if "TorchScript" in said:
-        return "a TorchScript archive, which is a program; save its state_dict() by torch.save, and give that file"
     said = said.split(". ")[0][:200] or type(error).__name__
     return f"cut off, or not what torch.save writes of weights and plain values ({said})"

@@ -74,17 +74,19 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
             label=label,
         )
     if not numeric or len(values) <= 8:
-        axes.set_xticks([place[value] for value in values], values)
+        axes.set_xticks([place[value] for value in values], values, parse_math=False)
     seeds = sorted({len(row.group.runs) for row in rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    axes.set(
-        xlabel=axis, ylabel=title(metric), title=f"Mean and standard deviation over {count} seed{'s' * (seeds != [1])}"
-    )
-    axes.title.set_fontsize(10)
+    # a shared store's names and values are plain text: with a dollar sign matplotlib would set them as formulas
+    axes.set_xlabel(axis, parse_math=False)
+    axes.set_ylabel(title(metric), parse_math=False)
+    axes.set_title(f"Mean and standard deviation over {count} seed{'s' * (seeds != [1])}", fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
-        figure.legend(loc="outside lower center", ncols=min(3, len(lines)), fontsize=8, frameon=False)
+        legend = figure.legend(loc="outside lower center", ncols=min(3, len(lines)), fontsize=8, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     # the same figures make the same file
     with rc_context({"svg.hashsalt": "comparison"}), atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 128  # of the similarity matrix; its posterior is taken in float64
 RESULTS = 5  # shown of a query
+READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # torch multiplies no float8
 REPEATS = 8  # times the pairs asked for: an image's equal captions are shown once
 
 Direction = Literal["i2t", "t2i"]
@@ -109,7 +110,7 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
             raise ValueError(f"key {key[:60]!r}")
         if not image_ND.ndim == text_MD.ndim == 2 or image_ND.shape[1] != text_MD.shape[1]:
             raise ValueError(f"shapes {tuple(image_ND.shape)} and {tuple(text_MD.shape)}")
-        if not image_ND.dtype == text_MD.dtype or not image_ND.dtype.is_floating_point:
+        if not image_ND.dtype == text_MD.dtype or image_ND.dtype not in READABLE:
             raise ValueError(f"types {image_ND.dtype} and {text_MD.dtype}")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{vectors}: not readable ({error}); run `dvc repro evaluate`") from None

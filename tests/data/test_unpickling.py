@@ -14,6 +14,7 @@ import pytest
 from pipeline.data import unpickling
 from pipeline.data.unpickling import read_numpy_dict
 from pipeline.errors import InputError
+from tests.faults.guard import bounded
 
 
 def saved(path: Path, content: Any) -> Path:
@@ -150,3 +151,42 @@ def test_an_index_that_would_fill_the_memory_costs_nothing(tmp_path: Path) -> No
     path = pickled(tmp_path / "bank.npy", b"\x80\x02}r\xff\xff\xff\x7f.")
     with pytest.raises(InputError, match="a dict in the place of an array"):
         read_numpy_dict(path)
+
+
+PRIME = (1 << 61) - 1
+"""Python hashes a whole number modulo this one."""
+
+
+@pytest.mark.parametrize("code", [pickle.LONG1, pickle.LONG4, pickle.LONG, pickle.INT])
+def test_keys_that_were_chosen_to_collide_are_refused_at_once(tmp_path: Path, code: bytes) -> None:
+    numbers = [number * PRIME for number in range(1, 60_000)]
+    lengths = {pickle.LONG1: b"\x0a", pickle.LONG4: b"\x0a\0\0\0"}
+    if code in lengths:
+        keys = [code + lengths[code] + number.to_bytes(10, "little") for number in numbers]
+    else:
+        keys = [code + str(number).encode() + b"\n" for number in numbers]
+    path = pickled(tmp_path / "bank.npy", b"\x80\x02}(" + b"".join(key + b"K\x01" for key in keys) + b"u.")
+    with pytest.raises(InputError, match=r"bank\.npy: .*a number of more than 64 bits"), bounded():
+        read_numpy_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"}K\x01\x85K\x01s.", "a key is a tuple"),
+        (b"}(K\x01\x85K\x01u.", "a key is a tuple"),
+        (b"(K\x01\x85K\x01d.", "a key is a tuple"),
+        (b"\x8f(K\x01\x85\x90.", "writes it: 143$"),
+        (b"(K\x01\x85\x91.", "writes it: 145$"),
+    ],
+)
+def test_nothing_that_can_be_chosen_to_collide_becomes_a_key(tmp_path: Path, text: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_numpy_dict(pickled(tmp_path / "bank.npy", b"\x80\x04" + text))
+
+
+def test_a_shape_whose_product_would_not_end_is_refused(tmp_path: Path) -> None:
+    shape = b"(" + (b"\x8a\x08" + b"\xff" * 7 + b"\x7f") * 300_000 + b"t"
+    array = b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01" + shape + b"NNNtb."
+    with pytest.raises(InputError, match="several numbers"), bounded():
+        read_numpy_dict(pickled(tmp_path / "bank.npy", b"\x80\x02" + array))

@@ -166,6 +166,23 @@ def test_the_plot_is_against_the_only_number_that_varies(tmp_path: Path) -> None
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_what_reads_as_a_formula_is_drawn_as_text(ending: str, tmp_path: Path) -> None:
+    r"""Matplotlib ends in ValueError at a formula that it does not know, such as `$\q$`."""
+    formula = r"/x/$\q$/y"
+    runs = [
+        run(1, number, model__image=root, **{r"model__$\q$": text})
+        for number, (root, text) in enumerate([("a", "b"), (formula, "b"), ("a", formula)])
+    ]
+    for one in runs:
+        one["metrics"][formula] = 1.0
+    found = compared(grouped(runs), [], [formula], no_queries)
+    assert set(found[0].varying) == {"model.image", r"model.$\q$"}
+    for axis in found[0].varying:
+        comparison_figure(tmp_path / f"a.{ending}", found, formula, axis)
+    assert (tmp_path / f"a.{ending}").stat().st_size > 0
+
+
 def test_an_axis_that_is_not_clear_is_asked_for() -> None:
     several: list[Mapping[str, Any]] = [run(1, 1), run(1, 2, memory__size="16", sampler__cutdown="0.1")]
     with pytest.raises(InputError, match=r"name one to plot against by --x: memory\.size, sampler\.cutdown"):

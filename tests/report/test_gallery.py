@@ -120,3 +120,23 @@ def test_vectors_come_with_the_key_of_their_evaluation(tmp_path: Path) -> None:
     embedded, key = read_embedded(tmp_path / "test.json", None, vectors)
     assert key == KEY
     assert torch.equal(embedded.text_MD, torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        *((kind, True) for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)),
+        *((kind, False) for kind in (torch.float8_e4m3fn, torch.float8_e5m2, torch.int32)),
+    ],
+    ids=str,
+)
+def test_vectors_are_of_a_type_that_can_be_multiplied_or_refused(kind: torch.dtype, read: bool, tmp_path: Path) -> None:
+    write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
+    vectors = tmp_path / "embeddings.safetensors"
+    write_tensors(vectors, {name: torch.eye(4).to(kind) for name in ("image_ND", "text_MD")}, {"key": KEY})
+    if read:
+        embedded, _ = read_embedded(tmp_path / "test.json", None, vectors)
+        assert len(retrieval_groups(embedded, 2)) == 2
+    else:
+        with pytest.raises(InputError, match=rf"embeddings\.safetensors: not readable \(types {kind}"):
+            read_embedded(tmp_path / "test.json", None, vectors)
