@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
-MOST_STEPS = 500_000  # a tensor takes some thirty; as many take two or three seconds
-MOST_CALLS = 50_000  # of functions, two a tensor
+MOST_STEPS = 800_000  # a tensor takes thirty, a record of a training eighty; as many take two or three seconds
+MOST_CALLS = 40_000  # of functions, two a tensor
 MOST_COPIED = 1 << 20  # entries and characters that functions copy
 MOST_DIMENSIONS = 64
 _WIDEST = 1 << 63
