@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 from pipeline.files import digest_of
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.entries import Entry
@@ -287,8 +287,9 @@ class Tracker:
 
     def _give_up(self, why: str) -> None:
         self.failed = True
+        uri = printable(without_password(store_uri()))
         print(
-            f"warning: MLflow at {without_password(store_uri())} failed ({why}); going on. The record is kept in "
+            f"warning: MLflow at {uri} failed ({why}); going on. The record is kept in "
             f".tracking and sent when the stage ends, or later by `{_command()}`",
             file=sys.stderr,
         )
