@@ -42,6 +42,10 @@ class Point:
     """Milliseconds since 1970."""
 
 
+class UnsettledError(Exception):
+    """A record must not be sent now: what it begins with may be done twice."""
+
+
 class Tracker:
     """Writes one MLflow run: into a journal, and into the store for as long as that answers.
 
@@ -190,6 +194,8 @@ class Tracker:
     def _send_journal(self, journal: Journal) -> bool:
         self._patience.at_the_end()
         try:
+            if self._patience.unsettled:
+                raise UnsettledError("a request was not answered and may still be done: what is sent now may be double")
             replay(journal, self._patience)
         except Exception as error:  # as in _attempt
             print(
@@ -287,6 +293,7 @@ class Tracker:
 
     def _give_up(self, why: str) -> None:
         self.failed = True
+        self._patience.store_failed()
         uri = printable(without_password(store_uri()))
         print(
             f"warning: MLflow at {uri} failed ({why}); going on. The record is kept in "
