@@ -93,6 +93,10 @@ class Delivery:
             case unknown:
                 raise ValueError(f"a journal's entry says {unknown!r}, which this version does not know")
 
+    def has_begun(self, first: Entry) -> bool:
+        """Whether the journal that begins with `first` has a run already."""
+        return self._find(TOKEN if first["do"] == "training" else JUDGED_BY, first["token"]) is not None
+
     def tag_experiment(self, tags: Mapping[str, str]) -> str:
         """Set tags of the experiment; its id."""
         for name, value in tags.items():

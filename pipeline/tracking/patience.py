@@ -57,6 +57,14 @@ class Patience:
         """The stage ends: what was kept back for this may be used."""
         self._limit = self._in_all
 
+    def take(self, hold: Callable[[float], bool]) -> bool:
+        """Whether `hold`, which waits for as many seconds as it is given, succeeds in the time that is left."""
+        began = time.monotonic()
+        try:
+            return hold(max(0.0, self._left()))
+        finally:
+            self._count(time.monotonic() - began)
+
     def store_failed(self) -> None:
         """No time is free from now on."""
         self._failed = True
