@@ -14,6 +14,7 @@ from threading import current_thread, main_thread
 
 import click
 
+from pipeline.errors import InputError, printable
 from stages.alone import alone
 from stages.launch import LAUNCHER
 from stages.recorded import recorded
@@ -49,7 +50,6 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
             _die_with_parent()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from pipeline.errors import InputError
         from pipeline.paths import maker
         from pipeline.repository import way_back
 
@@ -123,13 +123,6 @@ def _no_room(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def printable(text: str) -> str:
-    """A text without what moves a terminal's cursor or writes its clipboard: such characters as Python writes them."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
-    )
 
 
 class _Refused(click.ClickException):

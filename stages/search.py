@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stages.command import printable, stage
+from pipeline.errors import printable
+from stages.command import stage
 
 if TYPE_CHECKING:
     from pipeline.report.search_page import Match

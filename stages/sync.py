@@ -11,7 +11,7 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Send every record kept in .tracking to MLflow; sending twice changes nothing."""
-    from pipeline.errors import InputError
+    from pipeline.errors import InputError, printable
     from pipeline.tracking import journals, send_patiently
 
     found = journals()
@@ -20,11 +20,11 @@ def main() -> None:
     refused: dict[str, None] = {}
     for journal in found:
         try:
-            click.echo(f"{journal.path.name}: {send_patiently(journal)}")
+            click.echo(printable(f"{journal.path.name}: {send_patiently(journal)}"))
         except InputError as error:  # one that cannot be sent keeps no other one here
             refused[str(error)] = None
     for reason in refused:
-        click.secho(f"error: {reason}", err=True, fg="red")
+        click.secho(printable(f"error: {reason}"), err=True, fg="red")
     if refused:
         raise SystemExit(1)
 

@@ -93,6 +93,10 @@ class Delivery:
             case unknown:
                 raise ValueError(f"a journal's entry says {unknown!r}, which this version does not know")
 
+    def has_begun(self, first: Entry) -> bool:
+        """Whether the journal that begins with `first` has a run already."""
+        return self._find(TOKEN if first["do"] == "training" else JUDGED_BY, first["token"]) is not None
+
     def tag_experiment(self, tags: Mapping[str, str]) -> str:
         """Set tags of the experiment; its id."""
         for name, value in tags.items():
@@ -122,6 +126,7 @@ class Delivery:
 
     def _begin_training(self, entry: Entry) -> None:
         """Go on in the run of this journal, or in what an earlier start left of the same training; else begin one."""
+        self._delete_surplus(TOKEN, entry["token"])
         run = self._find(TOKEN, entry["token"])
         if run is None:
             run = self._left_by_an_earlier_start(entry)
@@ -157,6 +162,7 @@ class Delivery:
 
         key, evaluate_key, token = entry["key"], entry["evaluate_key"], entry["token"]
         judged = {EVALUATE_KEY: evaluate_key, JUDGED_BY: token}
+        self._delete_surplus(JUDGED_BY, token)
         run = self._find(TRAIN_KEY, key)
         if run is None:
             self._create(entry, {TRAIN_KEY: key, **judged})
@@ -228,6 +234,20 @@ class Delivery:
             [self.experiment_id], condition, max_results=1, order_by=["attributes.start_time DESC"]
         )
         return found[0] if found else None
+
+    def _delete_surplus(self, tag: str, token: str) -> None:
+        """Leave one run with this token: a request that was given up and done late made another one of it.
+
+        The one that was told most stays, and so does one that an evaluation found and did not make.
+        """
+        if self.live:
+            return
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{tag}` = '{token}'")
+        told = {run.info.run_id: (TOKEN in run.data.tags, len(run.data.metrics), len(run.data.params)) for run in runs}
+        kept = max(told, key=lambda run_id: told[run_id], default=None)
+        for run in runs:
+            if run.info.run_id != kept and (tag == TOKEN or TOKEN not in run.data.tags):
+                self.client.delete_run(run.info.run_id)
 
     def _create(self, entry: Entry, tags: dict[str, str]) -> str:
         run = self.client.create_run(

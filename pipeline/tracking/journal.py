@@ -2,7 +2,8 @@
 
 A journal is written before the store is: one JSON object a line, `.tracking/<stage>-<digest>.jsonl` below the main
 repository, files that the store did not take beside it. It is removed when the run is finished and delivered; what is
-found there belongs to a stage that is running, was killed, or could not reach its store.
+found there belongs to a stage that is running, was killed, or could not reach its store. A stage that cannot wait for
+who holds its journal writes one beside it, `.tracking/<stage>-<digest>~.jsonl`: a later telling of the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.files import main_root, write_text
 from pipeline.tracking.entries import BEGINNINGS, Entry, checked
 
 JOURNALS = ".tracking"
+BESIDE = "~"  # sorts after the dot of the file that it stands beside
 
 
 class Journal:
@@ -52,10 +54,10 @@ class Journal:
         """Which stage wrote it."""
         return self.path.name.partition("-")[0]
 
-    def hold(self, *, wait: bool = True) -> bool:
-        """Keep other processes out; False if one has it and `wait` is not wanted."""
+    def hold(self, seconds: float = 0.0) -> bool:
+        """Keep other processes out; False if one still has it after `seconds`."""
         try:
-            self._lock.acquire(timeout=-1 if wait else 0)
+            self._lock.acquire(timeout=max(0.0, seconds))
         except Timeout:
             return False
         return True
@@ -63,6 +65,24 @@ class Journal:
     def release(self) -> None:
         """Let others in."""
         self._lock.release()
+
+    def same(self) -> list[Journal]:
+        """Those of the same stage and key that are there, oldest telling first."""
+        name = self.path.stem.rstrip(BESIDE)
+        paths = [path for path in self.path.parent.glob("*.jsonl") if path.stem.rstrip(BESIDE) == name]
+        return [Journal(path) for path in sorted(paths, key=lambda path: len(path.name))]
+
+    def earlier(self) -> list[Journal]:
+        """Of those, the ones told before this one."""
+        return [other for other in self.same() if len(other.path.name) < len(self.path.name)]
+
+    def later(self) -> list[Journal]:
+        """Of those, the ones told after this one."""
+        return [other for other in self.same() if len(other.path.name) > len(self.path.name)]
+
+    def beside(self) -> Journal:
+        """The next name for a later telling."""
+        return Journal(self.path.with_stem(self.path.stem + BESIDE))
 
     def entries(self) -> list[Entry]:
         """All of them, without a last one that a kill cut off; empty where there is no journal.
@@ -94,10 +114,13 @@ class Journal:
             return False
 
     def restart(self, first: Entry) -> None:
-        """Begin again with `first`: what came after it will be told once more."""
+        """Begin again with `first`: what came after it, and later tellings, held too, will be told once more."""
         # In this order: a journal that a kill leaves here never names files that are gone.
         write_text(self.path, json.dumps(first, ensure_ascii=False) + "\n")
         shutil.rmtree(self.files, ignore_errors=True)
+        for other in self.later():
+            other.remove()
+            other.release()
 
     def add(self, entry: Entry) -> None:
         """Append an entry."""
@@ -131,14 +154,14 @@ def journals() -> list[Journal]:
 def records_before(first: Entry) -> list[Journal]:
     """Journals that the store is to have before one that begins with `first`, or a run would be made a second time.
 
-    That is an evaluation's training, and a report's evaluation, if they are for the same store.
+    That is an evaluation's training, and a report's evaluation, if they are for the same store; each with those beside.
 
     Raises:
         InputError: when the training's journal cannot be read.
     """
     found: list[Journal] = []
     if first["do"] == "evaluation":
-        found = [Journal.of("train", first["key"])]
+        found = Journal.of("train", first["key"]).same()
     elif first["do"] == "report":
         found = [journal for journal in journals() if journal.stage == "evaluate" and journal.is_of(first)]
     return [journal for journal in found if any(entry["store"] == first["store"] for entry in journal.entries()[:1])]

@@ -27,6 +27,8 @@ SLOW = 0.25  # seconds: quicker answers come from a server that is well, and may
 SHARE_OF_TIME = 0.01  # of the time that the stage has run
 UPLOAD = 1e6  # bytes a second, and SLOW for each file: what is uploaded as quickly is not counted as waiting
 UPLOADS = ("log_artifact", "log_model_artifact")
+NEVER_LATE = ("create_run", "create_logged_model", "create_model_version", "update_run")
+"""Requests that leave something double, or a run running, if the store does them after they were told again."""
 
 
 class TooSlowError(Exception):
@@ -42,6 +44,9 @@ class Patience:
         self._limit, self._in_all = BEFORE_THE_END * timeout, IN_ALL * timeout
         self._began = time.monotonic()
         self._slowly = self._quickly = 0.0
+        self._failed = False
+        self.unsettled: set[str] = set()
+        """Requests of `NEVER_LATE` whose outcome nobody knows: the store may still do them."""
 
     @property
     def waited(self) -> float:
@@ -52,8 +57,20 @@ class Patience:
         """The stage ends: what was kept back for this may be used."""
         self._limit = self._in_all
 
+    def take(self, hold: Callable[[float], bool]) -> bool:
+        """Whether `hold`, which waits for as many seconds as it is given, succeeds in the time that is left."""
+        began = time.monotonic()
+        try:
+            return hold(max(0.0, self._left()))
+        finally:
+            self._count(time.monotonic() - began)
+
+    def store_failed(self) -> None:
+        """No time is free from now on."""
+        self._failed = True
+
     def wait(self, request: Callable[[], Answer], free: float = 0.0) -> Answer:
-        """The answer to `request`; its first `free` seconds are not counted.
+        """The answer to `request`; its first `free` seconds are not counted unless the store has failed before.
 
         Raises:
             TooSlowError: when the time is used up; the request may still be done.
@@ -62,6 +79,7 @@ class Patience:
         left = self._left()
         if left <= 0:
             raise TooSlowError(f"{self.waited:.1f} s were waited for it")
+        free = 0.0 if self._failed else free
         answers: list[Answer] = []
         errors: list[BaseException] = []
 
@@ -84,6 +102,7 @@ class Patience:
         if errors:
             raise errors[0]
         if not answers:
+            self.store_failed()
             raise TooSlowError(f"{self.waited:.1f} s were waited for it")
         return answers[0]
 
@@ -110,9 +129,24 @@ class _Bounded:
 
         def request(*arguments: Any, **named: Any) -> Any:
             free = SLOW + Path(arguments[1]).stat().st_size / UPLOAD if name in UPLOADS else 0.0
+            if name in NEVER_LATE:
+                return self._patience.wait(lambda: self._settled(name, lambda: method(*arguments, **named)), free)
             return self._patience.wait(lambda: method(*arguments, **named), free)
 
         return request
+
+    def _settled(self, name: str, request: Callable[[], Answer]) -> Answer:
+        """The answer to `request`, noted as unsettled until the store itself has said what became of it."""
+        from mlflow.exceptions import RestException
+
+        self._patience.unsettled.add(name)
+        try:
+            answer = request()
+        except RestException:  # refused; whatever else is raised says nothing about the store
+            self._patience.unsettled.discard(name)
+            raise
+        self._patience.unsettled.discard(name)  # also of a request that was given up and answered since
+        return answer
 
 
 def bounded(client: MlflowClient, patience: Patience) -> MlflowClient:

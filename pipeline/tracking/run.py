@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 from pipeline.files import digest_of
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.entries import Entry
-from pipeline.tracking.journal import Journal, place, records_before
+from pipeline.tracking.journal import Journal, place
 from pipeline.tracking.patience import Patience
-from pipeline.tracking.sending import SYNC, replay, send
+from pipeline.tracking.sending import SYNC, replay, send_before
 from pipeline.tracking.store import named_store, reason, store_uri, without_password
 
 Answer = TypeVar("Answer")
@@ -40,6 +40,10 @@ class Point:
     step: int
     time: int
     """Milliseconds since 1970."""
+
+
+class UnsettledError(Exception):
+    """A record must not be sent now: what it begins with may be done twice."""
 
 
 class Tracker:
@@ -89,7 +93,7 @@ class Tracker:
     ) -> None:
         """Go on in the unfinished run of `key`, or begin one.
 
-        Waits while another process trains the same `key`. `afresh`: nothing of an earlier start is gone on with, and
+        `afresh`: nothing of an earlier start is gone on with, and
         a run that was left half told is replaced.
         """
 
@@ -190,6 +194,8 @@ class Tracker:
     def _send_journal(self, journal: Journal) -> bool:
         self._patience.at_the_end()
         try:
+            if self._patience.unsettled:
+                raise UnsettledError("a request was not answered and may still be done: what is sent now may be double")
             replay(journal, self._patience)
         except Exception as error:  # as in _attempt
             print(
@@ -223,24 +229,38 @@ class Tracker:
         if self._silent:
             return
         try:
-            self._journal = Journal.of(stage, key)
-            self._journal.hold()
-            try:
-                earlier = self._journal.entries()[:1]
-            except InputError:
-                earlier = []
+            journal = self._journal = self._held(Journal.of(stage, key))
             first = {
-                **entry(earlier[0] if earlier else None),
+                **entry(_first_of_the_latest(journal.same())),
                 "experiment": self._experiment,
                 "store": named_store(),
             }
-            self._journal.restart(first)
+            journal.restart(first)
         except OSError as error:
             self._without_journal(error)
             return
         self.began = int(first["time"])
-        self._attempt(lambda: [send(earlier, self._patience) for earlier in records_before(first)])
+        self._attempt(lambda: send_before(journal, first, self._open.has_begun, self._patience))
         self._attempt(lambda: self._open.do(first, Path()))
+
+    def _held(self, journal: Journal) -> Journal:
+        """`journal`, with what was told beside it; or one beside, where another process is not done with it in time.
+
+        That process may be sending it to a server that hangs. Its record and this one are sent later, in this order.
+        """
+        busy = None
+        if self._patience.take(journal.hold):
+            busy = next((later for later in journal.later() if not self._patience.take(later.hold)), None)
+            if busy is None:
+                return journal
+            for held in (journal, *journal.later()):
+                held.release()
+        if not self.failed:
+            self._give_up(f"{(busy or journal).path.name} is held by another process")
+        beside = (journal.same() or [journal])[-1].beside()
+        while not beside.hold():
+            beside = beside.beside()
+        return beside
 
     def _tell(self, entry: Entry) -> None:
         self._note(entry)
@@ -287,8 +307,10 @@ class Tracker:
 
     def _give_up(self, why: str) -> None:
         self.failed = True
+        self._patience.store_failed()
+        uri = printable(without_password(store_uri()))
         print(
-            f"warning: MLflow at {without_password(store_uri())} failed ({why}); going on. The record is kept in "
+            f"warning: MLflow at {uri} failed ({why}); going on. The record is kept in "
             f".tracking and sent when the stage ends, or later by `{_command()}`",
             file=sys.stderr,
         )
@@ -299,6 +321,16 @@ def _command() -> str:
     if without_password(store_uri()) != store_uri():
         return f"{SYNC}, with MLFLOW_TRACKING_URI set as now: its password is not kept"
     return SYNC
+
+
+def _first_of_the_latest(same: list[Journal]) -> Entry | None:
+    """How the latest of these tellings that can be read begins."""
+    for journal in reversed(same):
+        try:
+            return journal.entries()[0]
+        except (InputError, IndexError):
+            continue
+    return None
 
 
 def _now() -> int:

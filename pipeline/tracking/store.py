@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
+from pipeline.errors import printable
 from pipeline.files import main_root
 
 # By default an unreachable server blocks one call for four minutes. What a stage cannot send at once it keeps, and
@@ -20,6 +21,7 @@ LONGER_PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 NAMED = "MLFLOW_TRACKING_URI"
+UNESCAPED = "its user and password need %2F for /, %3F for ?, %23 for # and %5B for ["
 
 
 def store_uri() -> str:
@@ -29,11 +31,25 @@ def store_uri() -> str:
 
 def without_password(uri: str) -> str:
     """An address as it may be written down: without user and password."""
+    if _unescaped(uri):
+        scheme, _, rest = uri.partition("//")
+        return f"{scheme}//{rest.rpartition('@')[2]}"
     try:
-        parts = urlsplit(uri)
+        netloc = urlsplit(uri).netloc
     except ValueError:  # no address at all: whoever opens it will say so
         return uri
-    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+
+
+def _unescaped(uri: str) -> bool:
+    """Whether user or password may end the host's part before its "@", so that they look like a part of the path."""
+    if "@" not in uri.partition("//")[2]:
+        return False
+    try:
+        netloc = urlsplit(uri).netloc
+    except ValueError:
+        return True
+    return netloc != "" and "@" not in netloc  # a database's path may hold one
 
 
 def named_store() -> str | None:
@@ -52,6 +68,11 @@ def address(named: str | None) -> str | None:
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """What went wrong, as one line without the store's password."""
+    """What went wrong, as one line without the store's password, and fit for a terminal: a server may have written it.
+
+    Of an address that cannot be taken apart libraries show parts, and nobody knows which: only that is told.
+    """
+    if _unescaped(uri):
+        return UNESCAPED
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first_line.replace(uri.rstrip("/"), without_password(uri).rstrip("/"))
+    return printable(first_line.replace(uri.rstrip("/"), without_password(uri).rstrip("/")))

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pipeline.data.splits import write_split
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 from pipeline.report.gallery import read_embedded
 from pipeline.report.paired import read_queries
 from pipeline.report.suspects import suspected_pairs
 from pipeline.tracking.journal import Journal
 from pipeline.training.record import read_rows
-from stages.command import printable
 from tests.faults.guard import bounded
 from tests.faults.mutations import mutated
 from tests.faults.profiles import examples

@@ -111,6 +111,40 @@ def test_no_password_is_written_down_or_printed(
     assert without_password("sqlite:////a/b@c/mlflow.db") == "sqlite:////a/b@c/mlflow.db"
 
 
+@pytest.mark.parametrize("password", ["se/cret", "se?cret", "se#cret", "se[cret", "1/cret"])
+def test_a_password_that_is_not_escaped_is_neither_written_down_nor_printed(
+    password: str, clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{password}@127.0.0.1:9/base")
+    monkeypatch.setattr("pipeline.tracking.sending.LONGER_PATIENCE", {})
+    Path("models").mkdir()
+    journal = told()
+    said = capfd.readouterr().err + invoke("sync").output
+    assert "cret" not in said + journal.read_text()
+    assert f"MLflow at {AWAY}/base failed (its user and password need %2F for /" in said
+
+
+def test_what_a_server_or_a_journal_says_does_not_reach_the_terminal_as_an_escape(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise OSError("\x1b]0;owned\x07 bad")
+
+    Path("models").mkdir()
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("pipeline.tracking.run.Delivery", refuse)
+        context.setattr("pipeline.tracking.sending.Delivery", refuse)
+        path = told()
+        said = capfd.readouterr().err + invoke("sync").output
+    assert said.count("\\x1b]0;owned\\x07 bad") == 3, "the warning, at the stage's end, and by the command"
+    first, *later = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), "store": "http://\x1b]0;owned\x07"}) + "\n", *later]))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    said += invoke("sync").output
+    assert said.count("\\x1b]0;owned\\x07") == 4
+    assert "\x1b" not in said
+
+
 def test_one_bad_journal_keeps_no_later_one_here(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("models").mkdir()
     unreachable("", monkeypatch)
