@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -272,7 +273,8 @@ class Training:
             "statistics": self.statistics.state_dict(),
             "generator": torch.get_rng_state(),
             "sums": self._sums,
-            "progress": vars(self.at),
+            # one text: a reader of checkpoints that were made to harm counts the steps of their pickle
+            "progress": json.dumps(vars(self.at)),
         }
         if self.memory is not None and self.momentum_model is not None:
             parts |= {"memory": self.memory.state_dict(), "momentum": self.momentum_model.state_dict()}
@@ -296,7 +298,7 @@ class Training:
         )
         torch.set_rng_state(state["generator"])
         self._sums = [row.to(self.device) for row in state["sums"]]
-        self.at = Progress(**state["progress"])
+        self.at = Progress(**json.loads(state["progress"]))
         if self.memory is not None and self.momentum_model is not None:
             self.memory.load_state_dict(state["memory"])
             self.momentum_model.load_state_dict(state["momentum"])
