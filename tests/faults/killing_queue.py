@@ -54,14 +54,13 @@ def kill_queue(clone: Clone, victims: str, moment: Moment, number: signal.Signal
         killed.problems.append(f"a worker is still at work after {LONGEST:.0f} s")
         return killed
     killed.landed = told != dict.fromkeys(EXPERIMENTS, "Success")
-    if stuck := [name for name, status in told.items() if status == "Running"]:
-        clone.dvc("queue", "kill", *stuck)
     give_up = time.monotonic() + LONGEST
-    while "Running" in statuses(clone).values():  # what is left of an experiment ends in its own time
+    while stuck := [name for name, status in statuses(clone).items() if status == "Running"]:
         if time.monotonic() > give_up:
-            killed.problems.append(f"{LONGEST:.0f} s after dvc queue kill: {statuses(clone)}")
+            killed.problems.append(f"after {LONGEST:.0f} s of dvc queue kill: {stuck} are Running")
             return killed
-        time.sleep(0.5)
+        clone.dvc("queue", "kill", *stuck)  # the first time it may only end what is left of an experiment
+        time.sleep(2)
     clone.dvc("queue", "remove", "--failed")
     left = statuses(clone)
     _queue(clone, {name: value for name, value in EXPERIMENTS.items() if name not in left})
