@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.end_to_end.test_dvc import Clone, stages_run
 from tests.stages.running import STAGES
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would DVC and the stages that are told to end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
