@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measuring import Row, at_most
+from pipeline.recipes import Recipe, apply_recipe
 
 STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
 EXPERIMENTS = 4
@@ -106,18 +107,9 @@ def _train(clone: Path, server: str | None = None) -> float:
 
 
 def _make_tiny(clone: Path) -> None:
-    from ruamel.yaml import YAML
-
-    path, yaml = clone / "params.yaml", YAML()
-    content = yaml.load(path.read_text(encoding="utf-8"))
-    for name, value in TINY.items():
-        *sections, key = name.split(".")
-        section = content
-        for part in sections:
-            section = section[part]
-        section[key] = value
-    with open(path, "w", encoding="utf-8") as handle:
-        yaml.dump(content, handle)
+    path = clone / "params.yaml"
+    recipe = Recipe(path, "A training of seconds", TINY)
+    path.write_text(apply_recipe(recipe, path.read_text(encoding="utf-8"), path), encoding="utf-8")
 
 
 def _commit(clone: Path) -> None:

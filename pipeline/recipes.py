@@ -66,8 +66,8 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
         InputError: when `text` is not valid, or the result is not: naming the recipe, the key and what is allowed.
     """
     _check(text, path)
-    yaml = _round_trip()
-    content = yaml.load(text)
+    round_trip = _round_trip()
+    content = round_trip.load(text)
     for name, value in recipe.values.items():
         *sections, key = name.split(".")
         section = content
@@ -79,7 +79,7 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
             raise InputError(f"{recipe.path}: {name} = {value!r}: expected the section's keys")
         section[key] = value
     merged = io.StringIO()
-    yaml.dump(content, merged)
+    round_trip.dump(content, merged)
     _check(merged.getvalue(), recipe.path)
     return merged.getvalue()
 

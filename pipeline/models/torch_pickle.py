@@ -222,6 +222,8 @@ class PickleScan:
         match arguments:
             case (_Storage(numbers), int(offset), tuple(sizes), tuple(strides), *_):
                 places = (offset, *sizes, *strides)
+            case _:
+                raise Refused("it holds a tensor that torch.save does not write")
         if len(sizes) != len(strides) or len(sizes) > MOST_DIMENSIONS or not all(isinstance(n, int) for n in places):
             raise Refused("it holds a tensor that torch.save does not write")
         # torch widens a storage for a tensor that is larger

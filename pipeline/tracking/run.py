@@ -93,8 +93,7 @@ class Tracker:
     ) -> None:
         """Go on in the unfinished run of `key`, or begin one.
 
-        `afresh`: nothing of an earlier start is gone on with, and
-        a run that was left half told is replaced.
+        `afresh`: nothing of an earlier start is gone on with, and a run that was left half told is replaced.
         """
 
         def entry(earlier: Entry | None) -> Entry:

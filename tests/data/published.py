@@ -267,8 +267,8 @@ def serve(folder: Path | None, handler: type[SimpleHTTPRequestHandler] = _Quiet)
 
 def write_params(folder: Path, **changes: Any) -> None:
     """The repository's params.yaml in `folder`, with other values by dotted name (dots as double underscores)."""
-    yaml = YAML()
-    content = yaml.load(PARAMS.read_text())
+    round_trip = YAML()
+    content = round_trip.load(PARAMS.read_text())
     for name, value in changes.items():
         section = content
         *path, key = name.split("__")
@@ -276,7 +276,7 @@ def write_params(folder: Path, **changes: Any) -> None:
             section = section[part]
         section[key] = value
     with open(folder / "params.yaml", "w") as handle:
-        yaml.dump(content, handle)
+        round_trip.dump(content, handle)
 
 
 def write_copy_params(folder: Path, copy: Copy, mirror: str | None, **changes: Any) -> None:
