@@ -12,8 +12,9 @@ from stages.command import stage
 def main() -> None:
     """Send every record kept in .tracking to MLflow; sending twice changes nothing."""
     from pipeline.errors import InputError, printable
-    from pipeline.tracking import journals, send_patiently
+    from pipeline.tracking import journals, remove_leftovers, send_patiently
 
+    remove_leftovers()
     found = journals()
     if not found:
         click.echo("nothing to send: MLflow has every record")

@@ -1,7 +1,7 @@
 """The only package that knows MLflow: runs written and read, the view that shows them, the models they keep."""
 
 from pipeline.tracking.delivery import EVALUATE_KEY, EVALUATED, TRAIN_KEY
-from pipeline.tracking.journal import journals
+from pipeline.tracking.journal import journals, remove_leftovers
 from pipeline.tracking.naming import committed_params, run_name
 from pipeline.tracking.run import Point, Tracker, origin_tags
 from pipeline.tracking.runs import experiments, finished_runs, run_file
@@ -20,6 +20,7 @@ __all__ = [
     "finished_runs",
     "journals",
     "origin_tags",
+    "remove_leftovers",
     "run_file",
     "run_name",
     "send_patiently",

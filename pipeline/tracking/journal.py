@@ -140,8 +140,8 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything: the store has it."""
+        self.path.unlink(missing_ok=True)  # first: see `restart`
         shutil.rmtree(self.files, ignore_errors=True)
-        self.path.unlink(missing_ok=True)
 
 
 def journals() -> list[Journal]:
@@ -149,6 +149,18 @@ def journals() -> list[Journal]:
     found = [Journal(path) for path in sorted((main_root() / JOURNALS).glob("*.jsonl"))]
     stages = list(BEGINNINGS)
     return sorted(found, key=lambda journal: stages.index(journal.stage) if journal.stage in stages else len(stages))
+
+
+def remove_leftovers() -> None:
+    """Remove files that a kill in `Journal.remove` left without their journal."""
+    for folder in (main_root() / JOURNALS).glob("*/"):
+        journal = Journal(folder.with_suffix(".jsonl"))
+        if not journal.path.exists() and journal.hold():
+            try:
+                if not journal.path.exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                journal.release()
 
 
 def records_before(first: Entry) -> list[Journal]:

@@ -94,6 +94,7 @@ def test_a_server_that_dies_at_any_request_and_comes_back_is_told_when_the_stage
 
     def back_at_the_end(self: Tracker, status: str = "FINISHED") -> None:
         before.behaviour, before.after = "pass", None
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         finish(self, status)
 
     monkeypatch.setattr(Tracker, "finish", back_at_the_end)

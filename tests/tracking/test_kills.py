@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import Point, Tracker, store_uri
-from pipeline.tracking.journal import Journal
-from tests.stages.running import work_in
+from pipeline.tracking.journal import Journal, remove_leftovers
+from tests.stages.running import invoke, work_in
 
 PARAMS = {"memory.size": 8}
 MODEL_REQUESTS = (
@@ -139,6 +139,35 @@ def test_a_kill_while_a_journal_is_begun_anew_leaves_one_that_can_be_sent(
             away()
     named = [entry["path"] for entry in journal.entries() if entry["do"] == "artifact"]
     assert all((journal.files / path).exists() for path in named)
+
+
+def test_a_kill_while_a_sent_journal_is_removed_leaves_nothing_that_is_asked_for_again(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / "metrics.json").write_text("{}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    def told(key: str) -> Journal:
+        tracker = Tracker("ours")
+        tracker.begin(key, "fne", PARAMS, {})
+        tracker.artifact(clone / "metrics.json")
+        return Journal.of("train", key)
+
+    def killed(*_arguments: Any, **_named: Any) -> None:
+        raise KilledError
+
+    journal = told("k")
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("pipeline.tracking.journal.shutil.rmtree", killed)
+        with pytest.raises(KilledError):
+            journal.remove()
+    assert (journal.path.exists(), journal.files.exists()) == (False, True)
+    said = invoke("sync")
+    assert (said.exit_code, said.output) == (0, "nothing to send: MLflow has every record\n")
+    assert not journal.files.exists()
+    needed = told("other")
+    remove_leftovers()
+    assert needed.files.exists()
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KilledError, "KILLED")])
