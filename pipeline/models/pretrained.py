@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 HALF = (0.5, 0.5, 0.5)  # what ViT's own image processor uses, and so a ViT without one
 
 
@@ -160,9 +162,20 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
             check_sizes(config.to_dict(), Path(weights))
             build = halves.get(config.model_type, functools.partial(AutoModel.from_config, trust_remote_code=False))
             check_model(lambda: build(config), Path(weights))
-        torch.manual_seed(0)  # weights that a checkpoint lacks, a pooler's mostly, are the same at every fetch
-        model = halves.get(config.model_type, AutoModel).from_pretrained(
-            place, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        torch.manual_seed(0)  # a pooler that a checkpoint lacks is the same at every fetch
+        model, report = halves.get(config.model_type, AutoModel).from_pretrained(
+            place,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    if lacking := sorted(key for key in report["missing_keys"] if not LEFT_OUT.search(key)):
+        raise InputError(
+            f"model.{side} = {name!r}: its weights lack {lacking[0]}"
+            + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
+            + " of what its config.json describes; they would be random numbers"
         )
     return model, place
 

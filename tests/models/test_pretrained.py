@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertModel, ResNetConfig, ResNetModel, TimmWrapperConfig, TimmWrapperModel, ViTModel
 
 from pipeline.errors import InputError
@@ -125,6 +126,36 @@ def test_a_text_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InputError, match=r"^model\.text = 'bert': "):
         fetch(*names)
+
+
+def without(path: Path, part: str) -> None:
+    """Take the tensors whose names contain `part` out of a safetensors file."""
+    tensors = load_file(path)
+    kept = {name: value for name, value in tensors.items() if part not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, path, {"format": "pt"})
+
+
+def test_weights_that_lack_what_the_configuration_describes_are_refused(tmp_path: Path) -> None:
+    """They would be loaded as random numbers, without a word."""
+    names = write_towers(tmp_path)
+    path = tmp_path / "bert/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2}))
+    lacking = r"its weights lack encoder\.layer\.1\.[a-zA-Z.]+ and 15 more of"
+    with pytest.raises(InputError, match=rf"^model\.text = 'bert': {lacking}"):
+        fetch(*names)
+    without(tmp_path / "vit/model.safetensors", "layernorm.bias")
+    with pytest.raises(InputError, match=r"^model\.image = 'vit': its weights lack layernorm\.bias of what its config"):
+        fetch(*names)
+
+
+def test_weights_may_lack_a_pooler_and_a_mask_token(tmp_path: Path) -> None:
+    names = write_towers(tmp_path)
+    assert not any("pooler" in name for name in load_file(tmp_path / "bert/model.safetensors"))
+    ViTModel(image_backbone().config, use_mask_token=True).save_pretrained(tmp_path / "vit")
+    for part in ("mask_token", "pooler"):
+        without(tmp_path / "vit/model.safetensors", part)
+    assert fetch(*names).image.config.hidden_size == 16
 
 
 @pytest.mark.parametrize("name", ["./vit", "~/no such towers", "/no/such/towers"])
