@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -213,10 +216,19 @@ def training_batches(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # the loader's own seed must not advance the one that resume restores
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     return iter(loader)
 
 
-def _one_thread(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    """End a worker whose training was killed: torch sees that after 5 s, or never if it comes before it first looks."""
+    training = multiprocessing.parent_process()
+    if training is not None:
+        training.join()
+        os._exit(1)

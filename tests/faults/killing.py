@@ -169,7 +169,7 @@ def _kill_once(kill: Kill, seconds: float, reference: Reference, folder: Path) -
         if process.is_alive():
             os.kill(process.pid, kill.signal)
     process.join(LONGEST)
-    problems = [] if _gone(process.pid) else ["a process is left behind"]
+    problems = [] if gone(process.pid) else ["a process is left behind"]
     problems += [
         f"after the kill: {name} is not whole"
         for name, digest in outputs(folder, kill.stage).items()
@@ -237,7 +237,8 @@ def _importable() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _gone(group: int) -> bool:
+def gone(group: int) -> bool:
+    """Whether the processes of a group, a stage and what it started, end soon."""
     give_up = time.monotonic() + 10
     while time.monotonic() < give_up:
         try:

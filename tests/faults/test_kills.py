@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.faults.killing import VARIANTS, Kill, Reference, run_whole, seeded_kills, try_kill_and_tell
+from tests.faults.killing import VARIANTS, Kill, Reference, gone, run_whole, seeded_kills, start_warm, try_kill_and_tell
+from tests.faults.killing_dvc import end_all, processes_in
 from tests.stages.running import STAGES
 
 MOMENTS = {
@@ -64,6 +67,21 @@ def test_a_stage_that_is_killed_while_it_replaces_its_outputs_ends_like_one_that
     reference = whole("towers")
     number = (signal.SIGKILL, signal.SIGTERM)[STAGES.index(stage) % 2]
     ends_well(Kill(stage, number, 0.0, over=True, between=True), reference, tmp_path)
+
+
+def test_processes_that_prepare_batches_end_with_a_training_that_is_killed(whole: Whole, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    shutil.copytree(whole("heads and a bank").before["train"], folder)
+    process = start_warm("train", folder)
+    assert process.pid is not None
+    while len(list(processes_in(folder))) < 3:  # here a fork server makes the worker: not a child of the training's
+        assert process.is_alive()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    ended = gone(process.pid)
+    end_all(folder)
+    assert ended
 
 
 def ends_well(kill: Kill, reference: Reference, folder: Path) -> None:
