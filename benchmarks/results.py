@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.study import RECIPES, SEEDS
+
 if TYPE_CHECKING:
     import pandas
 
@@ -42,7 +44,8 @@ def main(check: bool) -> None:
         if path.exists():
             runs = pandas.read_csv(path)
             table = _noise_table(runs) if runs["method"].str.contains(NOISE).all() else _table(runs)
-            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), table, _source(study)]
+            seeds = ",".join(str(seed) for seed in sorted(runs["seed"].unique()))
+            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), table, _source(study, seeds)]
     page = "\n".join(part for part in parts if part)
     if not check:
         write_text(PAGE, page)
@@ -140,8 +143,10 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _source(study: str) -> str:
-    return f"\nRaw figures: [results/{study}.csv](results/{study}.csv), made by `python -m benchmarks.study {study}`.\n"
+def _source(study: str, seeds: str) -> str:
+    command = f"python -m benchmarks.study {study}" + ("" if seeds == SEEDS else f" --seeds {seeds}")
+    before = f"`python -m stages.recipe {RECIPES[study]}`, a commit, and " if study in RECIPES else ""
+    return f"\nRaw figures: [results/{study}.csv](results/{study}.csv), made by {before}`{command}`.\n"
 
 
 def _file(path: Path) -> str:

@@ -3,9 +3,9 @@
     python -m benchmarks.study scenes --jobs 2
 
 queues one experiment a method and seed in the present repository, works the queue off, and writes
-`docs/results/<study>.csv` from the MLflow runs. The repository's params.yaml decides the data set and the base towers;
-`python -m stages.recipe` sets others, to be committed before. What DVC has in its run cache is not trained again: its
-earlier MLflow run stands for it.
+`docs/results/<study>.csv` from the MLflow runs. The repository's params.yaml decides the data set and the base
+towers: `python -m stages.recipe` sets those of a study, to be committed before. What DVC has in its run cache is not
+trained again: its earlier MLflow run stands for it.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ STUDIES = {
     "scenes-noise": NOISE,
     "flickr8k-noise": FLICKR8K_NOISE,
 }
+RECIPES = {"flickr8k": "flickr8k-fne", "scenes-noise": "scenes-clip", "flickr8k-noise": "flickr8k-infonce"}
+"""What params.yaml holds beforehand, where not as committed; of `flickr8k-towers` the notes say it."""
 FIGURES = (
     *(f"{part}/{side}/R{k}" for part in ("test", "last") for side in ("i2t", "t2i") for k in (1, 5, 10)),
     "test/rsum",
@@ -90,6 +92,7 @@ FIGURES = (
 @click.option("--collect-only", is_flag=True, help="write the CSV from the runs that are there")
 def main(study: str, seeds: str, jobs: int, collect_only: bool) -> None:
     """Queue a study's experiments, wait for them, write docs/results/STUDY.csv."""
+    _check_data(study)
     if not collect_only:
         for overrides in STUDIES[study].values():
             values = [f"-S{name}={value}" for name, value in (overrides | {"seed": seeds}).items()]
@@ -105,6 +108,16 @@ def main(study: str, seeds: str, jobs: int, collect_only: bool) -> None:
 
     write_text(RESULTS / f"{study}.csv", content.getvalue())
     click.echo(f"{RESULTS / study}.csv: {len(rows)} runs")
+
+
+def _check_data(study: str) -> None:
+    """Refuse to write one data set's figures into another's file."""
+    from pipeline.params import load_params
+
+    found, expected = load_params().data.name, study.partition("-")[0].replace("cutdown", "scenes")
+    if found != expected:
+        before = f"python -m stages.recipe {RECIPES[study]}, then commit" if study in RECIPES else "set it"
+        raise click.ClickException(f"params.yaml: data.name = {found}, but {study} is a study of {expected}: {before}")
 
 
 def _collect(study: str, seeds: list[int]) -> list[dict[str, Any]]:
