@@ -162,9 +162,9 @@ def page_of(figures: dict[str, Any]) -> str:
             + f". Taken for granted: {JPEG_BYTES} bytes an image, {PREPARED_BYTES} prepared; {VIT_GFLOP} GFLOP an "
             f"image's forward pass, half of it a caption's; {GPU_TFLOPS:.0f} TFLOP/s a GPU.\n",
             "## What an approximate search gives away\n",
-            f"{VECTORS // 10**6} 000 000 synthetic vectors of {SEARCH_WIDTH} numbers around {TOPICS // 1000} 000 "
-            f"topics; {QUERIES // 1000} 000 queries, each a vector and noise {BLUR} times as long; faiss; processor time of a "
-            "query, many at once:\n",
+            f"{VECTORS // 10**6} 000 000 synthetic vectors of {SEARCH_WIDTH} numbers around "
+            f"{TOPICS // 1000} 000 topics; {QUERIES // 1000} 000 queries, each a vector and noise {BLUR} times as "
+            "long; faiss; processor time of a query, many at once:\n",
             _table(list(found[0]), [[_cell(value) for value in row.values()] for row in found]),
         ]
     )
