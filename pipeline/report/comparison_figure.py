@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.report.conditions import as_number
 FORMATS = (".png", ".svg")
 COLOURS = ("#1b7837", "#762a83", "#d95f02", "#2166ac", "#b2182b", "#555555")
 MARKERS = "osD^vP"
+WIDEST = 90  # characters of a line of the legend: the figure's width
 
 
 def axis_of(rows: Sequence[Row], asked: str | None = None) -> str:
@@ -57,7 +59,8 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
     place: dict[str, float] = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        others = ", ".join(f"{name} {value}" for name, value in row.varying.items() if name != axis)
+        told = sorted(row.varying.items(), key=lambda item: item[1] == "–")  # what tells it apart comes first
+        others = ", ".join(f"{name} {value}" for name, value in told if name != axis)
         lines.setdefault(others, []).append(row)
     for number, (label, members) in enumerate(lines.items()):
         deviations = [row.group.deviation(metric) for row in members]
@@ -84,8 +87,10 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
-        legend = figure.legend(loc="outside lower center", ncols=min(3, len(lines)), fontsize=8, frameon=False)
+        columns = 1 if max(map(len, lines)) > WIDEST // 3 else min(3, len(lines))
+        legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
         for text in legend.get_texts():
+            text.set_text(textwrap.fill(text.get_text(), WIDEST, max_lines=2, placeholder=" …"))
             text.set_parse_math(False)
     # the same figures make the same file
     with rc_context({"svg.hashsalt": "comparison"}), atomic_path(path) as temporary:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.report.comparison import Row, compared, grouped, varying_names
@@ -164,6 +165,20 @@ def test_the_plot_is_against_the_only_number_that_varies(tmp_path: Path) -> None
         comparison_figure(tmp_path / name, found, "test/rsum", "sampler.cutdown")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_plot_of_runs_that_differ_in_much_shows_what_tells_them_apart(tmp_path: Path) -> None:
+    """As those of an older version, which lack parameters."""
+    much = {f"audit__a_parameter_{number}": "1" for number in range(40)}
+    runs = [run(1, 300, **much), run(1, 310, train__epochs="5"), run(1, 320, train__epochs="6", sampler__cutdown="0.3")]
+    for name in ("a.svg", "a.png"):
+        comparison_figure(tmp_path / name, rows(runs), "test/rsum", "sampler.cutdown")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "<!-- train.epochs 5, audit.a_parameter_0 –" in drawn
+    assert "<!-- train.epochs 6, audit.a_parameter_0 –" in drawn
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert (pixels[:, [0, 1, -2, -1]] == 255).all(), "nothing is cut off at the sides"
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
