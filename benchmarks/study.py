@@ -114,7 +114,7 @@ def _check_data(study: str) -> None:
     """Refuse to write one data set's figures into another's file."""
     from pipeline.params import load_params
 
-    found, expected = load_params().data.name, study.partition("-")[0].replace("cutdown", "scenes")
+    found, expected = load_params().data.name, "flickr8k" if study.startswith("flickr8k") else "scenes"
     if found != expected:
         before = f"python -m stages.recipe {RECIPES[study]}, then commit" if study in RECIPES else "set it"
         raise click.ClickException(f"params.yaml: data.name = {found}, but {study} is a study of {expected}: {before}")

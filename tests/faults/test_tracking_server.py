@@ -16,7 +16,7 @@ from pipeline.tracking import Point, Tracker
 from pipeline.tracking.patience import Patience
 from tests.faults.record import artifacts, figures, flattened, models, runs, told_everything, warnings
 from tests.faults.stores import Gate, gate, mlflow_server
-from tests.stages.running import invoke, run, start, work_in, write_empty_store, write_tiny_params
+from tests.stages.running import invoke, run, run_in, start, work_in, write_empty_store, write_tiny_params
 
 PARAMS = {"memory.size": 8}
 LONGEST_WAIT = 5.0  # seconds in all, the issue's bound
@@ -35,12 +35,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage before training has run."""
-    folder = tmp_path_factory.mktemp("ready")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, model__train="heads", train__epochs=2, tracking__model=None)
-        run("download", "split", "base", "features", "bank")
-    return folder
+    stages = ("download", "split", "base", "features", "bank")
+    changes = {"model__train": "heads", "train__epochs": 2, "tracking__model": None}
+    return run_in(tmp_path_factory.mktemp("ready"), *stages, **changes)
 
 
 @pytest.fixture

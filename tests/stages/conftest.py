@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.running import STAGES, run, work_in, write_tiny_params
+from tests.stages.running import STAGES, run_in, work_in
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage has run."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder)
-        run(*STAGES)
-    return folder
+    return run_in(tmp_path_factory.mktemp("finished"), *STAGES)
 
 
 @pytest.fixture

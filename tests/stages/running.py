@@ -91,6 +91,15 @@ def run(*stages: str) -> str:
     return "".join(said)
 
 
+def run_in(folder: Path, *stages: str, **changes: Any) -> Path:
+    """`folder`, the stages having run there with tiny parameters and these `changes`."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, **changes)
+        run(*stages)
+    return folder
+
+
 def refused(stage: str) -> str:
     """The one line with which a stage refuses, having changed no file."""
     before = files_below(Path())

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import run_in
 
 
 @pytest.fixture(scope="session")
 def towers_ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage before training has run, for training towers end to end."""
-    folder = tmp_path_factory.mktemp("towers")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder)
-        run("download", "split", "base", "features", "bank")
-    return folder
+    return run_in(tmp_path_factory.mktemp("towers"), "download", "split", "base", "features", "bank")
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +21,4 @@ def heads_ready(towers_ready: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The same for heads over frozen features."""
     folder = tmp_path_factory.mktemp("heads")
     shutil.copytree(towers_ready, folder, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, model__train="heads")
-        run("features")
-    return folder
+    return run_in(folder, "features", model__train="heads")
