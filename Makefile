@@ -28,11 +28,11 @@ help:  ## list the targets
 
 repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its recalls
 	$(BIN)/python -m dvc repro $(ARGS)
-	@$(BIN)/python -m stages.show
+	@$(BIN)/python -m commands.show
 	@echo "Where to look next: make ui"
 
 ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
-	@$(BIN)/python -m stages.ui --port "$(PORT)" $(ARGS)
+	@$(BIN)/python -m commands.ui --port "$(PORT)" $(ARGS)
 
 test: $(DEVELOPMENT)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -67,7 +67,7 @@ lint: $(DEVELOPMENT)  ## check style, types, who imports whom, and the recipes
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m stages.recipe --check
+	$(BIN)/python -m commands.recipe --check
 
 format: $(DEVELOPMENT)  ## put the code into its one style
 	$(BIN)/python -m ruff check --fix

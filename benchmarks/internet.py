@@ -55,7 +55,7 @@ def units() -> dict[str, float]:
 
 
 def _captions(count: int = 200_000) -> dict[str, float]:
-    from pipeline.data.splits import Split, read_split, write_split
+    from pipeline.data.splits.format import Split, read_split, write_split
 
     words = np.random.default_rng(1).integers(0, 9999, (count, 11)).tolist()
     pictures = [(f"{i:012d}.jpg", [" ".join(f"w{word}" for word in words[i])]) for i in range(count)]

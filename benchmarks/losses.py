@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from benchmarks.measuring import PeakMemory, Row, at_most, ratio, without_gpu
 from pipeline.models.memory import Memory
 from pipeline.params import load_params
+from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.objective import MatchingObjective, Pairs
-from pipeline.training.processes import uniform
 
 BATCH, QUEUE, WIDTH = 32, 8224, 768  # FNE's
 SIZES = (1024, 4096, 16384, 65536, 262144)

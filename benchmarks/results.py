@@ -145,7 +145,7 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def _source(study: str, seeds: str) -> str:
     command = f"python -m benchmarks.study {study}" + ("" if seeds == SEEDS else f" --seeds {seeds}")
-    before = f"`python -m stages.recipe {RECIPES[study]}`, a commit, and " if study in RECIPES else ""
+    before = f"`python -m commands.recipe {RECIPES[study]}`, a commit, and " if study in RECIPES else ""
     return f"\nRaw figures: [results/{study}.csv](results/{study}.csv), made by {before}`{command}`.\n"
 
 

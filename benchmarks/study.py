@@ -4,7 +4,7 @@
 
 queues one experiment a method and seed in the present repository, works the queue off, and writes
 `docs/results/<study>.csv` from the MLflow runs. The repository's params.yaml decides the data set and the base
-towers: `python -m stages.recipe` sets those of a study, to be committed before. What DVC has in its run cache is not
+towers: `python -m commands.recipe` sets those of a study, to be committed before. What DVC has in its run cache is not
 trained again: its earlier MLflow run stands for it.
 """
 
@@ -116,7 +116,7 @@ def _check_data(study: str) -> None:
 
     found, expected = load_params().data.name, "flickr8k" if study.startswith("flickr8k") else "scenes"
     if found != expected:
-        before = f"python -m stages.recipe {RECIPES[study]}, then commit" if study in RECIPES else "set it"
+        before = f"python -m commands.recipe {RECIPES[study]}, then commit" if study in RECIPES else "set it"
         raise click.ClickException(f"params.yaml: data.name = {found}, but {study} is a study of {expected}: {before}")
 
 

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import Row, at_least, at_most, ratio, without_gpu
 from pipeline.data.images import ImageArchive
-from pipeline.data.splits import Split
+from pipeline.data.splits.format import Split
+from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
+from pipeline.features.make import ENCODE_BATCH, make_features
 from pipeline.models.momentum import momentum_copy, update_momentum
 from pipeline.models.pretrained import HALF, Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
 from pipeline.params import Params, load_params
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.features import ENCODE_BATCH, make_features
 from pipeline.training.loop import Training
-from pipeline.training.pairs import Batch, Inputs, epoch_plan, training_batches
 
 IMAGES, ENCODED, SIZE = 128, 32, 224
 PHOTOGRAPH = (500, 375)  # of Flickr's

@@ -25,7 +25,7 @@ EPOCHS = 2
 
 def measure() -> dict[str, float]:
     """Seconds a step, the part of it that is tracking, and what opening and closing the run cost once."""
-    from pipeline.data.known import read_truth
+    from pipeline.data.splits.truth_file import read_truth
     from pipeline.params import dotted, load_params
     from pipeline.paths import BASE, FEATURES, SPLIT
     from pipeline.tracking import Tracker

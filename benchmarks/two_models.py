@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measuring import Row, at_most, ratio
-from pipeline.data.bank import Bank
+from pipeline.bank.table import Bank
+from pipeline.features.inputs import Batch, Entries
 from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.towers import MatchingModel, Tokens
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import Params, load_params
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.optimiser import make_optimiser
-from pipeline.training.pairs import Batch, Entries
 
 BATCH, PAIRS, SIZE, WORDS, VOCABULARY = 32, 512, 64, 16, 1000
 

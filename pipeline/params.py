@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class ScenesParams(Section):
-    """The generated pictures: how many, how large, how hard (see `pipeline.data.scenes`)."""
+    """The generated pictures: how many, how large, how hard (see `pipeline.data.scenes.scenes`)."""
 
     seed: Seed
     train: Count

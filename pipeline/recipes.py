@@ -120,7 +120,7 @@ def _read(name: str, folder: Path, extending: tuple[str, ...]) -> Recipe:
     names = recipe_names(folder)
     if name not in names:
         nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)
-        hint = f"; the nearest is {nearest[0]}; `python -m stages.recipe --list` names all" if nearest else ""
+        hint = f"; the nearest is {nearest[0]}; `python -m commands.recipe --list` names all" if nearest else ""
         whose = f"{folder / extending[-1]}.yaml: {EXTENDS}: " if extending else ""
         raise InputError(f"{whose}{name}: no such recipe in {folder}/{hint}")
     path = folder / f"{name}.yaml"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.images import decode
 from pipeline.errors import InputError
-from pipeline.training.embedding import Embedder
+from pipeline.evaluation.embedding import Embedder
 
 if TYPE_CHECKING:
     import pandas

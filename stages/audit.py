@@ -17,7 +17,8 @@ def main() -> None:
     from torch import Tensor
 
     from pipeline.data.images import ImageArchive
-    from pipeline.data.known import read_noise, read_truth
+    from pipeline.data.splits.truth_file import read_noise, read_truth
+    from pipeline.evaluation.judgment import posterior
     from pipeline.files import atomic_folder, write_text
     from pipeline.models.pretrained import read_record
     from pipeline.paths import (
@@ -42,7 +43,6 @@ def main() -> None:
     from pipeline.report.suspects import suspected_pairs
     from pipeline.retrieval.published import published
     from pipeline.tracking import Tracker
-    from pipeline.training.judging import posterior
     from pipeline.training.record import read_rows, read_run
 
     run, metrics = read_run(RUN), read_record(METRICS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @stage
 def main() -> None:
     """Score every training pair with the base model, into bank; an empty table where pairs.weighting needs none."""
-    from pipeline.data.bank import write_bank
+    from pipeline.bank.table import write_bank
     from pipeline.files import atomic_folder, write_json
     from pipeline.params import load_params
     from pipeline.paths import BANK, BANK_RECORD
@@ -50,13 +50,13 @@ def main() -> None:
 def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     import torch
 
-    from pipeline.data.known import read_noise
+    from pipeline.bank.scoring import learn_before_scoring, make_bank
+    from pipeline.data.splits.truth_file import read_noise
     from pipeline.models import pretrained
     from pipeline.paths import BASE, FEATURES, MANIFEST, SPLIT
     from pipeline.retrieval.relevance import ranking_quality
-    from pipeline.training.bank import learn_before_scoring, make_bank
+    from pipeline.runtime.processes import own_device, process_group, use_threads
     from pipeline.training.build import learn_temperature, make_model
-    from pipeline.training.processes import own_device, process_group, use_threads
     from pipeline.training.setup import open_inputs
 
     torch.manual_seed(params.pairs.seed)
@@ -92,8 +92,8 @@ def _published(file: str) -> tuple[pandas.DataFrame, dict[str, Any]]:
     import numpy as np
     import pandas
 
-    from pipeline.data.published_bank import read_published_bank
-    from pipeline.data.splits import read_split
+    from pipeline.bank.published import read_published_bank
+    from pipeline.data.splits.format import read_split
     from pipeline.errors import InputError
     from pipeline.files import sha256, users_file
     from pipeline.paths import ANNOTATIONS, SPLIT

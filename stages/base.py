@@ -16,11 +16,11 @@ def main() -> None:
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
     take_gpus(1)
-    from pipeline.data.vocabulary import read_vocabulary
+    from pipeline.base.towers import make_base
+    from pipeline.data.splits.vocabulary import read_vocabulary
     from pipeline.files import atomic_folder
     from pipeline.models import pretrained
     from pipeline.paths import BASE, VOCABULARY
-    from pipeline.training.base import make_base
 
     made = make_base(params, read_vocabulary(VOCABULARY))
     with atomic_folder(BASE) as folder:

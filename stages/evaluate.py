@@ -26,7 +26,17 @@ def main(weights: str | None) -> None:
     import torch
     from rich.console import Console
 
-    from pipeline.data.known import read_truths
+    from pipeline.data.splits.truth_file import read_truths
+    from pipeline.evaluation.judgment import (
+        Encoded,
+        check_folds,
+        judge,
+        judgment_intervals,
+        recall_curve,
+        reliability_curve,
+        similarity_curves,
+    )
+    from pipeline.features.encoding import encode_split
     from pipeline.files import atomic_folder, digest_of, sha256, users_file, write_json, write_tensors
     from pipeline.models import pretrained
     from pipeline.paths import (
@@ -48,25 +58,15 @@ def main(weights: str | None) -> None:
     from pipeline.report.recall_table import recall_markdown
     from pipeline.report.tables import recalls_table
     from pipeline.retrieval.published import published
+    from pipeline.runtime.processes import use_threads
     from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
     from pipeline.training.build import as_trained, load_trained
-    from pipeline.training.encoding import encode_split
-    from pipeline.training.judging import (
-        Encoded,
-        check_folds,
-        judge,
-        judgment_intervals,
-        recall_curve,
-        reliability_curve,
-        similarity_curves,
-    )
-    from pipeline.training.processes import use_threads
     from pipeline.training.record import read_run, sampling_by_epoch
     from pipeline.training.setup import open_inputs
 
     if weights is not None:
-        from pipeline.training.takeover import take_over
+        from pipeline.evaluation.takeover import take_over
 
         content = sha256(users_file(weights, "--weights"))
         click.echo(take_over(params, digest_of(params.model_dump(), content, sha256(BASE / "base.json"))))

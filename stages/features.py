@@ -25,7 +25,7 @@ def main() -> None:
     params = load_params()
     if started_together("features", params.launch.processes):
         return
-    from pipeline.training.processes import process_group
+    from pipeline.runtime.processes import process_group
 
     with process_group():
         _make(params.model)
@@ -35,13 +35,13 @@ def _make(model: ModelParams) -> None:
     from filelock import FileLock
 
     from pipeline.data.images import ImageArchive
-    from pipeline.data.splits import SPLITS, read_split
+    from pipeline.data.splits.format import SPLITS, read_split
+    from pipeline.features.make import make_features
     from pipeline.files import digest_of, move_folder, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.paths import BASE, FEATURES, IMAGES, SOURCE, SPLIT
+    from pipeline.runtime.processes import wait_for_all
     from pipeline.training.checkpoint import checkpoint_folder
-    from pipeline.training.features import make_features
-    from pipeline.training.processes import wait_for_all
 
     paths = {name: SPLIT / f"{name}.json" for name in SPLITS}
     splits = {name: read_split(path) for name, path in paths.items()}

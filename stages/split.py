@@ -11,7 +11,7 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Write data/split/{train,val,test}.json, the vocabulary, the noise and the truth from data/raw."""
-    from pipeline.data.partition import partition
+    from pipeline.data.splits.partition import partition
     from pipeline.files import atomic_folder
     from pipeline.params import load_params
     from pipeline.paths import RAW, SPLIT

@@ -30,8 +30,8 @@ def main() -> None:
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
+    from pipeline.evaluation.takeover import take_over
     from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
-    from pipeline.training.takeover import take_over
 
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
@@ -65,10 +65,10 @@ def main() -> None:
 
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:
-    from pipeline.data.known import read_truth
+    from pipeline.data.splits.truth_file import read_truth
     from pipeline.files import atomic_folder, write_json, write_table
     from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION, WEIGHTS
-    from pipeline.training.processes import process_index
+    from pipeline.runtime.processes import process_index
     from pipeline.training.record import write_history, write_validations
     from pipeline.training.setup import open_training
 

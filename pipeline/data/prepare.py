@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.annotations import Annotations, Picture, count_captions, read_annotations, scene_name
-from pipeline.data.found import ImageFiles
+from pipeline.data.acquire.cache import Kept, Store
+from pipeline.data.acquire.layouts import ImageFiles
+from pipeline.data.acquire.locate import find_annotations, find_images, listing_changed
+from pipeline.data.acquire.pack import pack_images
+from pipeline.data.acquire.sources import SOURCES
+from pipeline.data.acquire.space import require_space
 from pipeline.data.images import write_images
-from pipeline.data.locate import find_annotations, find_images, listing_changed
-from pipeline.data.pack import pack_images
-from pipeline.data.sources import SOURCES
-from pipeline.data.space import require_space
-from pipeline.data.splits import SPLITS
-from pipeline.data.store import Kept, Store
+from pipeline.data.splits.annotations import Annotations, Picture, count_captions, read_annotations, scene_name
+from pipeline.data.splits.format import SPLITS
 from pipeline.errors import InputError
 from pipeline.files import main_root, sha256, users_path, write_bytes, write_json
 from pipeline.params import DataParams
@@ -67,7 +67,7 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
 
 
 def _prepare_scenes(params: DataParams, folder: Path) -> list[str]:
-    from pipeline.data.scenes import generate
+    from pipeline.data.scenes.scenes import generate
 
     counts = {"train": params.scenes.train, "val": params.scenes.val, "test": params.scenes.test}
     # A stream a split: making one larger adds to it and changes nothing else.

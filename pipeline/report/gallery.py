@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.data.known import Truth
-from pipeline.data.splits import Split, read_split
+from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
 from pipeline.paths import EMBEDDINGS
 from pipeline.retrieval.ranks import retrieval_ranks

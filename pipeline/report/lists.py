@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.data.splits import Split
+from pipeline.data.splits.format import Split
 from pipeline.report.suspects import Suspects
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.splits import Split
+from pipeline.data.splits.format import Split
 from pipeline.report.charts import Chart
 from pipeline.report.gallery import Embedded, Group
 from pipeline.report.pictures import Picture, Pictures

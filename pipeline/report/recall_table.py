@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.comparison_table import markdown
+from pipeline.comparison.table import markdown
 
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.splits import Split, read_split
+from pipeline.data.splits.format import Split, read_split
 from pipeline.errors import InputError
 from pipeline.report.gallery import Embedded, least_similar_pairs
 

@@ -3,7 +3,7 @@
 A run is found by a digest of its parameters and inputs (tag `pipeline.train_key`), never by a random id between the
 stages: so a fresh clone after `dvc pull` can evaluate, and a resumed training goes on in the run that it began.
 Tracking never stops a training: what the store does not take at once stays in a journal, is sent when the stage ends,
-and if the store has not come back by then, by `python -m stages.sync`.
+and if the store has not come back by then, by `python -m commands.sync`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pipeline.tracking.journal import Journal, records_before
 from pipeline.tracking.patience import Patience
 from pipeline.tracking.store import LONGER_PATIENCE, NAMED, address, reason, store_uri, without_password
 
-SYNC = "python -m stages.sync"
+SYNC = "python -m commands.sync"
 LEFT_ALONE = "its stage is running: left alone"
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
+from pipeline.features.inputs import Inputs
 from pipeline.files import write_json, write_tensors
 from pipeline.models import pretrained
 from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import Head, MatchingModel, ResidualHead, tower_widths
 from pipeline.params import ModelParams
-from pipeline.training.pairs import Inputs
 
 FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
 
@@ -65,7 +65,7 @@ def learn_temperature(model: MatchingModel, base: Pretrained) -> None:
 
 def joint_width(model: MatchingModel, inputs: Inputs, mean: list[float], std: list[float]) -> int:
     """D, asked of the model itself."""
-    from pipeline.training.encoding import model_images
+    from pipeline.features.encoding import model_images
 
     with torch.inference_mode():
         return model.encode_image(model_images(inputs.images([0]), mean, std)).shape[1]

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, digest_of, main_root, sha256
-from pipeline.models.torch_file import load_torch_file
+from pipeline.models.foreign.torch_file import load_torch_file
 
 CHECKPOINTS = ".checkpoints"
 CODE = ("data", "models", "objectives", "sampling", "training")

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from pipeline.features.inputs import Batch, Entries
 from pipeline.models.towers import MatchingModel, learned_temperature
 from pipeline.objectives.negative_impact import impact_ratio, impact_weights, pair_losses
 from pipeline.params import Params
 from pipeline.retrieval.relevance import ranking_quality
-from pipeline.training.pairs import Batch, Entries
-from pipeline.training.processes import gather, process_count
+from pipeline.runtime.processes import gather, process_count
 from pipeline.training.siamese import Siamese
 
 if TYPE_CHECKING:
     import pandas
 
-    from pipeline.data.bank import Bank
-    from pipeline.data.known import Noise
+    from pipeline.bank.table import Bank
+    from pipeline.data.splits.truth_file import Noise
 
 DECILES = (0.1, 0.5, 0.9)
 

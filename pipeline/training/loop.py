@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.features.encoding import encode_split, model_images
+from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.models.memory import Memory
 from pipeline.models.momentum import momentum_copy, update_momentum
 from pipeline.models.towers import MatchingModel
@@ -22,16 +24,14 @@ from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
+from pipeline.runtime.processes import gather, local_span, process_count, uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.accumulation import ALONE, Window, window_of
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.encoding import encode_split, model_images
 from pipeline.training.health import check_finite, collapse_warning, means_of
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
 from pipeline.training.optimiser import make_optimiser
-from pipeline.training.pairs import Batch, Inputs, epoch_plan, training_batches
-from pipeline.training.processes import gather, local_span, process_count, uniform
 from pipeline.training.schedule import scheduled_rate
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Training:
             seeds=(self.params.seed, at.epoch),
             start=at.batch,
             workers=settings.workers,
-            bank=None if self.impact is None or warming_up else self.impact.bank,
+            entries=None if self.impact is None or warming_up else self.impact.bank.entries,
         )
         self.prepared.train()
         for batch in progress(batches, label=f"epoch {at.epoch + 1}/{settings.epochs}", total=len(plan) - at.batch):

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.bank import bank_figures, read_bank
-from pipeline.data.known import Truth, read_noise
-from pipeline.data.splits import Split, read_split
+from pipeline.bank.table import bank_figures, read_bank
+from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
+from pipeline.features.inputs import Inputs
 from pipeline.models import pretrained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import ModelParams, Params
 from pipeline.paths import BANK, BANK_RECORD
+from pipeline.runtime.processes import use_threads
 from pipeline.training.build import joint_width, learn_temperature, make_model, save_trained
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
-from pipeline.training.pairs import Inputs
-from pipeline.training.processes import use_threads
 
 LARGEST_TRUTH = 1 << 30  # entries of the training split's truth held as one table
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from pipeline.params import TrainParams
+from pipeline.runtime.processes import average, process_count
 from pipeline.training.optimiser import decayed
-from pipeline.training.processes import average, process_count
 
 
 class Siamese:

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.data.sources import FNE_JSON
+from pipeline.data.acquire.sources import FNE_JSON
 from pipeline.params import load_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"

@@ -231,8 +231,8 @@ def missing_from_cache(clone: Clone, outputs: dict[str, str]) -> list[str]:
 
 
 def _shown(clone: Clone) -> str:
-    """What `stages.show` prints, which fails where the killed evaluation's metrics are gone."""
-    command, at = [sys.executable, "-m", "stages.show"], clone.folder
+    """What `commands.show` prints, which fails where the killed evaluation's metrics are gone."""
+    command, at = [sys.executable, "-m", "commands.show"], clone.folder
     return subprocess.run(command, cwd=at, env=clone.environment, capture_output=True, text=True, check=False).stderr
 
 

@@ -20,27 +20,27 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from pipeline.data.annotations import read_annotations
+from pipeline.bank.published import read_published_bank
+from pipeline.bank.table import COLUMNS, read_bank
+from pipeline.data.acquire.layouts import Files, files_in_archive
+from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.archives import check_archive
-from pipeline.data.bank import COLUMNS, read_bank
-from pipeline.data.found import Files, files_in_archive
 from pipeline.data.images import check_image, decode
-from pipeline.data.known import read_noise, read_truths
-from pipeline.data.noise import make_noise, noisy
-from pipeline.data.partition import read_source, seeded_split
-from pipeline.data.published_bank import read_published_bank
-from pipeline.data.scenes import generate
-from pipeline.data.sources import SOURCES
-from pipeline.data.splits import SPLITS, Split, read_split, write_split
-from pipeline.data.truth import write_truth
+from pipeline.data.scenes.scenes import generate
+from pipeline.data.splits.annotations import read_annotations
+from pipeline.data.splits.format import SPLITS, Split, read_split, write_split
+from pipeline.data.splits.noise import make_noise, noisy
+from pipeline.data.splits.partition import read_source, seeded_split
+from pipeline.data.splits.truth import write_truth
+from pipeline.data.splits.truth_file import read_noise, read_truths
 from pipeline.errors import InputError
+from pipeline.features.shards import PackedShards, feature_shards, pack
+from pipeline.models.foreign.checkpoints import npc_clip, published_record, read_checkpoint, recognise
 from pipeline.models.pretrained import fetch, read_record
-from pipeline.models.published import npc_clip, published_record, read_checkpoint, recognise
 from pipeline.params import load_params
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.shards import PackedShards, feature_shards, pack
 from tests.data.published import LIMITS, PARAMS, Pictures, fne_json, jpeg, karpathy_json, scan_text
-from tests.models.test_openai_clip import openai_clip
+from tests.models.foreign.test_openai_clip import openai_clip
 from tests.models.test_pretrained import write_towers
 
 DEFAULTS = load_params(PARAMS)
@@ -172,7 +172,7 @@ def _published(folder: Path) -> object:
     published_record(checkpoint)
     try:
         return npc_clip(checkpoint) if recognise(checkpoint) == "npc" else None
-    except InputError as error:  # which do not know the path; pipeline.training.takeover puts it before, likewise
+    except InputError as error:  # which do not know the path; pipeline.evaluation.takeover puts it before, likewise
         raise InputError(f"{path}: {error}") from error
 
 

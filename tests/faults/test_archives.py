@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.acquire.cache import Store
+from pipeline.data.acquire.layouts import ImageFiles, files_in_archive
+from pipeline.data.acquire.sources import Item
 from pipeline.data.archives import check_archive, open_archive
-from pipeline.data.found import ImageFiles, files_in_archive
-from pipeline.data.sources import Item
-from pipeline.data.store import Store
 from pipeline.errors import InputError
 from pipeline.params import LimitsParams
 from tests.data.published import LIMITS

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data import download
+from pipeline.data.acquire import download
+from pipeline.data.acquire.download import fetch_item
+from pipeline.data.acquire.sources import Item
 from pipeline.data.archives import check_archive
-from pipeline.data.download import fetch_item
-from pipeline.data.sources import Item
 from pipeline.errors import InputError
 from tests.data.published import LIMITS
 from tests.faults.profiles import examples

@@ -12,14 +12,14 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.models import pretrained
-from pipeline.models.published import read_checkpoint, recognise
+from pipeline.models.foreign.checkpoints import read_checkpoint, recognise
 from pipeline.params import load_params
 from tests.data.published import PARAMS
 from tests.models.test_pretrained import write_towers
 
 ROOT = PARAMS.parent
-SOURCES = sorted(path for folder in ("pipeline", "stages", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-MAY_UNPICKLE = ROOT / "pipeline/data/unpickling.py"
+SOURCES = sorted(path for folder in ("pipeline", "stages", "commands", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+MAY_UNPICKLE = ROOT / "pipeline/models/foreign/unpickling.py"
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code"}
 CALLS = {

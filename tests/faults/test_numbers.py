@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.known import read_truth
+from pipeline.data.splits.truth_file import read_truth
 from pipeline.errors import InputError
+from pipeline.features.inputs import Batch
 from pipeline.params import load_params
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
@@ -22,7 +23,6 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import check_finite, collapse_warning, means_of
 from pipeline.training.loop import Training
 from pipeline.training.objective import MatchingObjective, Pairs, collapse
-from pipeline.training.pairs import Batch
 from pipeline.training.setup import open_training
 from tests.stages.running import STAGES, finite, invoke, run, work_in, write_tiny_params
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipeline.data.splits import write_split
+from pipeline.comparison.paired import read_queries
+from pipeline.data.splits.format import write_split
 from pipeline.errors import InputError, printable
 from pipeline.report.gallery import read_embedded
-from pipeline.report.paired import read_queries
 from pipeline.report.suspects import suspected_pairs
 from pipeline.tracking.journal import Journal
 from pipeline.training.record import read_rows

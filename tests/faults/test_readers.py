@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 
 from pipeline.errors import InputError
-from pipeline.models.published import read_checkpoint
+from pipeline.models.foreign.checkpoints import read_checkpoint
 from pipeline.training.checkpoint import Checkpoint
 from tests.faults.guard import TooLarge, TooSlow, bounded
 from tests.faults.mutations import mutated

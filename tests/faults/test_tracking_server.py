@@ -69,7 +69,7 @@ def test_a_server_that_never_answers_costs_little_and_is_told_later(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     said = run("train")
     assert len(warnings(said)) == 1
-    assert said.count("python -m stages.sync") == 2, "in the warning, and when the stage ends"
+    assert said.count("python -m commands.sync") == 2, "in the warning, and when the stage ends"
     assert runs(server, tmp_path.name) == []
     before.behaviour = "pass"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -186,7 +186,7 @@ def test_a_training_and_its_evaluation_without_a_server_are_one_run_later(
 
 
 def test_a_journal_that_is_sent_twice_changes_nothing(clone: Path, tmp_path: Path, before: Gate, server: int) -> None:
-    """As when `stages.sync` is killed after the last request and before it removes the journal."""
+    """As when `commands.sync` is killed after the last request and before it removes the journal."""
     write_tiny_params(
         clone,
         **{"model__train": "heads", "train__epochs": 2},

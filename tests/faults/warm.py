@@ -16,7 +16,7 @@ for name in (
     *("mlflow.store.model_registry.sqlalchemy_store", "pandas", "pyarrow.parquet", "rich.console", "rich.table"),
     *("sklearn.metrics", "sklearn.mixture", "torch", "torch.utils.data", "transformers"),
     *("transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit"),
-    *("pipeline.report.figures", "pipeline.tracking", "pipeline.training.judging", "pipeline.training.setup"),
+    *("pipeline.report.figures", "pipeline.tracking", "pipeline.evaluation.judgment", "pipeline.training.setup"),
     *(f"stages.{stage}" for stage in ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")),
 ):
     importlib.import_module(name)

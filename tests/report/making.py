@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from pipeline.data.images import ImageArchive, write_images
-from pipeline.data.known import Truth
-from pipeline.data.splits import Split
+from pipeline.data.splits.format import Split
+from pipeline.data.splits.truth_file import Truth
 from pipeline.report.curves import posterior_note, run_charts
 from pipeline.report.gallery import Embedded, false_negatives, retrieval_groups
 from pipeline.report.page import Contents, render_page

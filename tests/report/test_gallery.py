@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.splits import Split, write_split
+from pipeline.data.splits.format import Split, write_split
 from pipeline.errors import InputError
 from pipeline.files import write_tensors
 from pipeline.report import gallery

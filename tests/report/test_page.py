@@ -12,7 +12,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline.data.splits import Split
+from pipeline.data.splits.format import Split
 from pipeline.report.suspects import Suspects
 from tests.report.making import COLOURS, split_of, truth_of, write_page
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 import pytest
 
-from pipeline.data.splits import write_split
+from pipeline.data.splits.format import write_split
 from pipeline.errors import InputError
 from pipeline.report.lists import false_negative_table, suspect_table
 from pipeline.report.suspects import Suspects, suspected_pairs

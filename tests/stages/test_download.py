@@ -16,7 +16,7 @@ import pandas
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.data.splits import read_split
+from pipeline.data.splits.format import read_split
 from stages.download import main as download
 from stages.split import main as split
 from tests.data.published import (

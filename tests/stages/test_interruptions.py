@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.training.shards import write_shards
+from pipeline.features.shards import write_shards
 from tests.stages.running import (
     ROOT,
     STAGES,
@@ -154,7 +154,7 @@ def test_half_made_features_of_other_pictures_are_not_gone_on_from(
         written.append(kind)
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr("pipeline.training.features.write_shards", killed)
+        patched.setattr("pipeline.features.make.write_shards", killed)
         invoke("features")
     assert written == ["images"]
     write_tiny_params(ready, data__scenes__size=48)

@@ -1,4 +1,4 @@
-"""A journal that another process holds, as `stages.sync` does while it sends it: nothing is doubled or lost."""
+"""A journal that another process holds, as `commands.sync` does while it sends it: nothing is doubled or lost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_evaluation_whose_training_is_being_sent_makes_no_run_of_its_own(
         evaluation = evaluated()
         told = capfd.readouterr().err
         assert f"failed ({training.path.name} is held by another process); going on" in told
-        assert told.rstrip().endswith("To send the record: python -m stages.sync")
+        assert told.rstrip().endswith("To send the record: python -m commands.sync")
         assert runs() == []
         assert 0.5 < evaluation.waited < 10, "it waits for what it needs, and not for ever"
         result = invoke("sync")
@@ -171,7 +171,7 @@ def test_a_training_whose_own_journal_is_being_sent_is_told_beside_it(
         tracker = trained(afresh=afresh, steps=2)
         told = capfd.readouterr().err
         assert f"failed ({training.path.name} is held by another process); going on" in told
-        assert told.rstrip().endswith("To send the record: python -m stages.sync")
+        assert told.rstrip().endswith("To send the record: python -m commands.sync")
         assert 0.5 < tracker.waited < 10
         assert names() == ["train-k.jsonl", "train-k~.jsonl"]
         assert "train-k~.jsonl: train-k.jsonl is held by another process" in invoke("sync").output

@@ -119,7 +119,7 @@ def test_what_may_be_done_late_is_told_again_by_the_command_and_not_at_the_end(
     end(trained())
     told = capfd.readouterr().err
     assert "did not come back (a request was not answered and may still be done" in told
-    assert told.rstrip().endswith("To send the record: python -m stages.sync")
+    assert told.rstrip().endswith("To send the record: python -m commands.sync")
     request.let_through()
     assert invoke("sync").output == "train-k.jsonl: sent\n"
     assert [(run.info.status, run.data.metrics) for run in runs()] == [("FINISHED", {"train/loss": 1.0})]

@@ -269,7 +269,7 @@ def test_a_server_that_is_not_there_costs_one_warning(
     warning, told = error.splitlines()
     assert warning.startswith("warning: MLflow at http://127.0.0.1:9 failed (")
     assert told.startswith("MLflow did not come back (")
-    assert told.endswith("To send the record: python -m stages.sync")
+    assert told.endswith("To send the record: python -m commands.sync")
 
 
 def test_a_store_that_fails_later_costs_one_warning(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.known import read_truth
+from pipeline.data.splits.truth_file import read_truth
+from pipeline.features.inputs import epoch_plan, training_batches
 from pipeline.params import load_params
+from pipeline.runtime.processes import local_span
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
 from pipeline.training.objective import Noticed
-from pipeline.training.pairs import epoch_plan, training_batches
-from pipeline.training.processes import local_span
 from pipeline.training.setup import open_training
 from tests.stages.running import run, work_in, write_tiny_params
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training import processes
-from pipeline.training.processes import gather, local_span, uniform
+from pipeline.runtime import processes
+from pipeline.runtime.processes import gather, local_span, uniform
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = st.integers(0, 10**9)

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import BertModel, ViTModel
 
+from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
 from pipeline.params import Params, load_params, parse_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
-from pipeline.training.pairs import Batch, Inputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 ROOT = Path(__file__).parents[2]

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.bank import Bank
-from pipeline.data.known import Noise
+from pipeline.bank.table import Bank
+from pipeline.data.splits.truth_file import Noise
+from pipeline.features.inputs import Batch, Entries
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import Params, load_params
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.optimiser import make_optimiser
-from pipeline.training.pairs import Batch, Entries
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 PAIRS, WIDTH, BATCH, STEPS = 24, 6, 8, 5

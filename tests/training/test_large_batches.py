@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.features.inputs import Batch, epoch_plan, training_batches
 from pipeline.models.towers import recompute_activations
 from pipeline.params import load_params, parse_params
 from pipeline.training.accumulation import Window, window_of
 from pipeline.training.loop import Training
-from pipeline.training.pairs import Batch, epoch_plan, training_batches
 from tests.training.test_combinations import open_tiny_training
 
 IN_BATCH = {"memory__size": 0, "sampler__strategy": "hardest", "train__epochs": 1, "train__warmup_epochs": 0}
@@ -81,9 +81,9 @@ def test_npc_takes_its_siamese_step_through_activations_computed_twice(towers_re
 
     import numpy as np
 
-    from pipeline.data.bank import Bank
+    from pipeline.bank.table import Bank
+    from pipeline.features.inputs import Entries
     from pipeline.training.impact import NegativeImpact
-    from pipeline.training.pairs import Entries
 
     answers = []
     for checkpointed in (False, True):

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from pipeline.models.memory import Memory
 from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
 from pipeline.params import LossParams, Params, SamplerParams, load_params
+from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.objective import Draw, MatchingObjective, Noticed, Pairs
-from pipeline.training.processes import uniform
 
 PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
 WIDTH = 8

@@ -18,13 +18,13 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.data.bank import write_bank
-from pipeline.data.known import read_truth
+from pipeline.bank.table import write_bank
+from pipeline.data.splits.truth_file import read_truth
+from pipeline.features.inputs import Batch
 from pipeline.files import sha256
 from pipeline.params import load_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
-from pipeline.training.pairs import Batch
 from pipeline.training.setup import open_training
 from tests.stages.running import invoke, run, start, work_in, write_tiny_params
 

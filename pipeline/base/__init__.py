@@ -1,0 +1,1 @@
+"""The towers that every experiment starts from."""

@@ -1,0 +1,130 @@
+"""The towers that every ablation starts from: fetched, or small ones made here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.captions import clean_caption
+from pipeline.data.scenes.scenes import generate, vocabulary
+from pipeline.features.make import padded
+from pipeline.features.pixels import normalised, square_pixels
+from pipeline.models import pretrained
+from pipeline.models.clip import image_tower, small_clip, text_tower
+from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, HALF, Pretrained
+from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
+from pipeline.models.towers import MatchingModel
+from pipeline.objectives.negative_impact import pair_losses
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.runtime.processes import use_threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+RARE = 5  # a word seen less often than this in all captions is left unknown, as is usual for word vocabularies
+FRAME = 2  # [CLS] and [SEP]
+WARMUP_STEPS = 100
+
+
+def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
+    """Fetch the towers that `model.image` and `model.text` name, or make small ones.
+
+    Small ones start from random weights; where the data are generated scenes, they learn InfoNCE on other scenes, of
+    their own seed. `words` are the data set's words and how often each occurs.
+
+    Raises:
+        InputError: when a tower cannot be fetched.
+    """
+    model = params.model
+    if model.family == "clip" and model.image is not None:
+        return pretrained.fetch_clip(model.image, revision=model.image_revision)
+    if model.image is not None and model.text is not None:
+        return pretrained.fetch(
+            model.image, model.text, image_revision=model.image_revision, text_revision=model.text_revision
+        )
+    base = params.base
+    torch.manual_seed(base.seed)
+    scenes = params.data.name == "scenes"
+    known = [word for word, count in words if scenes or count >= RARE] + (vocabulary() if scenes else [])
+    tokenizer = word_tokenizer(known)
+    tokenizer.model_max_length = model.words + FRAME
+    made = _small_towers(params, tokenizer)
+    if scenes and base.epochs:
+        _learn_scenes(made, params)
+    return made
+
+
+def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrained:
+    """Random weights; a CLIP's scale of similarities stands where `base.temperature` has them learn."""
+    model, base = params.model, params.base
+    source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
+    # what training will give them, so that they learn from the like
+    normalisation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (HALF, HALF)
+    shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
+    vocabulary_size, positions = len(tokenizer), model.words + FRAME
+    if model.family == "clip":
+        special = tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id
+        clip = small_clip(
+            size=model.image_size,
+            patch=base.patch,
+            vocabulary_size=vocabulary_size,
+            positions=positions,
+            special=special,
+            **shape,
+        )
+        return Pretrained(*clip, tokenizer, *normalisation, source, -math.log(base.temperature))
+    image = small_image_backbone(size=model.image_size, patch=base.patch, **shape)
+    text = small_text_backbone(vocabulary_size=vocabulary_size, positions=positions, **shape)
+    return Pretrained(image, text, tokenizer, *normalisation, source)
+
+
+def _learn_scenes(made: Pretrained, params: Params) -> None:
+    """InfoNCE over the batch, other captions of an image left out, on scenes that no split contains."""
+    base, words = params.base, params.model.words
+    scenes = generate(params.data.scenes, base.seed, base.scenes, stream="base")
+    size = params.data.scenes.size
+    pixels_N = torch.stack([square_pixels(scene.image(size), params.model.image_size) for scene in scenes])
+    captions = [
+        caption if params.model.captions == "raw" else clean_caption(caption, words)
+        for scene in scenes
+        for caption in scene.captions
+    ]
+    image_M = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.captions])
+    tokens = [torch.tensor(ids) for ids in made.tokenizer(captions, truncation=True)["input_ids"]]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    identity = torch.nn.Identity()
+    model = MatchingModel(image_tower(made.image), text_tower(made.text, params.model.pooling), identity, identity)
+    model.to(device).train()
+    use_threads(sum(parameter.numel() for parameter in model.parameters()))
+    optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
+    plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
+    for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan))):
+        for group in optimiser.param_groups:
+            group["lr"] = base.lr * _schedule(step, len(plan))
+        image_B = image_M[captions_B]
+        texts = padded([tokens[int(row)] for row in captions_B], made.tokenizer.pad_token_id, None)
+        images_BD, texts_BD = model(
+            normalised(pixels_N[image_B].to(device), made.mean, made.deviation),
+            type(texts)(texts.ids.to(device), texts.mask.to(device)),
+        )
+        loss = 2 * pair_losses(images_BD, texts_BD, image_B.to(device), base.temperature).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.cpu()
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Up to 1 in `WARMUP_STEPS`, without which the small towers learn half as much, then half a cosine down to 0."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _epoch(captions: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(captions))
+    return list(order.split(batch_size))

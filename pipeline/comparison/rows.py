@@ -1,0 +1,163 @@
+"""Runs that differ only in their seed as one row, and what each row differs by from a baseline."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.comparison.conditions import Condition, as_number, same_value
+from pipeline.comparison.paired import Difference, over_queries, over_seeds
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+SEED = "seed"
+NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
+"""Parameters (or their sections) that change no figure: runs that differ only in them are the same."""
+
+DIRECTIONS = ("i2t", "t2i")
+DEPTHS = (1, 5, 10)
+METRICS = ("test/rsum", *(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in DEPTHS))
+
+QueriesOf = Callable[[str], "pandas.DataFrame | None"]
+"""A run's table of test queries by its id; None where it keeps none."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs equal in every parameter but the seed."""
+
+    params: Mapping[str, str]
+    runs: Mapping[str, Mapping[str, Any]]
+    """By seed, as `finished_runs` gives them."""
+
+    def values(self, metric: str) -> dict[str, float]:
+        """The figure by seed, of the runs that have it."""
+        return {seed: run["metrics"][metric] for seed, run in self.runs.items() if metric in run["metrics"]}
+
+    def mean(self, metric: str) -> float:
+        """Over the seeds; NaN where no run has the figure."""
+        values = self.values(metric).values()
+        return statistics.fmean(values) if values else math.nan
+
+    def deviation(self, metric: str) -> float:
+        """Standard deviation (n - 1) over the seeds; NaN of fewer than two."""
+        values = self.values(metric).values()
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group beside the others: the parameters that vary, and its difference from the baseline by metric."""
+
+    group: Group
+    varying: Mapping[str, str]
+    differences: Mapping[str, Difference]
+    """Empty without a baseline, and for the baseline itself."""
+    is_baseline: bool
+
+
+def grouped(runs: Iterable[Mapping[str, Any]]) -> list[Group]:
+    """Groups in the order of their parameters; of runs with the same parameters and seed the first, so the newest.
+
+    Args:
+        runs: newest first, as `finished_runs` gives them.
+    """
+    found: dict[tuple[tuple[str, str], ...], Group] = {}
+    for run in runs:
+        params = {
+            name: _canonical(value)
+            for name, value in sorted(run["params"].items())
+            if name != SEED and not name.startswith(NO_RESULT)
+        }
+        group = found.setdefault(tuple(params.items()), Group(params, {}))
+        group.runs.setdefault(run["params"].get(SEED, "–"), run)  # type: ignore[attr-defined]
+    groups = list(found.values())
+    names = varying_names(groups)
+    return sorted(groups, key=lambda group: [_order(group.params.get(name)) for name in names])
+
+
+def varying_names(groups: Sequence[Group]) -> list[str]:
+    """The parameters in which the groups differ, in alphabetical order; one that a run lacks differs too."""
+    names = sorted({name for group in groups for name in group.params})
+    return [name for name in names if len({group.params.get(name) for group in groups}) > 1]
+
+
+def compared(
+    groups: Sequence[Group], baseline: Sequence[Condition], metrics: Sequence[str], queries_of: QueriesOf
+) -> list[Row]:
+    """One row a group.
+
+    Args:
+        groups: as `grouped` makes them.
+        baseline: what makes a group the baseline; none: no differences. Where several groups fulfil it, a row is
+            compared with the one that equals it in every parameter that the baseline does not name.
+        metrics: MLflow's names.
+        queries_of: for the bootstrap over queries; without them the interval is over the seeds.
+
+    Raises:
+        InputError: when no group fulfils `baseline`, or none equals any row otherwise.
+    """
+    names = varying_names(groups)
+    chosen = [group for group in groups if all(condition.holds(group.params) for condition in baseline)]
+    if baseline and not chosen:
+        what = " and ".join(f"{c.name}{c.relation}{','.join(c.values)}" for c in baseline)
+        values = {c.name: sorted({group.params.get(c.name, "–") for group in groups}) for c in baseline}
+        there = "; ".join(f"{name} is {', '.join(found)}" for name, found in values.items())
+        raise InputError(f"--baseline {what}: no run like that among those picked; {there}")
+    rows = []
+    for group in groups:
+        partner = _partner(group, chosen, {condition.name for condition in baseline}, names) if baseline else None
+        differences = _differences(group, partner, metrics, queries_of) if partner else {}
+        varying = {name: group.params.get(name, "–") for name in names}
+        rows.append(Row(group, varying, differences, bool(baseline) and any(group is one for one in chosen)))
+    if baseline and len(groups) > len(chosen) and not any(row.differences for row in rows):
+        raise InputError(
+            "--baseline: no run shares its other parameters and a seed with a baseline run; "
+            f"the runs vary in {', '.join(names) or 'nothing'}"
+        )
+    return rows
+
+
+def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequence[str]) -> Group | None:
+    """The baseline for a group; None for a baseline itself."""
+    if any(group is candidate for candidate in chosen):
+        return None
+    if len(chosen) == 1:
+        return chosen[0]
+    others = [name for name in names if name not in named]
+    return next(
+        (c for c in chosen if all(same_value(c.params.get(name), group.params.get(name)) for name in others)), None
+    )
+
+
+def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_of: QueriesOf) -> dict[str, Difference]:
+    """By metric, over the seeds that both have; a metric without such a seed is left out."""
+    seeds = [seed for seed in group.runs if seed in partner.runs]
+    tables = [[queries_of(one.runs[seed]["run_id"]) for seed in seeds] for one in (group, partner)]
+    whole = [[table for table in side if table is not None] for side in tables]
+    sure = over_queries(*whole) if seeds and all(len(side) == len(seeds) for side in whole) else {}
+    found = {}
+    for metric in metrics:
+        ours, theirs = group.values(metric), partner.values(metric)
+        both = [seed for seed in ours if seed in theirs]
+        if metric in sure and both == seeds:
+            found[metric] = sure[metric]
+        elif both:
+            found[metric] = over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both])
+    return found
+
+
+def _canonical(value: str) -> str:
+    """One text for equal numbers, so that `1e-4` and `0.0001` are one group."""
+    number = as_number(value)
+    return value if number is None else f"{number:.12g}"
+
+
+def _order(value: str | None) -> tuple[int, float, str]:
+    number = as_number(value)
+    return (0, number, "") if number is not None else (1, 0.0, value or "")

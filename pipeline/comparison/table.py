@@ -1,0 +1,156 @@
+"""A comparison as text: cells for the terminal, Markdown, LaTeX, and every figure as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+
+from pipeline.comparison.paired import LEVEL, Difference
+from pipeline.comparison.rows import Row
+
+Cells = list[list[str]]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "–": "--",
+    "−": r"$-$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def cells(rows: Sequence[Row], metrics: Sequence[str]) -> Cells:
+    """Header and one line a row: varying parameters, number of seeds, mean ± deviation, the first metric's difference.
+
+    Of a baseline's own row the difference reads "baseline"; "–" stands for what is not there.
+    """
+    with_differences = [metric for metric in metrics if any(metric in row.differences for row in rows)]
+    shown = with_differences[:1]  # one more column of intervals a metric would not fit a page; CSV has them all
+    header = [*rows[0].varying, "seeds"]
+    lines = [[*row.varying.values(), str(len(row.group.runs))] for row in rows]
+    for metric in metrics:
+        header.append(title(metric))
+        for row, line in zip(rows, lines, strict=True):
+            line.append(_mean(row, metric))
+        if metric in shown:
+            header.append(f"Δ {title(metric)}")
+            for row, line in zip(rows, lines, strict=True):
+                line.append(_difference(row, metric))
+    return [header, *lines]
+
+
+def blocks(table: Cells, width: int, gap: int = 2) -> list[Cells]:
+    """The table cut into ones that fit `width` characters, the parameters repeated in each."""
+    fixed = table[0].index("seeds")
+    widths = [max(len(line[column]) for line in table) + gap for column in range(len(table[0]))]
+    parts: list[list[int]] = [[]]
+    for column in range(fixed, len(widths)):
+        if parts[-1] and sum(widths[:fixed]) + sum(widths[c] for c in [*parts[-1], column]) > width:
+            parts.append([])
+        parts[-1].append(column)
+    return [[[*line[:fixed], *(line[column] for column in part)] for line in table] for part in parts]
+
+
+def explanation(rows: Sequence[Row]) -> list[str]:
+    """What the figures are: a sentence a line, to stand below the table."""
+    said = ["Mean ± standard deviation over the seeds."]
+    methods = {difference.method for row in rows for difference in row.differences.values()}
+    level = f"{LEVEL:.0%}"
+    if methods:
+        said.append("Δ: difference from the baseline over the same seeds.")
+    if "queries" in methods:
+        said.append(
+            f"Brackets: {level} interval of the paired bootstrap over the test queries (other queries, same seeds)."
+        )
+    if "seeds" in methods:
+        why = (
+            "for the figures that ranks do not give, and where a run keeps no ranks.parquet"
+            if "queries" in methods
+            else ""
+        )
+        why = why or "as these runs keep no ranks.parquet, or the figures are not recalls"
+        said.append(f"{{Braces}}: {level} t-interval over the seeds, {why}.")
+    if "none" in methods:
+        said.append("No interval: one common seed and no ranks.parquet.")
+    return said
+
+
+def title(metric: str) -> str:
+    """`test/i2t/R1` as `i2t R@1`; the test split goes without saying."""
+    return re.sub(r"/R(\d+)$", r" R@\1", metric.removeprefix("test/")).replace("_at_", "@").replace("/", " ")
+
+
+def figure(value: float, metric: str) -> str:
+    """Percentages with one digit behind the point, others with four significant ones; "–" for NaN."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.1f}" if _percent(metric) else f"{value:.4g}"
+
+
+def markdown(table: Cells, parameters: int | None = None) -> str:
+    """A GitHub table; what follows the first `parameters` columns (default: those before the seeds) to the right."""
+    parameters = table[0].index("seeds") if parameters is None else parameters
+    rule = ["---" if column < parameters else "---:" for column in range(len(table[0]))]
+    lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in table]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
+
+
+def latex(table: Cells) -> str:
+    """A tabular of the package booktabs."""
+    parameters = table[0].index("seeds")
+    columns = "l" * parameters + "r" * (len(table[0]) - parameters)
+    lines = [" & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in line) + r" \\" for line in table]
+    body = "\n".join(lines[1:])
+    return (
+        "% needs \\usepackage{booktabs}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def comma_separated(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Every figure unrounded: mean, deviation, difference, bounds and the interval's method a metric."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    parts = ("mean", "deviation", "difference", "low", "high", "interval")
+    writer.writerow([*rows[0].varying, "seeds", *(f"{metric} {part}" for metric in metrics for part in parts)])
+    for row in rows:
+        figures: list[str] = []
+        for metric in metrics:
+            found = row.differences.get(metric)
+            numbers = [row.group.mean(metric), row.group.deviation(metric), *(found[:3] if found else [math.nan] * 3)]
+            figures += ["" if math.isnan(number) else repr(number) for number in numbers]
+            figures.append(found.method if found else "")
+        writer.writerow([*row.varying.values(), " ".join(sorted(row.group.runs, key=_by_number)), *figures])
+    return content.getvalue()
+
+
+def _percent(metric: str) -> bool:
+    return bool(re.search(r"rsum$|/R\d+$|mAP_at_R$|R-P$", metric))
+
+
+def _mean(row: Row, metric: str) -> str:
+    mean, deviation = row.group.mean(metric), row.group.deviation(metric)
+    return figure(mean, metric) if math.isnan(deviation) else f"{figure(mean, metric)} ± {figure(deviation, metric)}"
+
+
+def _difference(row: Row, metric: str) -> str:
+    if not row.differences:
+        return "baseline" if row.is_baseline else "–"
+    found = row.differences.get(metric)
+    return "–" if found is None else _signed(found, metric)
+
+
+def _signed(found: Difference, metric: str) -> str:
+    value, low, high = (("+" if bound > 0 else "") + figure(bound, metric).replace("-", "−") for bound in found[:3])
+    brackets = {"queries": f" [{low}, {high}]", "seeds": f" {{{low}, {high}}}", "none": ""}
+    return value + brackets[found.method]
+
+
+def _by_number(seed: str) -> tuple[int, str]:
+    return (int(seed), "") if seed.isdigit() else (-1, seed)

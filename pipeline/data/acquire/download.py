@@ -1,0 +1,295 @@
+"""Downloads that resume, are checked, and never leave half a file under its final name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+
+from pipeline.data.acquire.sources import Item
+from pipeline.data.acquire.space import require_space
+from pipeline.data.archives import check_archive
+from pipeline.data.text import read_json
+from pipeline.errors import InputError
+from pipeline.files import write_json
+from pipeline.params import LimitsParams
+from pipeline.progress import progress
+
+TIMEOUT_S = (10, 60)  # to connect; between two pieces of an answer
+DRIVE_HOST = "drive.google.com"
+PIECE_BYTES = 1 << 16  # a connection that breaks loses at most this much of what it brought
+REDIRECTS = 5
+ELSEWHERE = {"github.com": "githubusercontent.com"}  # where a host keeps the files that it hands out
+Verify = Callable[[Path], None]
+
+
+def resolve(item: Item, mirror: str | None) -> str:
+    """The item's address, with the mirror's host in place of its own.
+
+    A Drive item has no path of its own: a file is `<mirror>/<file id>`, one in a folder `<mirror>/<folder id>/<name>`.
+
+    Raises:
+        InputError: for a mirror that is no http(s) address.
+    """
+    if mirror is None:
+        return item.address
+    try:
+        target, address = urlsplit(mirror), urlsplit(item.address)
+    except ValueError as error:
+        raise InputError(f"data.mirror = {mirror!r}: {error}; an address is such as http://127.0.0.1:8000") from None
+    if target.scheme not in ("http", "https") or not target.netloc or target.query or target.fragment:
+        raise InputError(f"data.mirror = {mirror!r}: expected an address such as http://127.0.0.1:8000")
+    path = address.path
+    if address.hostname == DRIVE_HOST:
+        kind, identity = _drive(item.address)
+        path = f"/{identity}/{item.name}" if kind == "folders" else f"/{identity}"
+    return urlunsplit((target.scheme, target.netloc, target.path.rstrip("/") + path, address.query, ""))
+
+
+def fetch_item(item: Item, destination: Path, mirror: str | None, limits: LimitsParams) -> None:
+    """Fetch a published file, a Drive item through gdown; an archive or JSON is read whole before it gets its name.
+
+    Raises:
+        InputError: as `fetch`.
+    """
+    url = resolve(item, mirror)
+
+    def verify(path: Path) -> None:
+        if item.name.endswith(".zip"):
+            check_archive(path, url, limits)
+        elif item.name.endswith(".json"):
+            read_json(path, url)
+
+    if urlsplit(url).hostname == DRIVE_HOST:
+        _fetch_drive(item, destination, verify)
+    else:
+        fetch(url, destination, verify=verify)
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    verify: Verify | None = None,
+    attempts: int = 5,
+    pause_s: float = 1.0,
+    timeout_s: tuple[float, float] = TIMEOUT_S,
+) -> None:
+    """Download `url` to `destination`, going on where an earlier attempt stopped.
+
+    What has arrived lies in `<destination>.part`, and what the server called it in `<destination>.part.json`; it is
+    gone on with only if the server still has that very file, else from the start. `verify` judges the whole file
+    before it gets its final name. `attempts` counts connections in a row that brought nothing new; `timeout_s` is to
+    connect, and between two pieces of an answer.
+
+    Raises:
+        InputError: naming the address: unreachable, refused, a web page instead of the file, a redirect to another
+            host or away from http(s), no space left, or what `verify` says (the part is then removed).
+    """
+    part = destination.with_name(destination.name + ".part")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    most_bytes = _size(part)  # not what the last connection left: a part that grows and is dropped is no progress
+    while True:
+        try:
+            _continue(url, part, timeout_s)
+            break
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            failures = 0 if _size(part) > most_bytes else failures + 1
+            most_bytes = max(most_bytes, _size(part))
+            if failures >= attempts:
+                kept = (
+                    f"; {_size(part)} bytes are kept and the next attempt goes on from there" if part.exists() else ""
+                )
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"{url}: no answer after {attempts} attempts ({reason}){kept}") from None
+            time.sleep(min(pause_s * 2**failures, 30))
+        except requests.RequestException as error:
+            raise InputError(f"{url}: cannot be fetched: {error}") from None
+    _finish(part, destination, verify)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What the server called the file that a part is the beginning of."""
+
+    url: str
+    validator: str | None
+    total_bytes: int | None
+
+    @staticmethod
+    def of(part: Path) -> _Progress | None:
+        try:
+            found = _Progress(**json.loads(_state(part).read_text()))
+        except (OSError, ValueError, RecursionError, TypeError):
+            return None
+        sound = isinstance(found.validator, str | None) and isinstance(found.total_bytes, int | None)
+        return found if sound else None
+
+
+def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
+    """One connection: append to `part` what is missing, or start it again where it cannot be gone on with."""
+    known = _Progress.of(part)
+    have_bytes = _size(part)
+    headers = {"Accept-Encoding": "identity"}  # compressed on the way, sizes and ranges would not be the file's
+    if have_bytes and known is not None and known.url == url and known.validator is not None:
+        headers |= {"Range": f"bytes={have_bytes}-", "If-Range": known.validator}
+    with _asked(url, headers, timeout_s) as answer:
+        if answer.status_code == 416 and known is not None and have_bytes == known.total_bytes:
+            return
+        if answer.status_code == 416:
+            part.unlink(missing_ok=True)
+            raise requests.ConnectionError("the part kept is longer than the file; starting again")
+        if answer.status_code >= 500:
+            raise requests.ConnectionError(f"the server answers {answer.status_code} {answer.reason}")
+        if answer.status_code not in (200, 206):
+            raise InputError(f"{url}: the server answers {answer.status_code} {answer.reason}")
+        if "text/html" in answer.headers.get("Content-Type", "").lower():
+            raise InputError(f"{url}: the server sent a web page (text/html) instead of the file; nothing was kept")
+        if (packing := answer.headers.get("Content-Encoding", "identity")) != "identity":
+            raise InputError(f"{url}: the server sent the file packed by {packing}, though asked not to")
+        if answer.status_code == 206 and not _continues(answer, have_bytes, known):
+            part.unlink(missing_ok=True)
+            raise requests.ConnectionError("the server continued another file or at another place; starting again")
+        start_bytes = have_bytes if answer.status_code == 206 else 0
+        length = answer.headers.get("Content-Length", "")
+        total_bytes = start_bytes + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        if start_bytes and known is not None and known.total_bytes is not None:
+            total_bytes = known.total_bytes  # the rest may be shorter than it ought to be
+        require_space(part.parent, (total_bytes or start_bytes) - start_bytes, f"downloading {url}")
+        if start_bytes == 0:
+            part.unlink(missing_ok=True)  # before it is said what the part is of: a kill between the two mixes nothing
+            write_json(_state(part), asdict(_Progress(url, _validator(answer), total_bytes)))
+        with open(part, "ab" if start_bytes else "wb") as handle:
+            pieces = answer.iter_content(PIECE_BYTES)
+            count = math.ceil((total_bytes - start_bytes) / PIECE_BYTES) if total_bytes is not None else None
+            for piece in progress(pieces, label=f"{Path(urlsplit(url).path).name} (64 KiB each)", total=count):
+                handle.write(piece)
+    if total_bytes is not None and _size(part) != total_bytes:
+        raise requests.ConnectionError(f"{_size(part)} of {total_bytes} bytes arrived")
+
+
+def _asked(url: str, headers: Mapping[str, str], timeout_s: tuple[float, float]) -> requests.Response:
+    """The answer to a request, redirects followed where they may lead."""
+    place = url
+    for _ in range(REDIRECTS + 1):
+        try:
+            answer = requests.get(place, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # requests looks at where it is not to go, which may be no address
+            raise InputError(f"{url}: redirected to what is no address: {error}") from None
+        if not answer.is_redirect:
+            return answer
+        answer.close()
+        target = answer.headers["Location"]
+        try:
+            target = urljoin(place, target)
+            allowed = _may_lead(place, target)
+        except ValueError:  # no address at all
+            allowed = False
+        if not allowed:
+            raise InputError(
+                f"{url}: redirected to {target[:200]}; only http and https are followed, never from https to http, and "
+                "only on the same host. Fetch it by hand and put it into the folder that data.root names"
+            )
+        place = target
+    raise InputError(f"{url}: more than {REDIRECTS} redirects")
+
+
+def _may_lead(place: str, target: str) -> bool:
+    source, goal = urlsplit(place), urlsplit(target)
+    if goal.scheme not in ("http", "https") or (source.scheme, goal.scheme) == ("https", "http"):
+        return False
+    host, other = source.hostname or "", goal.hostname or ""
+    keeper = ELSEWHERE.get(host)
+    return host.removeprefix("www.") == other.removeprefix("www.") or (
+        keeper is not None and f".{other}".endswith(f".{keeper}")
+    )
+
+
+def _continues(answer: requests.Response, have_bytes: int, known: _Progress | None) -> bool:
+    """Whether a partial answer begins where the part ends and belongs to a file of the size known."""
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))
+    if found is None or not have_bytes or int(found[1]) != have_bytes or known is None:
+        return False
+    told = _validator(answer)
+    if told is not None and told != known.validator:
+        return False
+    total = str(known.total_bytes) if known.total_bytes is not None else found[3]
+    return found[3] in ("*", total) and (total == "*" or int(found[2]) + 1 == int(total))
+
+
+def _finish(part: Path, destination: Path, verify: Verify | None) -> None:
+    """Give the whole part its final name once `verify` accepts it; a part it refuses could never be completed."""
+    if verify is not None:
+        try:
+            verify(part)
+        except InputError:
+            part.unlink()
+            _state(part).unlink(missing_ok=True)
+            raise
+    with open(part, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, destination)
+    _state(part).unlink(missing_ok=True)
+
+
+def _fetch_drive(item: Item, destination: Path, verify: Verify) -> None:
+    import gdown
+    from gdown.exceptions import DownloadError
+
+    part = destination.with_name(destination.name + ".part")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        kind, identity = _drive(item.address)
+        if kind == "folders":
+            found = gdown.download_folder(
+                id=identity, skip_download=True, quiet=True, use_cookies=False, timeout=TIMEOUT_S
+            )
+            names = {Path(entry.path).name: entry.id for entry in found}  # type: ignore[union-attr]
+            if item.name not in names:
+                raise InputError(
+                    f"{item.address}: holds no {item.name!r}; found {', '.join(sorted(names)) or 'nothing'}"
+                )
+            identity = names[item.name]
+        gdown.download(
+            id=identity, output=str(part), quiet=True, resume=True, use_cookies=False, timeout=TIMEOUT_S, retries=3
+        )
+    except (DownloadError, requests.RequestException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{item.address}: Google Drive did not give {item.name} ({reason}); fetch it in a browser and put it into "
+            "the folder that data.root names"
+        ) from None
+    _finish(part, destination, verify)
+
+
+def _drive(address: str) -> tuple[str, str]:
+    """("folders" or "file", id) of a Drive address."""
+    found = re.search(r"/(?:drive/)?(folders|file)/(?:d/)?([\w-]+)", urlsplit(address).path)
+    if found is None:
+        raise ValueError(f"{address}: neither a Drive file nor a Drive folder")
+    return found.group(1), found.group(2)
+
+
+def _validator(answer: requests.Response) -> str | None:
+    """What If-Range may name: a strong ETag, else the date of change; a weak ETag would not vouch for the bytes."""
+    tag = answer.headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _state(part: Path) -> Path:
+    return part.with_name(part.name + ".json")

@@ -1,0 +1,1 @@
+"""Generated pictures whose captions are predicates: every truth is known."""

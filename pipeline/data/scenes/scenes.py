@@ -1,0 +1,314 @@
+"""Generated scenes: small pictures of coloured shapes whose captions are predicates, so that every truth is known.
+
+A scene is drawn from a seed: one to four shapes in different cells of a 3×3 grid, on a plain background. Each of its
+captions is a claim of `pipeline.data.scenes.grammar` that holds for it, and `truth` says of which other scenes the
+claim holds as well. How many those are is the difficulty: with more shapes a claim holds more often, with more
+colours and more `detail` less often.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data.scenes.drawing import BACKGROUNDS, COLOURS, GRID, KINDS, PLACE_JITTER, SHADE_JITTER, Shape, draw
+from pipeline.data.scenes.grammar import (
+    MAX_WORDS,
+    MIN_WORDS,
+    NUMBERS,
+    PLACES,
+    SIZES,
+    Description,
+    Predicate,
+    parse,
+    vocabulary,
+    wordings,
+)
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from pipeline.params import ScenesParams
+
+__all__ = ["Description", "Predicate", "Scene", "Shape", "generate", "parse", "truth", "vocabulary"]
+
+CAPTION_TRIES = 20  # draws for a claim that the scene has no caption for yet, before a repeated one is taken
+FORMS = ("exists", "exists", "exists", "count", "total", "relation", "relation", "relation")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture and the captions written for it; `shade` is the background's jitter (levels of 255)."""
+
+    background: str
+    shapes: tuple[Shape, ...]
+    captions: tuple[str, ...]
+    shade: int = 0
+
+    def image(self, size: int) -> Image.Image:
+        """The picture, RGB, `size` × `size` pixels: a function of the scene alone."""
+        return draw(self.shapes, self.background, self.shade, size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back to an equal scene."""
+        return {
+            "background": self.background,
+            "shade": self.shade,
+            "shapes": [asdict(shape) for shape in self.shapes],
+            "captions": list(self.captions),
+        }
+
+    @staticmethod
+    def from_json(content: Any, place: str = "scene") -> Scene:
+        """Read what `to_json` made; `place` is named in errors (a file and a row, say).
+
+        Raises:
+            InputError: naming the key, what was found and what is allowed.
+        """
+        _check_keys(content, ("background", "shade", "shapes", "captions"), place)
+        _check_choice(content["background"], BACKGROUNDS, f"{place}: background")
+        _check_number(content["shade"], -SHADE_JITTER, SHADE_JITTER, True, f"{place}: shade")
+        shapes, captions = content["shapes"], content["captions"]
+        if not isinstance(shapes, list) or len(shapes) not in NUMBERS:
+            raise InputError(f"{place}: shapes = {shapes!r:.80}, expected a list of 1 to {max(NUMBERS)}")
+        scene_shapes = tuple(_shape(shape, f"{place}: shapes[{index}]") for index, shape in enumerate(shapes))
+        if len({(shape.row, shape.column) for shape in scene_shapes}) < len(scene_shapes):
+            raise InputError(f"{place}: shapes: two of them are in the same cell (row, column)")
+        if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
+            raise InputError(f"{place}: captions = {captions!r:.80}, expected a list of texts, none of them empty")
+        return Scene(content["background"], scene_shapes, tuple(captions), content["shade"])
+
+
+def generate(params: ScenesParams, seed: int, count: int, stream: str = "") -> list[Scene]:
+    """Draw `count` scenes, the same on every machine; the i-th depends on `params`, `seed`, `stream` and i alone.
+
+    Scenes of two streams (the splits, say) are independent of each other under the same seed.
+    """
+    # Seeding by text goes through SHA-512, so that neighbouring seeds and scenes have nothing in common.
+    return [_scene(params, random.Random(f"{stream}:{seed}:{index}")) for index in range(count)]
+
+
+def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
+    """Whether each caption is true of each scene: (M, N), M captions, N scenes.
+
+    Raises:
+        InputError: naming a caption that is not in the grammar.
+    """
+    rows_of: dict[Predicate, list[int]] = {}
+    predicate_of = {caption: parse(caption) for caption in dict.fromkeys(captions)}
+    for row, caption in enumerate(captions):
+        rows_of.setdefault(predicate_of[caption], []).append(row)
+    table = _Table(scenes)
+    true_MN = np.zeros((len(captions), len(scenes)), dtype=bool)
+    for predicate, rows in rows_of.items():
+        true_MN[rows] = table.holds_N(predicate)
+    return true_MN
+
+
+class _Table:
+    """Scenes as arrays (N, S), N scenes with up to S shapes; -1 where a scene has fewer."""
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        slots = max(NUMBERS)
+
+        def column_NS(values: list[list[int]]) -> NDArray[np.int8]:
+            padded = [row + [-1] * (slots - len(row)) for row in values]
+            return np.array(padded, dtype=np.int8).reshape(len(scenes), slots)
+
+        kinds, colours = list(KINDS), list(COLOURS)
+        self.kind_NS = column_NS([[kinds.index(shape.kind) for shape in scene.shapes] for scene in scenes])
+        self.colour_NS = column_NS([[colours.index(shape.colour) for shape in scene.shapes] for scene in scenes])
+        self.size_NS = column_NS([[SIZES.index(shape.size) for shape in scene.shapes] for scene in scenes])
+        self.row_NS = column_NS([[shape.row for shape in scene.shapes] for scene in scenes])
+        self.column_NS = column_NS([[shape.column for shape in scene.shapes] for scene in scenes])
+        self.background_N = np.array([scene.background for scene in scenes], dtype=str)
+        self.drawn_NS = self.kind_NS >= 0
+        self.total_N = self.drawn_NS.sum(axis=1)
+        row_NS1, row_N1S = self.row_NS[:, :, None], self.row_NS[:, None, :]
+        column_NS1, column_N1S = self.column_NS[:, :, None], self.column_NS[:, None, :]
+        self.related_NSS = {  # padded slots take part: a description never matches them
+            "above": row_NS1 < row_N1S,
+            "below": row_NS1 > row_N1S,
+            "left of": column_NS1 < column_N1S,
+            "right of": column_NS1 > column_N1S,
+            "and": np.broadcast_to(~np.eye(slots, dtype=bool), (len(scenes), slots, slots)),
+        }
+
+    def holds_N(self, predicate: Predicate) -> NDArray[np.bool_]:
+        """Whether each scene fulfils the predicate."""
+        subject_NS = self._matches_NS(predicate.subject)
+        if predicate.other is not None and predicate.relation is not None:
+            other_N1S = self._matches_NS(predicate.other)[:, None, :]
+            pair_NSS = subject_NS[:, :, None] & other_N1S & self.related_NSS[predicate.relation]
+            true_N = pair_NSS.any(axis=(1, 2))
+        elif predicate.count is not None:
+            true_N = subject_NS.sum(axis=1) == predicate.count
+        else:
+            true_N = subject_NS.any(axis=1)
+        if predicate.total is not None:
+            true_N = true_N & (self.total_N == predicate.total)
+        if predicate.background is not None:
+            true_N = true_N & (self.background_N == predicate.background)
+        return np.asarray(true_N, dtype=bool)
+
+    def _matches_NS(self, description: Description) -> NDArray[np.bool_]:
+        match_NS = self.drawn_NS
+        if description.kind is not None:
+            match_NS = match_NS & (self.kind_NS == list(KINDS).index(description.kind))
+        if description.colour is not None:
+            match_NS = match_NS & (self.colour_NS == list(COLOURS).index(description.colour))
+        if description.size is not None:
+            match_NS = match_NS & (self.size_NS == SIZES.index(description.size))
+        if description.place is not None:
+            row, column = PLACES[description.place]
+            if row is not None:
+                match_NS = match_NS & (self.row_NS == row)
+            if column is not None:
+                match_NS = match_NS & (self.column_NS == column)
+        return match_NS
+
+
+def _scene(params: ScenesParams, rng: random.Random) -> Scene:
+    colours = list(COLOURS)[: params.colours]
+    cells = rng.sample(range(GRID * GRID), rng.randint(params.min_shapes, params.max_shapes))
+    shapes = tuple(
+        Shape(
+            kind=rng.choice(list(KINDS)),
+            colour=rng.choice(colours),
+            size=rng.choice(SIZES),
+            row=cell // GRID,
+            column=cell % GRID,
+            dx=round(rng.uniform(-PLACE_JITTER, PLACE_JITTER), 3),
+            dy=round(rng.uniform(-PLACE_JITTER, PLACE_JITTER), 3),
+            shade=rng.randint(-SHADE_JITTER, SHADE_JITTER),
+        )
+        for cell in cells
+    )
+    background, shade = rng.choice(list(BACKGROUNDS)), rng.randint(-SHADE_JITTER, SHADE_JITTER)
+    captions: list[str] = []
+    claims: set[Predicate] = set()
+    for _ in range(params.captions):
+        for attempt in range(2 * CAPTION_TRIES):
+            claim = _claim(shapes, background, params.detail, rng)
+            texts = [text for text in wordings(claim) if MIN_WORDS <= len(text.split()) <= MAX_WORDS]
+            text = rng.choice(texts)
+            # A claim of its own where one is found; then the same claim in other words; then a repetition.
+            if claim not in claims or (attempt >= CAPTION_TRIES and text not in captions):
+                break
+        claims.add(claim)
+        captions.append(text)
+    return Scene(background, shapes, tuple(captions), shade)
+
+
+def _claim(shapes: Sequence[Shape], background: str, detail: float, rng: random.Random) -> Predicate:
+    """Draw a claim that holds for the scene; what it may leave out is mentioned with probability `detail`."""
+
+    def mentioned() -> bool:
+        return rng.random() < detail
+
+    subject = rng.choice(shapes)
+    on_background = background if mentioned() else None
+    form = rng.choice(FORMS if len(shapes) > 1 else FORMS[: FORMS.index("relation")])
+    if form == "relation":
+        other = rng.choice([shape for shape in shapes if shape is not subject])
+        relation = rng.choice(_relations(subject, other))
+        return Predicate(
+            _description(subject, mentioned, rng),
+            relation=relation,
+            other=_description(other, mentioned, rng),
+            background=on_background,
+        )
+    if form == "total" and len(shapes) > 1:
+        return Predicate(_description(subject, mentioned, rng), total=len(shapes), background=on_background)
+    # The count alone says something, so that neither kind nor colour has to be: "two shapes on a grey background".
+    description = _description(subject, mentioned, rng, core=form != "count" or mentioned())
+    if mentioned():
+        description = replace(description, place=_place(subject, mentioned, rng))
+    if form == "count":
+        count = sum(_fits(shape, description) for shape in shapes)
+        return Predicate(description, count=count, background=on_background)
+    return Predicate(description, total=1 if form == "total" else None, background=on_background)
+
+
+def _description(shape: Shape, mentioned: Callable[[], bool], rng: random.Random, core: bool = True) -> Description:
+    """What is said of a shape; with `core` at least its kind or its colour."""
+    named = rng.choice(("kind", "colour")) if core else None
+    return Description(
+        kind=shape.kind if named == "kind" or mentioned() else None,
+        colour=shape.colour if named == "colour" or mentioned() else None,
+        size=shape.size if mentioned() else None,
+    )
+
+
+def _place(shape: Shape, mentioned: Callable[[], bool], rng: random.Random) -> str:
+    """A phrase for where the shape is; in a corner the corner is named with the probability of `mentioned`."""
+    fitting = [phrase for phrase in PLACES if _is_at(shape, phrase)]
+    exact = [phrase for phrase in fitting if None not in PLACES[phrase]]
+    sides = [phrase for phrase in fitting if None in PLACES[phrase]]
+    return rng.choice(exact if exact and (not sides or mentioned()) else sides)
+
+
+def _is_at(shape: Shape, phrase: str) -> bool:
+    row, column = PLACES[phrase]
+    return row in (None, shape.row) and column in (None, shape.column)
+
+
+def _fits(shape: Shape, description: Description) -> bool:
+    return (
+        description.kind in (None, shape.kind)
+        and description.colour in (None, shape.colour)
+        and description.size in (None, shape.size)
+        and (description.place is None or _is_at(shape, description.place))
+    )
+
+
+def _relations(subject: Shape, other: Shape) -> list[str]:
+    holds = {
+        "above": subject.row < other.row,
+        "below": subject.row > other.row,
+        "left of": subject.column < other.column,
+        "right of": subject.column > other.column,
+        "and": True,
+    }
+    return [relation for relation, true in holds.items() if true]
+
+
+def _shape(content: Any, place: str) -> Shape:
+    _check_keys(content, [field.name for field in fields(Shape)], place)
+    for key, allowed in (("kind", KINDS), ("colour", COLOURS), ("size", SIZES)):
+        _check_choice(content[key], allowed, f"{place}.{key}")
+    for key in ("row", "column"):
+        _check_number(content[key], 0, GRID - 1, True, f"{place}.{key}")
+    for key in ("dx", "dy"):
+        _check_number(content[key], -PLACE_JITTER, PLACE_JITTER, False, f"{place}.{key}")
+    _check_number(content["shade"], -SHADE_JITTER, SHADE_JITTER, True, f"{place}.shade")
+    return Shape(**content)
+
+
+def _check_keys(content: Any, keys: Sequence[str], place: str) -> None:
+    if not isinstance(content, dict):
+        raise InputError(f"{place}: found {type(content).__name__}, expected an object with {', '.join(keys)}")
+    for key in keys:
+        if key not in content:
+            raise InputError(f"{place}: no {key!r}; expected {', '.join(keys)}")
+    for key in content:
+        if key not in keys:
+            raise InputError(f"{place}: unknown key {key!r}; expected {', '.join(keys)}")
+
+
+def _check_choice(value: Any, allowed: Iterable[str], place: str) -> None:
+    if value not in tuple(allowed):
+        raise InputError(f"{place} = {value!r}, expected one of {', '.join(allowed)}")
+
+
+def _check_number(value: Any, low: float, high: float, whole: bool, place: str) -> None:
+    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:  # NaN fails the comparison
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{place} = {value!r}, expected {kind} from {low} to {high}")

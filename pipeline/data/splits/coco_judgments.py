@@ -1,0 +1,86 @@
+"""ECCV Caption's and CxC's judgments of MS-COCO's test split, found by the ids that Karpathy's file keeps.
+
+Chun et al. (2022), ECCV Caption: Correcting False Negatives by Collecting Machine-and-Human-verified Image-Caption
+Associations for MS-COCO; Parekh et al. (2021), Crisscrossed Captions. The package `eccv-caption` carries both as lists
+of ids: COCO's image ids (`cocoid`) and caption ids (`sentid`). FNE's and SCAN's files have no caption ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.acquire.layouts import Files
+from pipeline.data.splits.format import Split
+from pipeline.data.text import read_json
+from pipeline.errors import InputError
+
+POOLED = (
+    "ECCV Caption and CxC by the package eccv-caption: pairs that people confirmed, out of those that models or "
+    "similar captions proposed; of a query that has such a pair, every pair that is not listed counts as false"
+)
+# ECCV asked images and captions apart, and the answers differ; CxC's pairs are the same both ways.
+FILES = {
+    "eccv_i2t": "eccv_image_to_caption.json",
+    "eccv_t2i": "eccv_caption_to_image.json",
+    "cxc": "cxc_image_to_caption.json",
+}
+
+Place = tuple[str, int]  # a split, and a row in it
+
+
+def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]]:
+    """Columns split, image, caption, relevance and source; empty where the file names no COCO ids, as Flickr30K's.
+
+    Raises:
+        InputError: when the file names COCO ids and the package eccv-caption is not there.
+    """
+    columns: dict[str, list[Any]] = {"split": [], "image": [], "caption": [], "relevance": [], "source": []}
+    images, captions = _places(files, splits)
+    if not images:
+        return columns
+    for source, name in FILES.items():
+        for query, items in _judgments(name).items():
+            for item in dict.fromkeys(items):  # a pair counts once
+                image, caption = (item, int(query)) if source == "eccv_t2i" else (int(query), item)
+                image_place, caption_place = images.get(image), captions.get(caption)
+                # an image that was skipped, or that the present file has in another split than its caption
+                if image_place is None or caption_place is None or image_place[0] != caption_place[0]:
+                    continue
+                for column, value in zip(columns, (*image_place, caption_place[1], 1.0, source), strict=True):
+                    columns[column].append(value)
+    return columns
+
+
+def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place], dict[int, Place]]:
+    """Where COCO's image ids and caption ids are; an image keeps its captions in the file's order."""
+    image_rows = {name: (split, row) for split, content in splits.items() for row, name in enumerate(content.images)}
+    first: dict[Place, int] = {}
+    for split, content in splits.items():
+        for row, image in enumerate(content.caption_image):
+            first.setdefault((split, image), row)
+    images, captions = {}, {}
+    (file,) = files.values()
+    for row in read_json(file)["images"]:
+        folder = row.get("filepath")
+        place = image_rows.get(f"{folder}/{row['filename']}" if folder else row["filename"])
+        identities = [sentence.get("sentid") for sentence in row["sentences"]]
+        if place is None or not all(isinstance(identity, int) for identity in (row.get("cocoid"), *identities)):
+            continue
+        images[row["cocoid"]] = place
+        for number, identity in enumerate(identities):
+            captions[identity] = (place[0], first[place] + number)
+    return images, captions
+
+
+def _judgments(name: str) -> dict[str, list[int]]:
+    """One of the package's files; the package is not imported, it would read all of them and warn of what it lacks."""
+    try:
+        path = Path(str(distribution("eccv-caption").locate_file(f"eccv_caption/data/{name}")))
+    except PackageNotFoundError:
+        raise InputError("MS-COCO's graded truth needs the package eccv-caption: pip install eccv-caption") from None
+    judgments: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))
+    return judgments

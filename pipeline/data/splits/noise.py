@@ -1,0 +1,204 @@
+"""Noise: training captions put with images that they were not written for, drawn by a seed or read from a file.
+
+Row m of train.json keeps its image and gets caption `permutation_M[m]` of the clean split. M captions, N images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict, deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data.splits.format import Split
+from pipeline.data.text import read_lines
+from pipeline.errors import InputError
+from pipeline.files import sha256, users_path, write_text
+from pipeline.params import NoiseParams
+from pipeline.paths import NOISE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INDEX, TEXT = ".npy", ".txt"
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Which caption each row gets, how many captions took part, and what a file held (None: drawn here)."""
+
+    permutation_M: NDArray[np.int64]
+    chosen: int
+    kind: str | None = None
+
+
+def noise_file(params: NoiseParams) -> Path | None:
+    """The published index that `data.noise.file` names, relative to the main repository; None: noise is drawn.
+
+    Raises:
+        InputError: when it is not there, or neither `.npy` nor `.txt`.
+    """
+    if params.file is None:
+        return None
+    path = users_path(params.file, "data.noise.file")
+    if not path.is_file():
+        raise InputError(f"data.noise.file = {params.file!r}: there is no file {path}")
+    if path.suffix not in (INDEX, TEXT):
+        raise InputError(f"data.noise.file = {params.file!r}: expected an index (.npy) or noisy captions (.txt)")
+    return path
+
+
+def make_noise(split: Split, params: NoiseParams, file: Path | None) -> Shuffle | None:
+    """The training split's noise: from `file`, which `noise_file` found, else drawn; None at ratio 0.
+
+    Raises:
+        InputError: naming what in `file` does not fit the split.
+    """
+    if file is not None:
+        permutation_M, kind = _read_index(file, split) if file.suffix == INDEX else (_read_captions(file, split), None)
+        moved = int((permutation_M != np.arange(len(permutation_M))).sum())
+        return Shuffle(permutation_M, moved, kind or "captions")
+    if params.ratio == 0:
+        return None
+    draw = np.random.RandomState(params.seed)  # its streams are frozen: another numpy draws the same
+    return (_shuffled_images if params.unit == "image" else _shuffled_captions)(split, params.ratio, draw)
+
+
+def noisy(split: Split, shuffle: Shuffle) -> Split:
+    """The split whose row m has its image and the caption that `shuffle` puts there."""
+    return replace(split, captions=tuple(split.captions[caption] for caption in shuffle.permutation_M.tolist()))
+
+
+def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | None, shuffle: Shuffle | None) -> str:
+    """Write noise.json, of the clean `split`; returns a line about it, empty without noise."""
+    drawn = file is None
+    record = {
+        "ratio": params.ratio if drawn else None,
+        "unit": params.unit if drawn else None,
+        "seed": params.seed if drawn else None,
+        "file": None if file is None or shuffle is None else _described(file, shuffle),
+        "chosen": 0,
+        "wrong": 0,
+        "permutation": None,
+        "true_image": None,
+    }
+    line = ""
+    if shuffle is not None:
+        image_M = np.asarray(split.caption_image)
+        true_image_M = image_M[shuffle.permutation_M]
+        wrong = int((true_image_M != image_M).sum())
+        record |= {
+            "chosen": shuffle.chosen,
+            "wrong": wrong,
+            "permutation": shuffle.permutation_M.tolist(),
+            "true_image": true_image_M.tolist(),
+        }
+        line = f"noise: {shuffle.chosen} of {len(image_M)} captions shuffled, {wrong} wrong"
+    # a line a key: a line a number would make COCO's a million lines
+    rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items())
+    write_text(folder / NOISE.name, f"{{\n{rows}\n}}\n")
+    return line
+
+
+def _described(file: Path, shuffle: Shuffle) -> dict[str, str | None]:
+    return {"name": file.name, "sha256": sha256(file), "kind": shuffle.kind}
+
+
+def _shuffled_captions(split: Split, ratio: float, draw: np.random.RandomState) -> Shuffle:
+    permutation_M = np.arange(len(split.captions))
+    chosen = np.sort(draw.permutation(len(permutation_M))[: round(ratio * len(permutation_M))])
+    permutation_M[chosen] = draw.permutation(chosen)
+    return Shuffle(permutation_M, len(chosen))
+
+
+def _shuffled_images(split: Split, ratio: float, draw: np.random.RandomState) -> Shuffle:
+    """All captions of an image move together (DECL), to an image with as many: rows and images keep their places."""
+    rows = _rows_of_images(split)
+    chosen = draw.permutation(len(rows))[: round(ratio * len(rows))]
+    alike: dict[int, list[int]] = defaultdict(list)
+    for image in sorted(chosen.tolist()):
+        alike[len(rows[image])].append(image)
+    permutation_M = np.arange(len(split.captions))
+    for count in sorted(alike):
+        for given, true in zip(alike[count], draw.permutation(alike[count]).tolist(), strict=True):
+            permutation_M[rows[given]] = rows[true]
+    return Shuffle(permutation_M, sum(len(rows[image]) for image in chosen))
+
+
+def _rows_of_images(split: Split) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in split.images]
+    for row, image in enumerate(split.caption_image):
+        rows[image].append(row)
+    return rows
+
+
+def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
+    """The permutation that an index means, and what its values are: captions ("permutation") or images ("image_index").
+
+    With one caption an image the two cannot be told apart where both fit, and the values are taken for captions.
+    """
+    captions, images = len(split.captions), len(split.images)
+    try:
+        # mapped: a header that promises more than the file holds is refused before memory is asked for
+        index_M = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy's reader of headers raises almost anything on a damaged one
+        raise InputError(f"{file}: not readable as .npy: {error}") from None
+    if not isinstance(index_M, np.ndarray) or index_M.dtype.kind not in "iu":
+        raise InputError(f"{file}: holds {getattr(index_M, 'dtype', 'several arrays')}, expected whole numbers")
+    if index_M.shape != (captions,):
+        raise InputError(
+            f"{file}: shape {index_M.shape}, expected ({captions},): a number for each training caption; "
+            "an index fits the annotations that it was made for"
+        )
+    outside = np.flatnonzero((index_M < 0) | (index_M >= captions))
+    if len(outside):
+        row = outside[0]
+        raise InputError(f"{file}: entry {row} is {index_M[row]}, expected captions 0 to {captions - 1} or images")
+    permutation_M = np.array(index_M, np.int64)
+    times_M = np.bincount(permutation_M, minlength=captions)
+    if (times_M == 1).all():
+        return permutation_M, "permutation"
+    of_image_M = np.bincount(split.caption_image, minlength=captions)  # beyond the images: none
+    if (times_M == of_image_M).all():
+        return _captions_of_index(permutation_M, split), "image_index"
+    value = int(np.flatnonzero(times_M != of_image_M)[0])
+    raise InputError(
+        f"{file}: neither a permutation of {captions} captions nor images 0 to {images - 1} with as many captions as "
+        f"before: {value} occurs {times_M[value]} times, image {value} has {of_image_M[value]} captions"
+    )
+
+
+def _captions_of_index(index_M: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
+    """NCR's convention, entry c the image that caption c is put with: those that stay keep their rows."""
+    image_M = np.asarray(split.caption_image)
+    permutation_M = np.arange(len(index_M))
+    moving = np.flatnonzero(index_M != image_M)
+    rows = moving[np.argsort(image_M[moving], kind="stable")]  # rows left free, by image
+    permutation_M[rows] = moving[np.argsort(index_M[moving], kind="stable")]
+    return permutation_M
+
+
+def _read_captions(file: Path, split: Split) -> NDArray[np.int64]:
+    """The permutation that noisy captions mean: of equal texts the one in its own row first, then in order."""
+    lines = read_lines(file)
+    if len(lines) != len(split.captions):
+        raise InputError(
+            f"{file}: {len(lines)} lines, expected one for each of {len(split.captions)} training captions"
+        )
+    permutation_M = np.full(len(lines), -1)
+    free: dict[str, deque[int]] = defaultdict(deque)
+    for row, (line, caption) in enumerate(zip(lines, split.captions, strict=True)):
+        if line == caption:
+            permutation_M[row] = row
+        else:
+            free[caption].append(row)
+    known = set(split.captions)
+    for row in np.flatnonzero(permutation_M < 0).tolist():
+        if not free[lines[row]]:
+            problem = "occurs more often than in" if lines[row] in known else "is none of"
+            raise InputError(f"{file}: line {row + 1}: {lines[row][:80]!r} {problem} the training captions")
+        permutation_M[row] = free[lines[row]].popleft()
+    return permutation_M

@@ -1,0 +1,120 @@
+"""Stage `split`'s work: from data/raw to FNE's own JSON, the vocabulary, and the truth where it is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.acquire.layouts import Files
+from pipeline.data.acquire.sources import SOURCES
+from pipeline.data.captions import clean_caption
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.annotations import Picture, read_annotations
+from pipeline.data.splits.format import SPLITS, Split, write_split
+from pipeline.data.splits.noise import make_noise, noise_file, noisy, write_noise
+from pipeline.data.splits.truth import write_truth
+from pipeline.errors import InputError
+from pipeline.files import write_text
+from pipeline.params import NoiseParams, SplitParams
+from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE, VOCABULARY
+
+ALL_WORDS = 10**6  # more than any caption has
+
+
+def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) -> list[str]:
+    """Fill `folder` with the three splits, vocabulary.txt, noise.json and the truth; returns lines about it.
+
+    Raises:
+        InputError: naming the file and the row that is wrong, or a split that is left without an image.
+    """
+    index = noise_file(noise)
+    source = read_source(raw / SOURCE.name)
+    files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
+    annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
+    packed = set(ImageArchive(raw / IMAGES.name).names)
+    skipped = set(source["skipped"])
+    pictures = []
+    for picture in annotations.pictures:
+        if picture.image in packed and (picture.split or not annotations.has_splits):
+            pictures.append(picture)
+        elif picture.split and picture.image not in skipped:
+            raise InputError(f"{raw / IMAGES.name}: holds no image {picture.image!r}; run stage download again")
+    if not annotations.has_splits:
+        pictures = seeded_split(pictures, params, raw)
+    splits = {
+        name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
+        for name in SPLITS
+    }
+    for name, split in splits.items():
+        if not split.images:
+            raise InputError(f"{raw}: no image is left in split {name!r}; train, val and test need at least one each")
+    shuffle = make_noise(splits["train"], noise, index)
+    written = splits if shuffle is None else splits | {"train": noisy(splits["train"], shuffle)}
+    for name, split in written.items():
+        write_split(folder / f"{name}.json", split, one_row_a_caption=name == "train")
+    write_text(
+        folder / VOCABULARY.name, _vocabulary(caption for split in splits.values() for caption in split.captions)
+    )
+    lines = [f"{name}: {len(split.images)} images, {len(split.captions)} captions" for name, split in splits.items()]
+    noise_line = write_noise(folder, splits["train"], noise, index, shuffle)
+    left = len(annotations.pictures) - len(pictures)
+    return (
+        lines
+        + ([f"dropped: {left} images in no split, missing or broken"] if left else [])
+        + ([noise_line] if noise_line else [])
+        + write_truth(source["layout"], files, splits, folder, None if shuffle is None else shuffle.permutation_M)
+    )
+
+
+def seeded_split(pictures: Sequence[Picture], params: SplitParams, raw: Path) -> list[Picture]:
+    """Give every picture a split, kept in order: by the digest of its name and the seed, the same on every machine.
+
+    An image that is added later moves no other but at the borders of the shares.
+
+    Raises:
+        InputError: naming `raw`, where they are from, for fewer than three images.
+    """
+    if len(pictures) < len(SPLITS):
+        raise InputError(
+            f"{raw}: {len(pictures)} images; at least {len(SPLITS)} are needed, one for each of train, val and test"
+        )
+    order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
+    # of few images the shares, rounded up to one, must still leave one to train on
+    test = min(max(1, round(params.test * len(order))), len(order) - 2)
+    val = min(max(1, round(params.val * len(order))), len(order) - test - 1)
+    split = dict.fromkeys(order[:test], "test") | dict.fromkeys(order[test : test + val], "val")
+    return [replace(picture, split=split.get(picture.image, "train")) for picture in pictures]
+
+
+def _digest(seed: int, image: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{image}".encode()).digest()
+
+
+def _vocabulary(captions: Iterable[str]) -> str:
+    """`word<TAB>count` lines of every distinct word, sorted."""
+    words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
+    return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
+
+
+def read_source(path: Path) -> Mapping[str, Any]:
+    """What stage `download` wrote about the data set.
+
+    Raises:
+        InputError: when it is missing or something else.
+    """
+    try:
+        source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:
+            raise KeyError(source["name"])
+        if not isinstance(source["skipped"], list) or not all(isinstance(name, str) for name in source["skipped"]):
+            raise TypeError("skipped is no list of names")
+        return source
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro download` makes it") from None
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not what stage download writes ({error!r}); run that stage again") from None

@@ -1,0 +1,135 @@
+"""Reading what stage `split` knows beyond the pairs: which match in truth, and which training pairs are noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data.splits.format import read_split
+from pipeline.errors import InputError
+from pipeline.paths import NOISE, TRUTH, TRUTH_KIND
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# The relevance from which a pair counts as a match. A source that was asked of images and of captions apart is stored
+# as two, `eccv_i2t` and `eccv_t2i`, and read as one.
+TRUE_FROM = {"scenes": 1.0, "crowd": 0.5, "expert": 3.0, "eccv": 1.0, "cxc": 1.0}
+UNLISTED_IS_FALSE = ("exact", "pooled")
+DIRECTIONS = ("i2t", "t2i")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """P pairs of one split that somebody, or a grammar, has judged."""
+
+    exact: bool
+    """True: a pair that is not listed, of a query that has a true one, is false. False: it is unknown."""
+    how: str
+    image_P: NDArray[np.int64]
+    caption_P: NDArray[np.int64]
+    true_P: NDArray[np.bool_]
+    asked_P: Mapping[str, NDArray[np.bool_]]
+    """By direction, i2t and t2i: whether the pair answers the image, or the caption, as a query."""
+
+
+def read_truths(folder: Path, split: str) -> dict[str, Truth]:
+    """What is known of a split's pairs, by source; the first is the one to go by. Empty where nothing is known.
+
+    Raises:
+        InputError: when the files are there but cannot be read, or name other rows than the split has.
+    """
+    import pandas
+
+    kind_path, table_path = folder / TRUTH_KIND.name, folder / TRUTH.name
+    if not kind_path.exists():
+        return {}
+    try:
+        kind = json.loads(kind_path.read_text(encoding="utf-8"))
+        exact, how = kind["kind"] in UNLISTED_IS_FALSE, str(kind["how"])
+        table = pandas.read_parquet(table_path)
+        table = table[table["split"] == split]
+        parts = table["source"].str.extract("^([^_]*)_?(.*)$")
+        name, side = parts[0], parts[1]  # no side: asked both ways
+        truths = {}
+        for source, least in TRUE_FROM.items():
+            rows, side_P = table[name == source], side[name == source]
+            if len(rows):
+                truths[source] = Truth(
+                    exact,
+                    how,
+                    rows["image"].to_numpy("int64"),
+                    rows["caption"].to_numpy("int64"),
+                    rows["relevance"].to_numpy() >= least,
+                    {direction: side_P.isin(["", direction]).to_numpy() for direction in DIRECTIONS},
+                )
+    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
+        raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
+    if truths:
+        _check_rows(table_path, folder / f"{split}.json", list(truths.values()))
+    return truths
+
+
+def _check_rows(table: Path, path: Path, truths: list[Truth]) -> None:
+    split = read_split(path)
+    for truth in truths:
+        for what, row_P, count in (
+            ("images", truth.image_P, len(split.images)),
+            ("captions", truth.caption_P, len(split.captions)),
+        ):
+            low, high = row_P.min(), row_P.max()
+            if not 0 <= low <= high < count:
+                raise InputError(f"{table}: {what} {low} to {high}, {path.name} has {count}; run `dvc repro split`")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The M training captions that may have been put with other images; rows are those of train.json."""
+
+    permutation_M: NDArray[np.int64]
+    """The row of the clean split that row m's caption comes from."""
+    true_image_M: NDArray[np.int64]
+    """The image that row m's caption was written for."""
+    wrong_M: NDArray[np.bool_]
+    """Whether that is another image than the one it is put with."""
+    ratio: float
+    """The share of captions that was to be shuffled; of a published index, which says none, the share that moved."""
+
+
+def read_noise(folder: Path) -> Noise | None:
+    """The training split's noise; None without any, and where no noise.json is.
+
+    Raises:
+        InputError: when noise.json cannot be read or does not fit train.json.
+    """
+    import numpy as np
+
+    path = folder / NOISE.name
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["permutation"] is None:
+            return None
+        permutation_M, true_image_M = (np.array(record[key], np.int64) for key in ("permutation", "true_image"))
+        ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
+    except (OSError, ArithmeticError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
+    train = read_split(folder / "train.json")
+    image_M = np.array(train.caption_image)
+    if not image_M.shape == permutation_M.shape == true_image_M.shape:
+        raise InputError(f"{path}: {permutation_M.size} captions, train.json has {len(image_M)}; run `dvc repro split`")
+    if sorted(permutation_M.tolist()) != list(range(len(image_M))):
+        raise InputError(f"{path}: permutation does not hold each caption once; run `dvc repro split`")
+    if not ((true_image_M >= 0) & (true_image_M < len(train.images))).all():
+        raise InputError(f"{path}: true_image names others than train.json's images; run `dvc repro split`")
+    return Noise(permutation_M, true_image_M, true_image_M != image_M, ratio)
+
+
+def read_truth(folder: Path, split: str) -> Truth | None:
+    """The first of `read_truths`, None where nothing is known."""
+    return next(iter(read_truths(folder, split).values()), None)

@@ -1,0 +1,296 @@
+"""How good a trained model is: ranks, recalls, figures against the truth, and the curves behind the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.splits.truth_file import DIRECTIONS, Truth
+from pipeline.errors import InputError
+from pipeline.retrieval.ranks import retrieval_ranks
+from pipeline.retrieval.recall import folded_ranks, recall_at, retrieval_report
+from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
+from pipeline.retrieval.uncertainty import intervals, quality_intervals
+from pipeline.sampling.posterior import false_negative_posterior
+
+if TYPE_CHECKING:
+    import pandas
+
+CURVE_POINTS = 200
+HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' similarities are all 1
+RECALL_DEPTH = 50
+PAIR_CHUNK = 1 << 16  # pairs whose vectors are gathered at a time
+MOST_FOLDS = 20  # that a message lists
+MOST_PAIRS = 8_000_000  # unpaired pairs that the posterior is judged on, a source: 3 GB, of MS-COCO 320 images
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split through the model: unit vectors (N, D) and (M, D), and each caption's image (M,)."""
+
+    image_ND: Tensor
+    text_MD: Tensor
+    caption_image_M: Tensor
+
+    def ranks(self) -> tuple[Tensor, Tensor]:
+        """(i2t_N, t2i_M), from 0."""
+        return retrieval_ranks(self.image_ND, self.text_MD, self.caption_image_M)
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """One model's figures, what each query contributed to them, and how reliable its posterior is."""
+
+    report: dict[str, Any]
+    """As `metrics.json` nests them."""
+    queries: pandas.DataFrame
+    """One row a query, as `pipeline.retrieval.uncertainty` wants them."""
+    unpaired: dict[str, Unpaired]
+    """By source of the truth, where it holds both true and false pairs."""
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Pairs that nobody put together: their similarity and posterior, whether they match all the same, (P,)."""
+
+    image_P: Tensor
+    similarity_P: Tensor
+    posterior_P: Tensor
+    true_P: Tensor
+
+
+def check_folds(folds: int, images: int) -> None:
+    """Refuse folds that cannot be equal.
+
+    Raises:
+        InputError: naming the key, the images, and the numbers of folds that are possible.
+    """
+    if folds > images or images % folds:
+        possible = [str(number) for number in range(1, min(images, MOST_FOLDS) + 1) if images % number == 0]
+        raise InputError(
+            f"params.yaml: evaluate.folds = {folds}: the test split's {images} images do not divide into as many equal "
+            f"folds; possible: {', '.join(possible)}"
+        )
+
+
+def judge(encoded: Encoded, folds: int, truths: Mapping[str, Truth], run: Mapping[str, Any]) -> Judgment:
+    """Everything there is to say of one model on one split.
+
+    Figures against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
+    further one `truth_expert` and so on.
+
+    Args:
+        encoded: the split.
+        folds: recalls are the mean over so many contiguous folds; the truth is asked of the whole split.
+        truths: what is known of its pairs, by source.
+        run: the statistics that the run ended with, and the sampler's settings.
+    """
+    ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
+    report = _mean([retrieval_report(*fold) for fold in ranks])
+    queries = _queries(encoded, ranks)
+    unpaired = {}
+    for number, (source, truth) in enumerate(truths.items()):
+        suffix = f"_{source}" if number else ""
+        graded: dict[str, dict[str, float]] = {}
+        for direction in DIRECTIONS:
+            query_A, figures = _graded(encoded, truth, direction)
+            row_A = query_A.numpy() + (len(encoded.image_ND) if direction == "t2i" else 0)
+            for name, value_A in figures.items() if len(query_A) else ():
+                graded.setdefault(direction, {})[name] = 100 * value_A.mean().item()
+                if name + suffix not in queries:
+                    queries[name + suffix] = float("nan")
+                queries.loc[row_A, name + suffix] = 100 * value_A.numpy()
+        if graded:
+            report[f"truth{suffix}"] = graded
+        pairs = _unpaired(encoded, truth, run)
+        if 0 < int(pairs.true_P.sum()) < len(pairs.true_P):
+            unpaired[source] = pairs
+            report[f"posterior{suffix}"] = ranking_quality(pairs.posterior_P, pairs.true_P)
+            report[f"similarity{suffix}"] = ranking_quality(pairs.similarity_P, pairs.true_P)
+    return Judgment(report, queries, unpaired)
+
+
+def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
+    """Images first, then captions, each in the split's order: a query's row is known without a search."""
+    import numpy as np
+    import pandas
+
+    images = len(encoded.image_ND)
+    fold_N = np.repeat(np.arange(len(ranks)), [len(i2t_F) for i2t_F, _ in ranks])
+    image_M = encoded.caption_image_M.cpu().numpy()
+    fold_M = fold_N[image_M]
+    t2i_M = np.empty(len(image_M), dtype=np.int64)
+    for fold, (_, t2i_F) in enumerate(ranks):
+        t2i_M[fold_M == fold] = t2i_F.cpu().numpy()
+    i2t_N = torch.cat([i2t_F for i2t_F, _ in ranks]).cpu().numpy()
+    return pandas.DataFrame(
+        {
+            "direction": ["i2t"] * images + ["t2i"] * len(image_M),
+            "query": np.concatenate([np.arange(images), np.arange(len(image_M))]),
+            "image": np.concatenate([np.arange(images), image_M]),
+            "fold": np.concatenate([fold_N, fold_M]),
+            "rank": np.concatenate([i2t_N, t2i_M]),
+        }
+    )
+
+
+def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The queries that the truth knows enough of, (A,), and mAP@R and R-Precision of each, in [0, 1]."""
+    asked_P = truth.asked_P[direction]
+    image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
+    true_P = torch.from_numpy(truth.true_P[asked_P])
+    query_P, item_P = (image_P, caption_P) if direction == "i2t" else (caption_P, image_P)
+    if truth.exact:
+        query_QD, item_ID = encoded.image_ND, encoded.text_MD
+        if direction == "t2i":
+            query_QD, item_ID = item_ID, query_QD
+        query_A = query_P[true_P].unique()
+        # only the queries that are asked: of COCO's 25 010 captions ECCV asked 1 332
+        place_P = torch.searchsorted(query_A, query_P[true_P])
+        average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
+    else:
+        score_P = _similarity(encoded, image_P, caption_P).cpu()
+        query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
+    return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
+
+
+def _unpaired(encoded: Encoded, truth: Truth, run: Mapping[str, Any]) -> Unpaired:
+    asked_P = truth.asked_P["i2t"]
+    image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
+    true_P = torch.from_numpy(truth.true_P[asked_P])
+    if truth.exact:
+        image_P, caption_P, true_P = _all_pairs(image_P[true_P], caption_P[true_P], len(encoded.text_MD))
+    kept_P = encoded.caption_image_M[caption_P] != image_P
+    image_P, caption_P, true_P = image_P[kept_P], caption_P[kept_P], true_P[kept_P]
+    similarity_P = _similarity(encoded, image_P, caption_P).cpu()
+    return Unpaired(image_P, similarity_P, posterior(similarity_P, run), true_P)
+
+
+def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
+    """Posterior against the share that is true, one row a bin and source (see `relevance.reliability`)."""
+    import pandas
+
+    rows = [
+        {"source": source, **row}
+        for source, pairs in unpaired.items()
+        for row in reliability(pairs.posterior_P, pairs.true_P)
+    ]
+    return pandas.DataFrame(rows, columns=["source", "low", "high", "mean_posterior", "true_share", "count"])
+
+
+def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:
+    """95 % intervals of every figure of a judgment's report, nested alike: `{"i2t": {"R1": [low, high], …}, …}`."""
+    nested: dict[str, Any] = {}
+    for name, interval in intervals(judgment.queries, replicates, seed).items():
+        *path, last = name.split("/")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = list(interval)
+    for number, (source, pairs) in enumerate(judgment.unpaired.items()):
+        for name, score_P in (("posterior", pairs.posterior_P), ("similarity", pairs.similarity_P)):
+            found = quality_intervals(
+                score_P.double().numpy(), pairs.true_P.numpy(), pairs.image_P.numpy(), replicates, seed
+            )
+            nested[f"{name}_{source}" if number else name] = {figure: list(value) for figure, value in found.items()}
+    return nested
+
+
+def posterior(similarity: Tensor, run: Mapping[str, Any]) -> Tensor:
+    """The false-negative posterior by the statistics that a run ended with."""
+    populations = {
+        name: SimpleNamespace(
+            mean=torch.tensor(part["mean"], dtype=torch.float64),
+            variance=torch.tensor(part["variance"], dtype=torch.float64),
+        )
+        for name, part in run["statistics"].items()
+    }
+    return false_negative_posterior(
+        similarity.double(), populations["positive"], populations["negative"], run["sampler"]["prior"]
+    )
+
+
+def similarity_curves(encoded: Encoded, run: Mapping[str, Any]) -> pandas.DataFrame:
+    """Densities of matched pairs and of their nearest mismatches, with the posterior and FNE's weight over them."""
+    import numpy as np
+    import pandas
+
+    matched_M, mismatch_M = _nearest(encoded)
+    low = min(torch.cat([matched_M, mismatch_M]).min().item(), HIGHEST_LOW)
+    edges = np.linspace(low, 1.0, CURVE_POINTS + 1)
+    centre = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
+    chance = posterior(centre, run)
+    sampler = run["sampler"]
+    distance = (centre - matched_M.double().mean()).square()
+    weight = torch.exp(-sampler["alpha"] * torch.where(chance > sampler["suspect"], chance, distance))
+    weight[centre <= run["statistics"]["positive"]["mean"] - sampler["cutdown"]] = 0
+    return pandas.DataFrame(
+        {
+            "similarity": centre.numpy(),
+            "matched": np.histogram(matched_M.numpy(), edges, density=True)[0],
+            # a split of one image has no mismatch
+            "unmatched": np.histogram(mismatch_M.numpy(), edges, density=True)[0] if len(mismatch_M) else 0.0,
+            "posterior": chance.numpy(),
+            "weight": weight.numpy(),
+        }
+    )
+
+
+def recall_curve(i2t_N: Tensor, t2i_M: Tensor) -> pandas.DataFrame:
+    """Recall by K, in percent, both ways: columns `K`, `recall`, `direction`."""
+    import pandas
+
+    depths = range(1, min(RECALL_DEPTH, len(i2t_N)) + 1)
+    return pandas.DataFrame(
+        [
+            {"K": depth, "recall": recall_at(ranks, depth), "direction": direction}
+            for direction, ranks in (("image to text", i2t_N), ("text to image", t2i_M))
+            for depth in depths
+        ]
+    )
+
+
+def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Every caption's similarity to its own image and to the most similar other one."""
+    matched, mismatch = [], []
+    for text_BD, own_B in zip(encoded.text_MD.split(1024), encoded.caption_image_M.split(1024), strict=True):
+        similarity_BN = (text_BD @ encoded.image_ND.T).cpu()
+        matched.append(similarity_BN.gather(1, own_B[:, None]).squeeze(1))
+        mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
+    mismatch_M = torch.cat(mismatch)
+    return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding goes beyond
+
+
+def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
+    """Of listed pairs, (P,)."""
+    parts = [
+        (encoded.image_ND[images] * encoded.text_MD[captions]).sum(dim=1)
+        for images, captions in zip(image_P.split(PAIR_CHUNK), caption_P.split(PAIR_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _all_pairs(image_P: Tensor, caption_P: Tensor, captions: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pair of the images that have a true one, with its truth, of as many images as stay below `MOST_PAIRS`."""
+    asked_A = image_P.unique()[: max(1, MOST_PAIRS // captions)]
+    place_P = torch.searchsorted(asked_A, image_P)
+    inside_P = place_P < len(asked_A)
+    true_AM = torch.zeros(len(asked_A), captions, dtype=torch.bool)
+    true_AM[place_P[inside_P], caption_P[inside_P]] = True
+    return asked_A.repeat_interleave(captions), torch.arange(captions).repeat(len(asked_A)), true_AM.flatten()
+
+
+def _mean(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of equally nested figures."""
+    first = reports[0]
+    return {
+        name: _mean([report[name] for report in reports])
+        if isinstance(value, dict)
+        else sum(report[name] for report in reports) / len(reports)
+        for name, value in first.items()
+    }

@@ -1,0 +1,96 @@
+"""Published weights in the place of a training: converted once, in this project's format, with what evaluation asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.features.encoding import encode_split
+from pipeline.features.inputs import epoch_plan
+from pipeline.files import atomic_folder, users_file, write_json
+from pipeline.models import pretrained
+from pipeline.models.clip import split_clip
+from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, published_record, read_checkpoint, recognise
+from pipeline.models.pretrained import Pretrained
+from pipeline.params import ModelParams, Params
+from pipeline.paths import BASE, FEATURES, HISTORY, LAST, MANIFEST, RUN, SPLIT, TRAINED, VALIDATION
+from pipeline.retrieval.ranks import retrieval_ranks
+from pipeline.retrieval.recall import recalls
+from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.training.build import model_over_towers, save_trained
+from pipeline.training.record import write_history, write_validations
+from pipeline.training.setup import model_record, open_inputs
+
+FAMILIES = {"fne": "vit_bert", "npc": "clip"}
+
+
+def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretrained, ModelParams, dict[str, Any]]:
+    """A published checkpoint's towers, the model parameters they were trained with, and what its authors wrote beside.
+
+    Args:
+        path: FNE's `model_best.pth.tar` or NPC's `*.pt`; a relative one belongs to the main repository.
+        base_folder: of the same architecture: configuration and tokenizer are taken from there.
+        model: of params.yaml.
+
+    Raises:
+        InputError: naming the file, when it is neither, or fits neither the base nor `model.family`.
+    """
+    place = users_file(path, "model.weights")
+    if model.train != "towers":
+        raise InputError(f"model.weights = {path!r}: holds whole towers; model.train must be towers")
+    checkpoint = read_checkpoint(place)
+    base = pretrained.load(base_folder)
+    try:
+        kind = recognise(checkpoint)
+        if FAMILIES[kind] != model.family:
+            raise InputError(f"{kind.upper()}'s towers need model.family {FAMILIES[kind]}, found {model.family}")
+        if kind == "fne":
+            image, text = fne_towers(checkpoint, base_folder)
+            made = dataclasses.replace(base, image=image, text=text)
+            model = model.model_copy(update={"pooling": "mean_all"})  # what they were trained with
+        else:
+            clip_image, clip_text, logit_scale = split_clip(npc_clip(checkpoint))
+            made = dataclasses.replace(base, image=clip_image, text=clip_text, logit_scale=logit_scale)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    return made, model, {"kind": kind, **published_record(checkpoint)}
+
+
+def take_over(params: Params, key: str) -> str:
+    """Write all that stage train writes, from `model.weights`; returns a line about it.
+
+    Raises:
+        InputError: as `convert`, before anything is written.
+    """
+    assert params.model.weights is not None
+    made, model, origin = convert(params.model.weights, BASE, params.model)
+    params = params.model_copy(update={"model": model})
+    manifest = pretrained.read_record(MANIFEST)
+    normalisation = (manifest["mean"], manifest["std"])
+    inputs = open_inputs(params, FEATURES, SPLIT, "val", made.tokenizer.pad_token_id, augment=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    matching = model_over_towers(made, model).to(device)
+    image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size, device, *normalisation)
+    statistics = SimilarityStatistics(params.sampler.statistics)
+    # a checkpoint holds no statistics: the validation split stands for the last epoch's batches
+    for rows in epoch_plan(len(text_MD), params.train.batch_size, params.seed, 0):
+        rows_B = torch.from_numpy(rows)
+        image_B = inputs.caption_image[rows_B].to(device)
+        similarity_BB = image_ND[image_B] @ text_MD[rows_B.to(device)].T
+        statistics.update(similarity_BB, image_B[:, None] == image_B[None, :])
+    figures = recalls(*retrieval_ranks(image_ND, text_MD, inputs.caption_image))
+    with atomic_folder(TRAINED) as trained:
+        for folder in (trained, trained / LAST.relative_to(TRAINED)):
+            folder.mkdir(exist_ok=True)
+            save_trained(folder, matching.cpu(), made, model_record(model, image_ND.shape[1], manifest))
+    history = [{"epoch": 0, "step": 0, **{f"val/{name.replace('_', '/')}": value for name, value in figures.items()}}]
+    write_history(HISTORY, history)
+    write_validations(VALIDATION, history)
+    moment = {"epoch": 0, "step": 0, "statistics": statistics.as_numbers()}
+    settings = params.sampler.model_dump() | {"loss": params.loss.name}
+    write_json(RUN, {"key": key, "best": moment, "last": moment, "sampler": settings, "published": origin})
+    return f"{origin['kind'].upper()}'s published weights: validation rsum {figures['rsum']:.1f}"

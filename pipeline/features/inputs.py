@@ -1,0 +1,233 @@
+"""The training pairs and the evaluation inputs that stage `features` made, batch by batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.data.images import decode
+from pipeline.data.splits.format import Split
+from pipeline.errors import InputError
+from pipeline.features.make import padded
+from pipeline.features.pixels import square_pixels
+from pipeline.features.shards import MappedFeatures, PackedShards, feature_shards
+from pipeline.models.towers import Tokens
+from pipeline.params import ModelParams
+
+EntryRows = tuple[np.ndarray, np.ndarray]
+"""For each of M training pairs the clean pair (a row of captions) that NPC's bank names for its image, its caption."""
+KEPT_BYTES = 1 << 29  # decoded pixels kept in memory, where a whole split fits
+
+
+class Entries(NamedTuple):
+    """The clean pairs that the bank names for b pairs: first those for their images, then those for their captions."""
+
+    images: Tensor
+    texts: Tensor | Tokens
+    image_id: Tensor
+
+    def to(self, device: torch.device) -> Entries:
+        """The same on another device."""
+        images, image_id = (part.to(device, non_blocking=True) for part in (self.images, self.image_id))
+        return Entries(images, moved(self.texts, device), image_id)
+
+    def halves(self) -> tuple[Entries, Entries]:
+        """Those for the images, and those for the captions."""
+        middle = len(self.image_id) // 2
+        first, second = (self._part(part) for part in (slice(middle), slice(middle, None)))
+        return first, second
+
+    def _part(self, part: slice) -> Entries:
+        texts = self.texts[part] if isinstance(self.texts, Tensor) else Tokens(*(each[part] for each in self.texts))
+        return Entries(self.images[part], texts, self.image_id[part])
+
+
+class Batch(NamedTuple):
+    """This process's part of a global batch of pairs."""
+
+    images: Tensor
+    texts: Tensor | Tokens
+    image_id: Tensor
+    caption_id: Tensor
+    first: int
+    global_size: int
+    entries: Entries | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        there = (part.to(device, non_blocking=True) for part in (self.images, self.image_id, self.caption_id))
+        images, image_id, caption_id = there
+        entries = None if self.entries is None else self.entries.to(device)
+        texts = moved(self.texts, device)
+        return Batch(images, texts, image_id, caption_id, self.first, self.global_size, entries)
+
+
+def moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
+    """The same on another device."""
+    if isinstance(texts, Tokens):
+        return Tokens(*(part.to(device, non_blocking=True) for part in texts))
+    return texts.to(device, non_blocking=True)
+
+
+class Inputs:
+    """One split's images and captions as the model takes them: pixels and tokens, or frozen features.
+
+    Args:
+        folder: the split's shards.
+        split: which caption belongs to which image.
+        manifest: what `features.json` says.
+        model: sizes and pooling.
+        pad: the tokenizer's padding id.
+        augment: crop, flip and change training images.
+    """
+
+    def __init__(
+        self, folder: Path, split: Split, manifest: dict[str, Any], model: ModelParams, pad: int, *, augment: bool
+    ) -> None:
+        """Open the shards; nothing is read yet."""
+        self.frozen = manifest["train"] == "heads"
+        self.caption_image = torch.tensor(split.caption_image)
+        self.names = split.images
+        self.pad = pad
+        # FNE's code truncates and pads to a fixed length in evaluation only
+        self.evaluation_length = model.words if model.pooling == "mean_all" else None
+        self.size = model.image_size
+        self.augment = augment and not self.frozen
+        self._pixels: dict[int, Tensor] = {}
+        self._keep = not self.augment and len(split.images) * 3 * self.size**2 <= KEPT_BYTES
+        self._images = feature_shards(folder, "images") if self.frozen else PackedShards(folder, "images")
+        self._captions = feature_shards(folder, "captions") if self.frozen else PackedShards(folder, "captions")
+        if len(self._images) != len(split.images) or len(self._captions) != len(split.captions):
+            raise InputError(
+                f"{folder}: holds {len(self._images)} images and {len(self._captions)} captions, the split "
+                f"{len(split.images)} and {len(split.captions)}; run `dvc repro features` again"
+            )
+
+    def images(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Tensor:
+        """Features (b, W), or pixels (b, 3, S, S) uint8; `seeds` decide the augmentation of each."""
+        if isinstance(self._images, (Tensor, MappedFeatures)):
+            return self._images[torch.as_tensor(indices)].float()
+        return torch.stack(
+            [self._image(int(index), None if seeds is None else int(seeds[i])) for i, index in enumerate(indices)]
+        )
+
+    def texts(self, indices: Sequence[int], *, training: bool) -> Tensor | Tokens:
+        """Features (b, W), or tokens (b, L)."""
+        if isinstance(self._captions, (Tensor, MappedFeatures)):
+            return self._captions[torch.as_tensor(indices)].float()
+        rows = [self._captions[int(index)] for index in indices]
+        return padded(rows, self.pad, None if training else self.evaluation_length)
+
+    def _image(self, index: int, seed: int | None) -> Tensor:
+        if index in self._pixels:
+            return self._pixels[index]
+        assert isinstance(self._images, PackedShards)
+        image = decode(self._images[index].numpy().tobytes(), self.names[index])
+        if self.augment and seed is not None:
+            from pipeline.features.augmentation import Augmentation
+
+            return Augmentation(self.size)(image, seed)
+        pixels = square_pixels(image, self.size)
+        if self._keep:
+            self._pixels[index] = pixels
+        return pixels
+
+
+class _PlannedBatches(Dataset[Batch]):
+    """Batch number i of an epoch; a worker process makes whole batches."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        plan: Sequence[np.ndarray],
+        spans: Sequence[range],
+        seeds: tuple[int, int],
+        entries: EntryRows | None,
+    ) -> None:
+        self.inputs, self.plan, self.spans, self.seeds, self.entries = inputs, plan, spans, seeds, entries
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> Batch:
+        span = self.spans[number]
+        captions = self.plan[number][span.start : span.stop]
+        images = self.inputs.caption_image[torch.from_numpy(captions)]
+        # one seed a place in the global batch, so that an image is augmented alike on any number of processes
+        words = np.random.SeedSequence([*self.seeds, number]).generate_state(span.stop)
+        return Batch(
+            self.inputs.images(images.tolist(), words[span.start :].tolist()),
+            self.inputs.texts(captions.tolist(), training=True),
+            images,
+            torch.from_numpy(captions),
+            span.start,
+            len(self.plan[number]),
+            None if self.entries is None else self._entries(self.entries, captions),
+        )
+
+    def _entries(self, entries: EntryRows, captions: np.ndarray) -> Entries:
+        """As evaluation sees them: not augmented."""
+        pairs = np.concatenate([rows_M[captions] for rows_M in entries])
+        images = self.inputs.caption_image[torch.from_numpy(pairs)]
+        return Entries(self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images)
+
+
+def epoch_plan(captions: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Every caption once, in seeded random order, in global batches; the last may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(captions)
+    return [order[start : start + batch_size] for start in range(0, captions, batch_size)]
+
+
+def training_batches(
+    inputs: Inputs,
+    plan: Sequence[np.ndarray],
+    spans: Sequence[range],
+    *,
+    seeds: tuple[int, int],
+    start: int,
+    workers: int,
+    entries: EntryRows | None = None,
+) -> Iterator[Batch]:
+    """The batches of `plan` from number `start` on, the same whichever worker makes them.
+
+    Args:
+        inputs: the training split.
+        plan: caption numbers of each global batch.
+        spans: the part of each that this process takes.
+        seeds: of this epoch's augmentation: the training's seed and the epoch.
+        start: where to begin, in the middle of an epoch after a resume.
+        workers: processes that prepare batches; 0: none.
+        entries: where each pair's clean entries are wanted beside it: those for its image, and for its caption.
+    """
+    loader = DataLoader(
+        _PlannedBatches(inputs, plan, spans, seeds, entries),
+        batch_size=None,
+        sampler=range(start, len(plan)),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # the loader's own seed must not advance the one that resume restores
+        worker_init_fn=_begin_worker,
+    )
+    return iter(loader)
+
+
+def _begin_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    """End a worker whose training was killed: torch sees that after 5 s, or never if it comes before it first looks."""
+    training = multiprocessing.parent_process()
+    if training is not None:
+        training.join()
+        os._exit(1)

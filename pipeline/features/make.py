@@ -1,0 +1,190 @@
+"""What stage `features` makes: everything about images and captions that no training step needs to do again.
+
+`model.train: heads`: the frozen towers' outputs. `model.train: towers`: images prepared for random crops, and
+captions cleaned and tokenised.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.captions import clean_caption
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.format import Split
+from pipeline.errors import InputError
+from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.shards import SHARD_ROWS, pack, write_shards
+from pipeline.files import sha256
+from pipeline.models.clip import image_tower, text_tower
+from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, Pretrained
+from pipeline.models.towers import Tokens
+from pipeline.params import ModelParams
+from pipeline.progress import progress
+from pipeline.runtime.processes import own_device, process_index, wait_for_all
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENCODE_BATCH = 64
+JPEG_QUALITY = 95
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def make_features(
+    folder: Path, splits: dict[str, Split], archive: ImageArchive, base: Pretrained, model: ModelParams
+) -> dict[str, Any]:
+    """Fill `folder/{train,val,test}` with shards and return the manifest that `features.json` holds.
+
+    Shards that are already there are kept: the caller gives the same folder for the same inputs only.
+    Several processes share the shards; the manifest of the first one alone holds their digests.
+
+    Raises:
+        InputError: when the disk has too little room, an image does not decode, or a feature is too large for float16.
+    """
+    mean, deviation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (base.mean, base.deviation)
+    _check_room(folder, splits, archive, model)
+    if model.train == "heads":
+        encoder = _FrozenTowers(base, model, mean, deviation)
+        make_image, make_text = encoder.images, encoder.captions
+    else:
+        make_image, make_text = partial(_prepared, size=model.image_size), partial(tokenised, base.tokenizer)
+    for name, split in splits.items():
+        captions = [
+            caption if model.captions == "raw" else clean_caption(caption, model.words) for caption in split.captions
+        ]
+        _write_rows(folder / name, "images", split.images, lambda names: make_image(archive, names), name)
+        _write_rows(folder / name, "captions", captions, make_text, name)
+    wait_for_all()
+    made = sorted(folder.rglob("*.safetensors")) if process_index() == 0 else []
+    return {
+        "train": model.train,
+        "features_dtype": model.features_dtype,
+        "image_size": model.image_size,
+        "mean": list(mean),
+        "std": list(deviation),
+        "rows": {
+            name: {"images": len(split.images), "captions": len(split.captions)} for name, split in splits.items()
+        },
+        "sha256": {str(path.relative_to(folder)): sha256(path) for path in made},
+    }
+
+
+def _write_rows(
+    folder: Path, kind: str, rows: Sequence[str], make: Callable[[Sequence[str]], dict[str, Tensor]], name: str
+) -> None:
+    def track(numbers: range) -> Iterable[int]:
+        return progress(numbers, label=f"{name} {kind}")
+
+    write_shards(folder, kind, len(rows), lambda span: make(rows[span.start : span.stop]), track)
+
+
+class _FrozenTowers:
+    """Pooled outputs of both towers, in evaluation mode, on a GPU where there is one."""
+
+    def __init__(self, base: Pretrained, model: ModelParams, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        self.device = own_device()
+        self.image_tower: nn.Module = image_tower(base.image).eval().to(self.device)
+        self.text_tower: nn.Module = text_tower(base.text, model.pooling).eval().to(self.device)
+        self.tokenizer, self.model = base.tokenizer, model
+        self.mean, self.deviation = mean, deviation
+
+    @torch.inference_mode()
+    def images(self, archive: ImageArchive, names: Sequence[str]) -> dict[str, Tensor]:
+        """Features (n, W), decoding on other threads while the tower runs."""
+        features = []
+        with ThreadPoolExecutor() as pool:
+            pixels = pool.map(lambda name: square_pixels(archive.decode(name), self.model.image_size), names)
+            for _ in range(0, len(names), ENCODE_BATCH):
+                batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
+                features.append(self.image_tower(normalised(batch.to(self.device), self.mean, self.deviation)).cpu())
+        return self._stored(torch.cat(features))
+
+    @torch.inference_mode()
+    def captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Features (n, W); captions of like length share a batch, so that little padding is encoded."""
+        rows = tokenised(self.tokenizer, captions)
+        fixed = self.model.words if self.model.pooling == "mean_all" else None
+        tokens = [rows["value"][start:end] for start, end in zip(rows["offset"], rows["offset"][1:], strict=False)]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        features: list[Tensor] = [torch.empty(0)] * len(tokens)
+        for start in range(0, len(order), ENCODE_BATCH):
+            chosen = order[start : start + ENCODE_BATCH]
+            batch = padded([tokens[row] for row in chosen], self.tokenizer.pad_token_id, fixed)
+            encoded = self.text_tower(Tokens(batch.ids.to(self.device), batch.mask.to(self.device))).cpu()
+            for row, feature in zip(chosen, encoded, strict=True):
+                features[row] = feature
+        return self._stored(torch.stack(features))
+
+    def _stored(self, feature_NW: Tensor) -> dict[str, Tensor]:
+        stored_NW = feature_NW.to(DTYPES[self.model.features_dtype])
+        if not stored_NW.isfinite().all():
+            raise InputError(
+                f"model.features_dtype = {self.model.features_dtype!r}: a feature of {feature_NW.abs().max():g} "
+                "does not fit; take float32"
+            )
+        return {"feature": stored_NW}
+
+
+def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
+    """Rows of token ids as one batch: padded to the longest, or cut (the closing token kept) and padded to `length`."""
+    if length is not None:
+        rows = [row if len(row) <= length else torch.cat([row[: length - 1], row[-1:]]) for row in rows]
+    width = length or max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return Tokens(ids, mask)
+
+
+def tokenised(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Token ids of cleaned captions, packed: `value` (all ids in a row) and `offset` (where each caption begins)."""
+    longest = min(tokenizer.model_max_length, 512)  # a tokenizer without a limit says 10^30
+    ids = tokenizer(list(captions), truncation=True, max_length=longest)["input_ids"]
+    return pack([torch.tensor(row, dtype=torch.int32) for row in ids])
+
+
+def _prepared(archive: ImageArchive, names: Sequence[str], *, size: int) -> dict[str, Tensor]:
+    with ThreadPoolExecutor() as pool:
+        rows = pool.map(lambda name: _prepared_bytes(archive, name, size), names)
+        return pack([torch.frombuffer(bytearray(row), dtype=torch.uint8) for row in rows])
+
+
+def _prepared_bytes(archive: ImageArchive, name: str, size: int) -> bytes:
+    """The image as stored, or, where its shorter side exceeds twice the training size, smaller, its aspect kept."""
+    from PIL.Image import Resampling
+
+    image = archive.decode(name)
+    shorter = min(image.size)
+    if shorter <= 2 * size:
+        return archive.read(name)
+    scale = 2 * size / shorter
+    return _jpeg(image.resize((round(image.width * scale), round(image.height * scale)), Resampling.BICUBIC))
+
+
+def _jpeg(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, model: ModelParams) -> None:
+    """Ask for an upper bound: prepared images never outgrow the archive, features take 4 bytes a number, or 2."""
+    rows = sum(len(split.images) + len(split.captions) for split in splits.values())
+    widest = DTYPES[model.features_dtype].itemsize * 2048  # bytes of a feature row, of the widest towers in use
+    needed = rows * widest if model.train == "heads" else Path(archive.path).stat().st_size + rows * 4 * SHARD_ROWS // 8
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(f"{folder}: {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB needed for features")

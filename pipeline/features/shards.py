@@ -1,0 +1,142 @@
+"""Rows of features, prepared images or tokens in numbered safetensors files, read memory-mapped.
+
+A shard holds either `feature` (n, W), or `value` (all rows' items end to end) with `offset` (n + 1): row i is
+`value[offset[i]:offset[i + 1]]`, a JPEG's bytes or a caption's token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.files import write_tensors
+from pipeline.runtime.processes import process_count, process_index
+
+JOINED_BYTES = 1 << 29
+SHARD_ROWS = 1024  # what an interrupted features stage loses at most
+
+
+def shard_path(folder: Path, kind: str, number: int) -> Path:
+    """`folder/images-00000.safetensors`."""
+    return folder / f"{kind}-{number:05d}.safetensors"
+
+
+def write_shards(
+    folder: Path,
+    kind: str,
+    rows: int,
+    make: Callable[[range], dict[str, Tensor]],
+    track: Callable[[range], Iterable[int]],
+) -> None:
+    """Write `rows` rows in shards of `SHARD_ROWS`; those that an interrupted run left complete are kept.
+
+    Several processes take turns, shard by shard; who needs all of them waits for the others.
+
+    Args:
+        folder: where the shards go.
+        kind: "images" or "captions".
+        rows: how many there are.
+        make: the tensors of the shard that holds a range of rows.
+        track: wraps the shards' numbers, to show progress.
+    """
+    for number in track(range(process_index(), -(-rows // SHARD_ROWS), process_count())):
+        path = shard_path(folder, kind, number)
+        if not path.exists():
+            write_tensors(path, make(range(number * SHARD_ROWS, min(rows, (number + 1) * SHARD_ROWS))))
+
+
+def pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The shard of rows of different lengths (1-dimensional, of one type)."""
+    lengths = torch.tensor([0, *(len(row) for row in rows)])
+    return {"value": torch.cat(list(rows)), "offset": lengths.cumsum(0)}
+
+
+def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
+    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, memory-mapped beyond.
+
+    Raises:
+        InputError: naming the shard that is missing, damaged, or not of the others' width.
+    """
+    parts: list[Tensor] = []
+    for path, shard in _shards(folder, kind):
+        part = shard.get("feature", torch.empty(0))
+        if part.dim() != 2 or not part.is_floating_point():
+            raise InputError(f"{path}: holds no feature of shape (rows, width); run `dvc repro features`")
+        if parts and (part.shape[1], part.dtype) != (parts[0].shape[1], parts[0].dtype):
+            raise InputError(
+                f"{path}: rows of {part.shape[1]} {part.dtype}, expected {parts[0].shape[1]} {parts[0].dtype} as in "
+                "the first shard; run `dvc repro features`"
+            )
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if sum(part.nbytes for part in parts) <= JOINED_BYTES else MappedFeatures(parts)
+
+
+class MappedFeatures:
+    """Rows of the same width in mapped shards, of which only those asked for come into memory."""
+
+    def __init__(self, shards: Sequence[Tensor]) -> None:
+        """Take shards of `SHARD_ROWS` rows, the last of as many or fewer."""
+        self._shards = shards
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return sum(len(shard) for shard in self._shards)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows (b,) as (b, W)."""
+        return torch.stack([self._shards[row // SHARD_ROWS][row % SHARD_ROWS] for row in rows.tolist()])
+
+
+class PackedShards:
+    """Rows of different lengths, by number, without loading a shard into memory."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        """Open all shards of `kind` below `folder`.
+
+        Raises:
+            InputError: naming the shard that is missing or damaged.
+        """
+        self._shards = [_packed(path, shard) for path, shard in _shards(folder, kind)]
+        self._rows = sum(len(shard["offset"]) - 1 for shard in self._shards)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self._rows
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Row `row`, a view into the mapped file."""
+        shard = self._shards[row // SHARD_ROWS]
+        start, end = shard["offset"][row % SHARD_ROWS : row % SHARD_ROWS + 2].tolist()
+        return shard["value"][start:end]
+
+
+def _packed(path: Path, shard: dict[str, Tensor]) -> dict[str, Tensor]:
+    value, offset = shard.get("value"), shard.get("offset")
+    if value is None or offset is None or value.dim() != 1 or offset.dim() != 1 or offset.dtype != torch.int64:
+        raise InputError(f"{path}: holds no value and offset of one dimension; run `dvc repro features`")
+    steps = offset.diff()
+    if len(steps) == 0 or int(offset[0]) != 0 or int(offset[-1]) != len(value) or bool((steps < 0).any()):
+        raise InputError(
+            f"{path}: its offsets do not divide its {len(value)} values into rows; run `dvc repro features`"
+        )
+    return shard
+
+
+def _shards(folder: Path, kind: str) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob(f"{kind}-*.safetensors"))
+    if not paths:
+        raise InputError(f"{folder}: holds no {kind}-*.safetensors; `dvc repro features` makes them")
+    for path in paths:
+        try:
+            shard = load_file(path)
+        except Exception as error:  # whatever a damaged header provokes is the file's fault
+            raise InputError(f"{path}: not a whole safetensors file: {error}") from None
+        yield path, shard

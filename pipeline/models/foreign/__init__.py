@@ -1,0 +1,1 @@
+"""Files that others published, read without running anything in them."""

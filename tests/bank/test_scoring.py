@@ -1,0 +1,126 @@
+"""The bank: every pair scored once in batches of like size, noisy pairs found, entries clean and of another image."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from pipeline.bank import scoring as made_here
+from pipeline.bank.scoring import score_pairs
+from pipeline.bank.table import COLUMNS, read_bank
+from pipeline.data.splits.truth_file import read_noise
+from pipeline.errors import InputError
+from pipeline.objectives.negative_impact import pair_losses
+from tests.stages.running import invoke, run, work_in, write_tiny_params
+
+NOISY = {
+    "data__scenes__train": 60,
+    "data__noise__ratio": 0.4,
+    "pairs__weighting": "npc",
+    "pairs__bank_epochs": 6,
+    "pairs__batch_size": 50,
+    "train__warmup_epochs": 0,
+    "base__width": 32,
+    "base__layers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("noisy")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, **NOISY)
+        run("download", "split", "base", "features", "bank")
+    return folder
+
+
+def test_every_pair_is_scored_once_in_batches_that_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def watched(image: torch.Tensor, text: torch.Tensor, image_id: torch.Tensor, temperature: float) -> torch.Tensor:
+        seen.append(image_id.tolist())
+        return pair_losses(image, text, image_id, temperature)
+
+    monkeypatch.setattr(made_here, "pair_losses", watched)
+    image_ND, text_MD = (normalize(torch.randn(rows, 4), dim=1) for rows in (23, 23))
+    loss_M = score_pairs(image_ND, text_MD, torch.arange(23), 0.1, batch_size=8, seed=3)
+    assert sorted(row for batch in seen for row in batch) == list(range(23))
+    assert sorted(map(len, seen)) == [7, 8, 8]
+    for batch in seen:
+        rows = torch.tensor(batch)
+        torch.testing.assert_close(loss_M[rows], pair_losses(image_ND[rows], text_MD[rows], rows, 0.1))
+
+
+def test_the_bank_finds_noisy_pairs_and_names_clean_ones_of_other_images(noisy: Path) -> None:
+    table = pandas.read_parquet(noisy / "bank/pairs.parquet")
+    assert list(table.columns) == list(COLUMNS)
+    assert table["caption"].tolist() == list(range(300))
+    record = json.loads((noisy / "bank/bank.json").read_text())
+    noise = read_noise(noisy / "data/split")
+    assert noise is not None
+    assert record["clean_auc"] > 0.6  # 0.5 is chance; these towers saw six epochs of sixty pictures
+    assert record["clean"] == int(table["clean"].sum()) == int((table["clean_probability"] > 0.9).sum())
+    assert record["mean"][0] < record["mean"][1]
+    for name in ("image_entry", "text_entry"):
+        entries = table.iloc[table[name]]
+        assert bool(entries["clean"].all())
+        assert bool((entries["image"].to_numpy() != table["image"].to_numpy()).all())
+    assert (table.groupby("image")["image_entry"].nunique() == 1).all()
+
+
+def test_the_bank_is_the_same_again(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (noisy / "bank/pairs.parquet").read_bytes()
+    monkeypatch.chdir(noisy)
+    run("bank")
+    assert (noisy / "bank/pairs.parquet").read_bytes() == before
+
+
+def test_where_no_pair_is_clean_the_error_says_what_to_change(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    before = (noisy / "bank/pairs.parquet").read_bytes()
+    write_tiny_params(noisy, **(NOISY | {"pairs__clean_threshold": math.nextafter(1.0, 0.0)}))
+    result = invoke("bank")
+    write_tiny_params(noisy, **NOISY)
+    assert result.exit_code == 1
+    assert "pairs.clean_threshold" in result.stderr and "no pair is clean" in result.stderr
+    assert (noisy / "bank/pairs.parquet").read_bytes() == before
+
+
+def test_without_weighting_the_bank_is_an_empty_table(towers_ready: Path) -> None:
+    assert len(pandas.read_parquet(towers_ready / "bank/pairs.parquet")) == 0
+    with pytest.raises(InputError, match=r"0 pairs, expected one for each of the 60 training captions"):
+        read_bank(towers_ready / "bank", 60)
+
+
+def test_a_published_bank_is_taken_over_and_trained_with(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    images = {str(image): 5 * ((image + 1) % 60) for image in range(60)}
+    texts = {str(row): (row + 50) % 300 for row in range(300)}
+    for side, entries in (("img", images), ("txt", texts)):
+        np.save(noisy / f"0.4_mbank_{side}_idx.npy", np.array(entries, dtype=object), allow_pickle=True)
+    write_tiny_params(noisy, **(NOISY | {"pairs__file": "0.4_mbank_img_idx.npy"}))
+    run("bank", "train")
+    write_tiny_params(noisy, **NOISY)
+    bank = read_bank(noisy / "bank", 300)
+    assert bank.text_entry_M.tolist() == list(texts.values())
+    assert bank.image_entry_M.tolist() == [images[str(row // 5)] for row in range(300)]
+    weights = pandas.read_parquet(noisy / "train/pairs.parquet")
+    assert bool(((weights["weight"] > 0) & (weights["weight"] <= 1)).all())
+
+
+def test_a_published_bank_whose_twin_is_missing_is_refused(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(noisy)
+    np.save(noisy / "1_mbank_img_idx.npy", np.array({"0": 1}, dtype=object), allow_pickle=True)
+    write_tiny_params(noisy, **(NOISY | {"pairs__file": "1_mbank_img_idx.npy"}))
+    result = invoke("bank")
+    write_tiny_params(noisy, **NOISY)
+    assert result.exit_code == 1
+    assert "1_mbank_txt_idx.npy" in result.stderr and "no such file" in result.stderr

@@ -1,0 +1,175 @@
+"""The trained model by itself: found by a search, and loaded from MLflow."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+
+from commands.search import main
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.format import read_split
+from pipeline.errors import InputError
+from pipeline.evaluation.embedding import Embedder
+from pipeline.features.encoding import encode_split
+from pipeline.models import pretrained
+from pipeline.params import load_params
+from pipeline.report.search_page import Match, write_search_page
+from pipeline.serving import Matcher, example
+from pipeline.tracking import store_uri
+from pipeline.training.build import load_trained
+from pipeline.training.setup import open_inputs
+from tests.stages.running import STAGES, run, work_in, write_tiny_params
+
+TRAINED, BASE = Path("models/trained"), Path("models/base")
+
+
+@pytest.fixture(scope="module", params=["towers", "heads"])
+def _finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_in(folder, monkeypatch)
+        write_tiny_params(folder, model__train=request.param, tracking__model="tried")
+        run(*STAGES)
+    return folder
+
+
+@pytest.fixture
+def finished(_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(_finished)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return _finished
+
+
+def search(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(finished: Path) -> None:
+    params = load_params()
+    pad = pretrained.load(BASE).tokenizer.pad_token_id
+    inputs = open_inputs(params, Path("features"), Path("data/split"), "test", pad, augment=False)
+    record = pretrained.read_record(TRAINED / "model.json")
+    model = load_trained(TRAINED, params.model, inputs)
+    image_ND, text_MD = encode_split(model, inputs, 4, torch.device("cpu"), record["mean"], record["std"])
+    split, archive, embedder = (
+        read_split(Path("data/split/test.json")),
+        ImageArchive("data/raw/images.zip"),
+        Embedder(TRAINED, BASE),
+    )
+    torch.testing.assert_close(
+        embedder.images([archive.decode(name) for name in split.images]), image_ND, atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(embedder.captions(split.captions), text_MD, atol=1e-4, rtol=0)
+
+
+def test_a_sentence_finds_images_best_first(finished: Path) -> None:
+    split = read_split(Path("data/split/test.json"))
+    result = search(split.captions[7], "--top", "3")
+    assert result.exit_code == 0, result.output
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert sorted((float(row[1]) for row in rows), reverse=True) == [float(row[1]) for row in rows]
+    assert {row[2] for row in rows} <= set(split.images)
+
+
+def test_a_picture_finds_captions(finished: Path, tmp_path: Path) -> None:
+    split = read_split(Path("data/split/val.json"))
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(ImageArchive("data/raw/images.zip").read(split.images[0]))
+    page = tmp_path / "page.html"
+    result = search("--image", str(picture), "--split", "val", "--top", "1000", "--page", str(page))
+    assert result.exit_code == 0, result.output
+    assert sorted(line.split("\t")[3] for line in result.stdout.splitlines()[:-1]) == sorted(split.captions)
+    assert page.read_text().count("data:image/jpeg;base64,") == len(split.captions) + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "search for one thing"),
+        (["a dog", "--image", "a.png"], "search for one thing"),
+        (["--image", "a.png"], "--image a.png: No such file"),
+        (["--image", "params.yaml"], "params.yaml: does not decode"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused(arguments: list[str], said: str, finished: Path) -> None:
+    result = search(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert said in result.output
+
+
+def test_a_hostile_caption_is_shown_and_not_run(finished: Path, tmp_path: Path) -> None:
+    archive = ImageArchive("data/raw/images.zip")
+    hostile = '<script>alert(1)</script>" onload="alert(2)'
+    write_search_page(tmp_path / "p.html", hostile, "", [Match(archive.names[0], hostile, 0.5)], archive.decode)
+    page = (tmp_path / "p.html").read_text()
+    assert "<script" not in page
+    assert '" onload' not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_registered_model_answers_any_number_of_rows(finished: Path) -> None:
+    client = MlflowClient(tracking_uri=store_uri())
+    (version,) = client.search_model_versions("name='tried'")
+    before = mlflow.get_tracking_uri()
+    model = mlflow.pyfunc.load_model(version.source)
+    assert mlflow.get_tracking_uri() == before
+    split = read_split(Path("data/split/test.json"))
+    content = ImageArchive("data/raw/images.zip").read(split.images[0])
+    table = pandas.DataFrame({"image": [base64.b64encode(content).decode(), None], "caption": list(split.captions[:2])})
+    answer = model.predict(table)
+    embedder = Embedder(TRAINED, BASE)
+    expected = embedder.captions(split.captions[:2])
+    torch.testing.assert_close(torch.tensor(answer["caption_embedding"].tolist()), expected, atol=1e-5, rtol=0)
+    picture = embedder.images([ImageArchive("data/raw/images.zip").decode(split.images[0])])
+    assert answer["similarity"][0] == pytest.approx(float(picture[0] @ expected[0]), abs=1e-5)
+    assert answer["image_embedding"][1] is None
+    assert len(model.predict(pandas.DataFrame({"caption": ["a red square"] * 70}))) == 70
+    assert model.metadata.signature is not None
+    assert len(model.predict(pandas.DataFrame([example()]))) == 1
+    assert not list((finished / "mlartifacts").rglob("*.pkl"))
+
+
+def test_the_run_has_its_table_its_data_and_its_model(finished: Path) -> None:
+    client = MlflowClient(tracking_uri=store_uri())
+    experiment = client.get_experiment_by_name(load_params().tracking.experiment)
+    assert experiment is not None
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert "| best validation |" in tracked.data.tags["mlflow.note.content"]
+    assert tracked.inputs is not None
+    assert tracked.outputs is not None
+    names = {entry.dataset.name: entry.tags[0].value for entry in tracked.inputs.dataset_inputs}
+    assert names == {"scenes train": "training", "scenes val": "validation", "scenes test": "test"}
+    assert len(tracked.outputs.model_outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (pandas.DataFrame({"text": ["a"]}), "image and caption, or one of them"),
+        (pandas.DataFrame({"caption": ["a", None]}), "row 1: neither an image nor a caption"),
+        (pandas.DataFrame({"image": ["no such file.png"]}), "no file that can be read, and no base64"),
+        (pandas.DataFrame({"image": [base64.b64encode(b"text").decode()]}), "row 0, image: does not decode"),
+    ],
+)
+def test_a_row_that_cannot_be_embedded_is_named(table: pandas.DataFrame, said: str, finished: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        Matcher(Embedder(TRAINED, BASE)).predict(table)
+
+
+def test_paths_and_bytes_are_pictures_too(finished: Path, tmp_path: Path) -> None:
+    content = ImageArchive("data/raw/images.zip").read(read_split(Path("data/split/test.json")).images[0])
+    (tmp_path / "a.png").write_bytes(content)
+    cells = [str(tmp_path / "a.png"), content, f"data:image/png;base64,{base64.b64encode(content).decode()}"]
+    found = Matcher(Embedder(TRAINED, BASE)).predict(pandas.DataFrame({"image": cells}))["image_embedding"]
+    for vector in found:
+        assert vector == pytest.approx(found[0], abs=1e-5)

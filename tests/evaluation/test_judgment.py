@@ -1,0 +1,103 @@
+"""Judging a split: what is reported, what each query contributed, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from pipeline.data.splits.truth_file import Truth
+from pipeline.errors import InputError
+from pipeline.evaluation.judgment import Encoded, check_folds, judge, judgment_intervals, reliability_curve
+from pipeline.retrieval.uncertainty import figures
+
+RUN: dict[str, Any] = {
+    "statistics": {"positive": {"mean": 0.8, "variance": 0.02}, "negative": {"mean": 0.1, "variance": 0.05}},
+    "sampler": {"prior": 100.0},
+}
+
+
+@pytest.fixture
+def encoded() -> Encoded:
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.arange(24).repeat_interleave(torch.tensor([1, 2, 3] * 8))
+    image_ND = normalize(torch.randn(24, 8, generator=generator), dim=1)
+    text_MD = normalize(image_ND[owner] + 0.4 * torch.randn(len(owner), 8, generator=generator), dim=1)
+    return Encoded(image_ND, text_MD, owner)
+
+
+def known(encoded: Encoded, *, exact: bool, seed: int = 0) -> Truth:
+    """Own pairs are true, and one in ten others; judged truth names a third of all pairs, with a verdict each."""
+    generator = np.random.default_rng(seed)
+    image, caption = (grid.ravel() for grid in np.mgrid[: len(encoded.image_ND), : len(encoded.text_MD)])
+    true = (encoded.caption_image_M.numpy()[caption] == image) | (generator.random(len(image)) < 0.1)
+    kept = true if exact else generator.random(len(image)) < 0.3
+    asked = np.ones(kept.sum(), dtype=bool)
+    return Truth(exact, "by a test", image[kept], caption[kept], true[kept], {"i2t": asked, "t2i": asked})
+
+
+def flat(report: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in report.items():
+        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encoded: Encoded) -> None:
+    truths = {"crowd": known(encoded, exact=False), "expert": known(encoded, exact=False, seed=1)}
+    judgment = judge(encoded, folds, truths, RUN)
+    report = flat(judgment.report)
+    qualities = {name for name in report if name.startswith(("posterior", "similarity"))}
+    assert {"truth/i2t/mAP@R", "truth_expert/t2i/R-P", "posterior/auc", "similarity_expert/ap"} <= set(report)
+    assert figures(judgment.queries) == pytest.approx({name: report[name] for name in report.keys() - qualities})
+
+
+def test_every_figure_has_an_interval_around_it(encoded: Encoded) -> None:
+    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, RUN)
+    limits: dict[str, Any] = flat(judgment_intervals(judgment, replicates=200, seed=1))
+    report = flat(judgment.report)
+    assert limits.keys() == report.keys()
+    for name, value in report.items():
+        low, high = limits[name]
+        assert low <= value <= high, name
+
+
+def test_a_query_that_was_not_asked_is_not_judged(encoded: Encoded) -> None:
+    whole = known(encoded, exact=True)
+    some = whole.image_P < 5
+    truth = Truth(True, "", whole.image_P, whole.caption_P, whole.true_P, {"i2t": some, "t2i": ~some & False})
+    judgment = judge(encoded, 1, {"eccv": truth}, RUN)
+    assert set(judgment.report["truth"]) == {"i2t"}
+    graded = judgment.queries.dropna(subset="mAP@R")
+    assert (graded["direction"] + graded["query"].astype(str)).tolist() == [f"i2t{image}" for image in range(5)]
+    everything = judge(encoded, 1, {"scenes": whole}, RUN).queries
+    assert graded["mAP@R"].tolist() == pytest.approx(everything["mAP@R"][:5].tolist())
+    assert set(judgment.unpaired["eccv"].image_P.tolist()) == set(range(5))
+
+
+def test_the_reliability_curve_counts_every_unpaired_pair(encoded: Encoded) -> None:
+    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, RUN)
+    curve = reliability_curve(judgment.unpaired)
+    assert curve["count"].sum() == len(encoded.image_ND) * len(encoded.text_MD) - len(encoded.text_MD)
+    assert set(curve["source"]) == {"scenes"}
+
+
+def test_without_truth_the_curve_is_empty_and_nothing_is_claimed(encoded: Encoded) -> None:
+    judgment = judge(encoded, 1, {}, RUN)
+    assert set(judgment.report) == {"i2t", "t2i", "rsum"}
+    assert reliability_curve(judgment.unpaired).empty
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3, 24])
+def test_folds_that_divide_the_images_are_taken(folds: int) -> None:
+    check_folds(folds, 24)
+
+
+@pytest.mark.parametrize("folds", [5, 25, 48])
+def test_other_folds_are_refused_with_those_that_would_do(folds: int) -> None:
+    with pytest.raises(InputError, match=rf"evaluate.folds = {folds}: .*24 images .*possible: 1, 2, 3, 4, 6, 8, 12$"):
+        check_folds(folds, 24)

@@ -1,0 +1,84 @@
+"""Published weights in the place of a training: by parameter or by `evaluate --weights`, with the same figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import BertModel, ViTModel
+
+from pipeline.errors import InputError
+from pipeline.evaluation.takeover import convert
+from pipeline.models import pretrained
+from pipeline.params import load_params
+from stages.evaluate import main as evaluate
+from tests.models.foreign.test_checkpoints import fne_checkpoint
+from tests.models.foreign.test_openai_clip import openai_clip
+from tests.stages.running import invoke, run, work_in, write_tiny_params
+
+
+@pytest.fixture
+def ready(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stages before training, and FNE's checkpoint of towers that differ from the base's."""
+    folder = tmp_path / "clone"
+    shutil.copytree(towers_ready, folder)
+    work_in(folder, monkeypatch)
+    base = pretrained.load(folder / "models/base")
+    torch.manual_seed(9)
+    for tower in (base.image, base.text):
+        for parameter in tower.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    assert isinstance(base.image, ViTModel) and isinstance(base.text, BertModel)
+    torch.save(fne_checkpoint(base.image, base.text), folder / "model_best.pth.tar")
+    return folder
+
+
+def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready: Path) -> None:
+    write_tiny_params(ready, model__weights="model_best.pth.tar")
+    assert "FNE's published weights" in run("train")
+    record = json.loads((ready / "models/trained/model.json").read_text())
+    assert record["pooling"] == "mean_all"
+    assert json.loads((ready / "train/run.json").read_text())["published"]["kind"] == "fne"
+    run("evaluate")
+    by_parameter = json.loads((ready / "metrics.json").read_text())
+    assert by_parameter["test"] == by_parameter["last"]
+
+    write_tiny_params(ready)
+    run("train", "evaluate")
+    trained = json.loads((ready / "metrics.json").read_text())
+    result = CliRunner().invoke(evaluate, ["--weights", "model_best.pth.tar"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads((ready / "metrics.json").read_text()) == by_parameter != trained
+
+
+def test_another_family_is_refused_and_what_was_trained_stays(ready: Path) -> None:
+    write_tiny_params(ready)
+    run("train")
+    before = (ready / "models/trained/model.json").read_bytes()
+    torch.save({"epoch": 1, "name": "x", "state_dict": openai_clip(), "optimizer": {}}, ready / "npc.pt")
+    write_tiny_params(ready, model__weights="npc.pt")
+    result = invoke("train")
+    assert result.exit_code == 1
+    assert "npc.pt: NPC's towers need model.family clip, found vit_bert" in result.stderr
+    assert (ready / "models/trained/model.json").read_bytes() == before
+
+
+def test_an_npc_checkpoint_becomes_both_halves_and_its_scale(ready: Path) -> None:
+    write_tiny_params(ready, model__family="clip")
+    state = openai_clip()
+    torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": {}}, ready / "npc.pt")
+    made, model, origin = convert("npc.pt", ready / "models/base", load_params().model)
+    assert made.logit_scale == pytest.approx(state["logit_scale"].item())
+    assert origin == {"kind": "npc", "epoch": 3, "name": "x"}
+    assert (made.image.config.model_type, made.text.config.model_type) == ("clip_vision_model", "clip_text_model")
+    assert model.family == "clip"
+
+
+def test_heads_have_no_whole_towers(ready: Path) -> None:
+    write_tiny_params(ready, model__train="heads")
+    with pytest.raises(InputError, match=r"model.weights = 'model_best.pth.tar': holds whole towers"):
+        convert("model_best.pth.tar", ready / "models/base", load_params().model)

@@ -1,0 +1,145 @@
+"""What stage `features` writes is what the towers and the tokenizer say, row by row."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.captions import clean_caption
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.format import Split
+from pipeline.errors import InputError
+from pipeline.features import make as features
+from pipeline.features.inputs import Inputs
+from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.shards import PackedShards
+from pipeline.models.pretrained import HALF, Pretrained
+from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
+from pipeline.models.towers import ImageTower, TextTower, Tokens
+from pipeline.params import ModelParams, load_params
+
+WORDS = ("red", "green", "blue", "dot", "square", "the")
+IMAGES = 11
+EVERY = list(range(IMAGES))
+
+
+@pytest.fixture
+def base() -> Pretrained:
+    """Tiny towers from random weights."""
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer(WORDS)
+    tokenizer.model_max_length = 12
+    image = small_image_backbone(size=32, patch=16, width=16, layers=1, heads=2)
+    text = small_text_backbone(vocabulary_size=len(tokenizer), width=16, layers=1, heads=2, positions=12)
+    return Pretrained(image.eval(), text.eval(), tokenizer, HALF, HALF, {})
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> ImageArchive:
+    """Pictures of different sizes, each of its own colour; the last is larger than twice the training size."""
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as images:
+        for number in range(IMAGES):
+            size = (100, 80) if number == IMAGES - 1 else (20 + number, 30)
+            content = io.BytesIO()
+            Image.new("RGB", size, (20 * number, 255 - 20 * number, 7 * number)).save(content, "PNG")
+            images.writestr(f"{number}.png", content.getvalue())
+    return ImageArchive(tmp_path / "images.zip")
+
+
+@pytest.fixture
+def split() -> Split:
+    """One to three captions an image, of different lengths."""
+    captions = [
+        [f"The {' '.join(WORDS[: 1 + (number + extra) % 5])}!" for extra in range(1 + number % 3)]
+        for number in range(IMAGES)
+    ]
+    return Split.of([(f"{number}.png", texts) for number, texts in enumerate(captions)])
+
+
+def model_params(train: str) -> ModelParams:
+    """The repository's, for 32 pixels."""
+    params = load_params(Path(__file__).parents[2] / "params.yaml").model
+    return params.model_copy(update={"train": train, "image_size": 32})
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(features, "ENCODE_BATCH", batch)
+    model = model_params("heads")
+    manifest = features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    inputs = Inputs(tmp_path / "out/train", split, manifest, model, 0, augment=False)
+    image_tower, text_tower = ImageTower(base.image), TextTower(base.text, "masked_mean")
+    with torch.no_grad():
+        for row, name in enumerate(split.images):
+            pixels = square_pixels(archive.decode(name), 32)[None]
+            torch.testing.assert_close(inputs.images([row])[0], image_tower(normalised(pixels, HALF, HALF))[0])
+        for row, caption in enumerate(split.captions):
+            ids = torch.tensor(base.tokenizer(clean_caption(caption, model.words))["input_ids"])[None]
+            encoded = inputs.texts([row], training=True)
+            assert isinstance(encoded, torch.Tensor)
+            torch.testing.assert_close(
+                encoded[0], text_tower(Tokens(ids, torch.ones_like(ids)))[0], rtol=1e-4, atol=1e-5
+            )
+
+
+def test_prepared_images_keep_their_bytes_unless_they_are_larger_than_twice_the_training_size(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    model = model_params("towers")
+    manifest = features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    inputs = Inputs(tmp_path / "out/train", split, manifest, model, 0, augment=False)
+    for row in range(IMAGES - 1):
+        assert torch.equal(inputs.images([row])[0], square_pixels(archive.decode(split.images[row]), 32))
+    assert isinstance(inputs._images, PackedShards)
+    stored = Image.open(io.BytesIO(inputs._images[IMAGES - 1].numpy().tobytes()))
+    assert stored.format == "JPEG"
+    assert stored.size == (80, 64)
+
+
+def test_an_interrupted_stage_keeps_its_finished_shards(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_params("heads")
+    whole = features.make_features(tmp_path / "whole", {"train": split}, archive, base, model)
+
+    def broken(*_: object) -> dict[str, torch.Tensor]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features._FrozenTowers, "captions", broken)
+        with pytest.raises(KeyboardInterrupt):
+            features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    finished = tmp_path / "out/train/images-00000.safetensors"
+    written = finished.stat().st_mtime_ns
+    assert features.make_features(tmp_path / "out", {"train": split}, archive, base, model)["sha256"] == whole["sha256"]
+    assert finished.stat().st_mtime_ns == written
+
+
+def test_half_precision_takes_half_the_room_and_is_read_as_float32(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    rows, sizes = [], []
+    for dtype in ("float32", "float16"):
+        model = model_params("heads").model_copy(update={"features_dtype": dtype})
+        manifest = features.make_features(tmp_path / dtype, {"train": split}, archive, base, model)
+        rows.append(Inputs(tmp_path / dtype / "train", split, manifest, model, 0, augment=False).images(EVERY))
+        sizes.append((tmp_path / dtype / "train/images-00000.safetensors").stat().st_size)
+    assert rows[1].dtype == torch.float32
+    torch.testing.assert_close(rows[1], rows[0], rtol=1e-3, atol=1e-3)
+    assert sizes[0] - sizes[1] >= IMAGES * 16 * 2 - 8  # headers are padded to 8 bytes
+
+
+def test_a_feature_too_large_for_half_precision_is_refused(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    base.image.get_parameter("layernorm.weight").data.fill_(1e6)
+    model = model_params("heads").model_copy(update={"features_dtype": "float16"})
+    with pytest.raises(InputError, match=r"model\.features_dtype = 'float16': a feature of .* does not fit"):
+        features.make_features(tmp_path / "out", {"train": split}, archive, base, model)

@@ -1,0 +1,35 @@
+"""From a decoded image to what the image tower sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.features.pixels import normalised, square_pixels
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_an_image_of_the_right_size_is_taken_as_it_is() -> None:
+    content = noise(8, 8)
+    pixels = square_pixels(Image.fromarray(content), 8)
+    assert pixels.dtype == torch.uint8
+    assert np.array_equal(pixels.numpy(), content.transpose(2, 0, 1))
+
+
+def test_any_other_is_resized_to_the_square_its_aspect_given_up() -> None:
+    image = Image.fromarray(noise(10, 30))
+    pixels = square_pixels(image, 16)
+    expected = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC))
+    assert np.array_equal(pixels.numpy(), expected.transpose(2, 0, 1))
+
+
+def test_normalisation_is_by_channel() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    found = normalised(pixels, [0.5, 0.2, 0.0], [0.5, 0.1, 0.25])
+    assert found.dtype == torch.float32
+    assert found.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(found[0, :, 0, 0], torch.tensor([-1.0, 0.0, 4.0]))

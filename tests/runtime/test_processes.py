@@ -1,0 +1,133 @@
+"""Two processes see the batch that one sees: the same losses and the same weights."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, multiprocessing, nn
+
+from pipeline.bank.table import Bank
+from pipeline.features.inputs import Batch, Entries, Inputs
+from pipeline.models.towers import MatchingModel
+from pipeline.params import Params, load_params, parse_params
+from pipeline.runtime.processes import local_span, uniform
+from pipeline.training.accumulation import window_of
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.impact import NegativeImpact
+from pipeline.training.loop import Training
+
+IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
+ENTRIES = np.random.default_rng(1).integers(TEXTS, size=(2, TEXTS))
+Changes = dict[str, dict[str, object]]
+TRIPLET: Changes = {"loss": {"name": "triplet"}, "sampler": {"min_matches": 0}}
+INFONCE: Changes = {"loss": {"name": "infonce", "temperature": "learned"}, "sampler": {"strategy": "all"}}
+NPC: Changes = INFONCE | {"memory": {"size": 0}, "pairs": {"weighting": "npc"}, "train": {"epochs": 2, "lr": 0.001}}
+METHODS: dict[str, Changes] = {
+    "FNE": TRIPLET | {"memory": {"size": 16}},
+    "hardest in the batch": TRIPLET | {"memory": {"size": 0}, "sampler": {"strategy": "hardest"}},
+    "random": TRIPLET | {"memory": {"size": 5}, "sampler": {"strategy": "random"}},
+    "CLIP, after a triplet warm-up": INFONCE | {"memory": {"size": 0}},
+    "FNE, two batches a step": TRIPLET | {"memory": {"size": 16}, "train": {"accumulate": 2}},
+    "NPC": NPC,
+    "NPC, as published": NPC | {"pairs": {"weighting": "npc", "reweigh": "batch", "siamese_gradient": 2.0}},
+}
+
+
+def small_params(changes: Changes) -> Params:
+    """The repository's parameters with another method."""
+    content = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
+    for section, values in changes.items():
+        content[section] |= values
+    return parse_params(content)
+
+
+def trained(params: Params) -> dict[str, Tensor]:
+    """Losses of a few steps on fixed features, averaged over the processes, and the weights after them."""
+    from accelerate import Accelerator
+
+    torch.manual_seed(0)
+    images, texts = torch.randn(IMAGES, 8), torch.randn(TEXTS, 8)
+    caption_image = torch.arange(TEXTS) % IMAGES
+    model = MatchingModel(nn.Identity(), nn.Identity(), nn.Linear(8, WIDTH), nn.Linear(8, WIDTH))
+    if params.loss.temperature == "learned":
+        model.logit_scale = nn.Parameter(torch.tensor(2.0))
+    impact = None
+    if params.pairs.weighting == "npc":
+        impact = NegativeImpact(model, params, Bank(ENTRIES[0], ENTRIES[1], np.ones(TEXTS)), None, nullcontext, {})
+    inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
+    training = Training(
+        params, model, WIDTH, inputs, inputs, ([], []), Accelerator(cpu=True), checkpoint, impact=impact
+    )
+    losses = []
+    for step in range(STEPS):
+        order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(step))[:BATCH]
+        span = local_span(BATCH)
+        captions = order[span.start : span.stop]
+        own = caption_image[captions]
+        entries = None
+        if impact is not None and step:
+            chosen = torch.from_numpy(np.concatenate([ENTRIES[0][captions], ENTRIES[1][captions]]))
+            entries = Entries(images[caption_image[chosen]], texts[chosen], caption_image[chosen])
+        batch = Batch(images[own], texts[captions], own, captions, span.start, BATCH, entries)
+        window = window_of(step, STEPS, params.train.accumulate)
+        told = training.step(batch, warming_up=step == 0, window=window)
+        training.at.step += 1
+        losses.append(training.accelerator.reduce(told[0], "mean"))
+    weights = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
+    if impact is not None:
+        weights |= {"weight of each pair": impact.weight_M.nan_to_num(), "ratio": impact.ratio_M.nan_to_num()}
+    return weights | {"losses": torch.stack(losses)}
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    """What each of two gloo processes runs: every method, after one start."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    answers = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
+    if rank == 0:
+        torch.save(answers, Path(folder) / "answers.pt")
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    """A port on this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """Losses and weights of each method, trained by two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    multiprocessing.spawn(one_of_two, (free_port(), str(folder)), nprocs=2)
+    answers: dict[str, dict[str, Tensor]] = torch.load(folder / "answers.pt", weights_only=True)
+    return answers
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_like_one(method: str, of_two: dict[str, dict[str, Tensor]]) -> None:
+    of_one = trained(small_params(METHODS[method]))
+    assert of_one.keys() == of_two[method].keys()
+    torch.testing.assert_close(of_two[method].pop("losses"), of_one.pop("losses"), rtol=1e-5, atol=1e-6)
+    for name, value in of_one.items():
+        torch.testing.assert_close(of_two[method][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_draw_depends_on_seed_and_step_alone() -> None:
+    assert torch.equal(uniform(1, 2, 8), uniform(1, 2, 8))
+    assert not torch.equal(uniform(1, 2, 8), uniform(1, 3, 8))
+    assert not torch.equal(uniform(1, 2, 8), uniform(2, 2, 8))
+
+
+def test_draws_stay_strictly_between_0_and_1() -> None:
+    drawn = uniform(3, 4, 1_000_000)
+    assert drawn.min() > 0
+    assert drawn.max() < 1
