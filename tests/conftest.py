@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 # Before anything imports torch or numpy, which read these once.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -11,6 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest  # noqa: E402
+
+from tests.stages.running import STAGES, run_in, work_in  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +27,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in for_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run."""
+    return run_in(tmp_path_factory.mktemp("finished"), *STAGES)
+
+
+@pytest.fixture
+def ready(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    shutil.copytree(finished, tmp_path / "clone")
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def towers_ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage before training has run, for training towers end to end."""
+    return run_in(tmp_path_factory.mktemp("towers"), "download", "split", "base", "features", "bank")
+
+
+@pytest.fixture(scope="session")
+def heads_ready(towers_ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for heads over frozen features."""
+    folder = tmp_path_factory.mktemp("heads")
+    shutil.copytree(towers_ready, folder, dirs_exist_ok=True)
+    return run_in(folder, "features", model__train="heads")

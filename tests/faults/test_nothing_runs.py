@@ -18,7 +18,9 @@ from tests.data.published import PARAMS
 from tests.models.test_pretrained import write_towers
 
 ROOT = PARAMS.parent
-SOURCES = sorted(path for folder in ("pipeline", "stages", "commands", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("pipeline", "stages", "commands", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
 MAY_UNPICKLE = ROOT / "pipeline/models/foreign/unpickling.py"
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code"}

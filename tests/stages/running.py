@@ -61,6 +61,11 @@ def write_tiny_params(folder: Path, **changes: Any) -> None:
     write_params(folder, **(TINY_SCENES | TINY_TOWERS | changes))
 
 
+def module_of(command: str) -> str:
+    """The module behind a stage's or another command's name."""
+    return f"{'stages' if command in STAGES else 'commands'}.{command}"
+
+
 def invoke(stage: str) -> Result:
     """One stage in this process and working directory; a defect's exception goes through."""
     return invoke_with(stage)
@@ -68,14 +73,14 @@ def invoke(stage: str) -> Result:
 
 def invoke_with(command: str, *arguments: str) -> Result:
     """One command with arguments, as `invoke` runs a stage."""
-    main = importlib.import_module(f"stages.{command}").main
+    main = importlib.import_module(module_of(command)).main
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 def start(stage: str, *arguments: str) -> subprocess.Popen[str]:
     """One stage as DVC starts it: an interpreter of its own, in this working directory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
+    command = [sys.executable, "-m", module_of(stage), *arguments]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

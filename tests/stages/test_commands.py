@@ -18,6 +18,7 @@ from tests.stages.running import (
     ROOT,
     STAGES,
     finite,
+    module_of,
     refused,
     run,
     start,
@@ -29,7 +30,7 @@ from tests.stages.running import (
 HEAVY = ("torch", "torchvision", "transformers", "accelerate", "pandas", "pyarrow", "mlflow", "sklearn", "matplotlib")
 IMPORTED_BY_HELP = """
 import runpy, sys
-sys.argv = ["stages." + sys.argv[1], "--help"]
+sys.argv = [sys.argv[1], "--help"]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__")
 except SystemExit as end:
@@ -45,7 +46,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("stage", [*STAGES, "show", "export", "recipe", "compare", "search", "ui", "sync"])
 def test_help_imports_nothing_heavy(stage: str) -> None:
-    command = [sys.executable, "-c", IMPORTED_BY_HELP, stage]
+    command = [sys.executable, "-c", IMPORTED_BY_HELP, module_of(stage)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     text, _, imported = said.partition("imported: ")
     assert text.startswith("Usage: ")

@@ -111,8 +111,10 @@ def test_a_parameter_that_changes_meanwhile_costs_the_stage_no_work_and_no_run(
     monkeypatch.setenv("DVC_STAGE", stage)
     monkeypatch.setattr("stages.command.DIE_WITH_PARENT", ())
     params = (ready / "params.yaml").read_text()
-    module, worker = {"features": ("features", "write_shards"), "evaluate": ("judging", "judge")}[stage]
-    work, done = getattr(importlib.import_module(f"pipeline.training.{module}"), worker), []
+    module, worker = {"features": ("features.make", "write_shards"), "evaluate": ("evaluation.judgment", "judge")}[
+        stage
+    ]
+    work, done = getattr(importlib.import_module(f"pipeline.{module}"), worker), []
 
     def disturbed(*arguments: Any) -> Any:
         (ready / "params.yaml").write_text(params.replace("image_size: 32", "image_size: 64"))
@@ -120,7 +122,7 @@ def test_a_parameter_that_changes_meanwhile_costs_the_stage_no_work_and_no_run(
         return work(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"pipeline.training.{module}.{worker}", disturbed)
+        patched.setattr(f"pipeline.{module}.{worker}", disturbed)
         said = invoke(stage).output
     assert f"params.yaml: model.image_size was 32 when stage {stage} began and is 64 now" in said
     assert done

@@ -20,7 +20,7 @@ from pipeline.data.scenes.scenes import Description, Predicate, Scene, Shape, ge
 from pipeline.errors import InputError
 from pipeline.params import ScenesParams, load_params
 
-DEFAULTS = load_params(Path(__file__).parents[2] / "params.yaml").data.scenes
+DEFAULTS = load_params(Path(__file__).parents[3] / "params.yaml").data.scenes
 HARD = DEFAULTS.model_copy(update={"min_shapes": 1, "max_shapes": 4, "colours": 8, "detail": 0.5})
 
 
