@@ -133,7 +133,7 @@ def _sweep(path: Path) -> None:
     left = [
         beside
         for beside in path.parent.iterdir()
-        if (found := name.fullmatch(beside.name)) is not None and not _runs(int(found[1]))
+        if (found := name.fullmatch(beside.name)) is not None and not is_running(int(found[1]))
     ]
     aside = [beside for beside in left if beside.suffix == ".old"]
     if aside and not os.path.lexists(path):  # killed between the two renames: nothing else is whole
@@ -144,7 +144,8 @@ def _sweep(path: Path) -> None:
         _remove(beside)
 
 
-def _runs(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     if process == os.getpid():
         return True
     try:

@@ -1,7 +1,8 @@
-"""The way back from a detached HEAD: told where DVC left one, and nowhere else."""
+"""The way back from a detached HEAD: advised after a kill of `dvc exp run`, and in no other case."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,83 +15,28 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import atomic_folder, write_text
-from pipeline.repository import way_back
+from pipeline.repository import EXPERIMENT, way_back
 
-COMMIT = "be3d1f87a2118b0392c7e1d3da158857b6fd3cfb"
-MOVES = f"{COMMIT} {COMMIT} a <a@b> 1 +0000\tcheckout: moving from trunk to {COMMIT}\n"
-RESTORES = f"{COMMIT} {COMMIT} a <a@b> 1 +0000\tdvc: Restore HEAD to 'trunk'\n"
+GONE = 2**22 + 1  # above Linux's largest process number
 
 
-def write_git(folder: Path, head: str, log: str, *, running: bool) -> None:
-    (folder / ".git/refs/heads").mkdir(parents=True)
-    (folder / ".git/refs/heads/trunk").write_text(COMMIT)
-    (folder / ".git/logs").mkdir()
-    (folder / ".git/logs/HEAD").write_text(log)
-    (folder / ".git/HEAD").write_text(head)
-    if running:
-        (folder / ".git/refs/exps/exec").mkdir(parents=True)
-        (folder / ".git/refs/exps/exec/EXEC_HEAD").write_text(COMMIT)
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A repository where a killed `dvc exp run` leaves it: HEAD detached, its record there, its process gone."""
+    git(tmp_path, "init", "--quiet", "--initial-branch=trunk")
+    commit(tmp_path, "first")
+    git(tmp_path, "checkout", "--quiet", "--detach")
+    record(tmp_path, GONE)
+    return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("head", "log", "running", "told"),
-    [
-        (COMMIT, MOVES, True, True),
-        (COMMIT, MOVES + RESTORES + MOVES, False, True),  # the next experiment has removed DVC's own reference
-        ("ref: refs/heads/trunk", MOVES + RESTORES, True, False),
-        (COMMIT, MOVES, False, False),  # a person has checked out a commit
-        (COMMIT, "", True, False),  # nobody knows where from
-    ],
-)
-def test_the_way_back_is_told_where_dvc_left_the_branch(
-    head: str, log: str, running: bool, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    write_git(tmp_path, head, log, running=running)
-    said = way_back(tmp_path)
-    assert (said is not None) == told
-    if said is not None:
-        assert said.endswith("git checkout trunk")
-    monkeypatch.setenv("DVC_EXP_NAME", "tried")
-    assert way_back(tmp_path) is None, "while an experiment runs it is as it should be"
+def record(folder: Path, process: int) -> None:
+    (folder / EXPERIMENT).parent.mkdir(parents=True, exist_ok=True)
+    (folder / EXPERIMENT).write_text(json.dumps({"pid": process, "stdin": None}))
 
 
-def test_the_way_back_is_told_where_git_has_packed_its_branches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    clone = left_by_dvc(tmp_path / "clone")
-    git(clone, "pack-refs", "--all")
-    assert not (clone / ".git/refs/heads/trunk").exists()
-    said = way_back(clone)
-    assert said is not None
-    assert said.endswith("git checkout trunk")
-    git(clone, "checkout", "--quiet", "trunk")
-    assert way_back(clone) is None
-
-
-def test_the_way_back_is_told_in_a_worktree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    clone = left_by_dvc(tmp_path / "clone")
-    git(clone, "checkout", "--quiet", "trunk")
-    git(clone, "worktree", "add", "--quiet", "-b", "tried/here", str(tmp_path / "other"))
-    other = tmp_path / "other"
-    assert way_back(other) is None
-    git(other, "checkout", "--quiet", "--detach")
-    said = way_back(other)
-    assert said is not None
-    assert said.endswith("git checkout tried/here")
-
-
-def left_by_dvc(folder: Path) -> Path:
-    """A repository as git makes it, on the detached HEAD where a killed `dvc exp run` leaves it."""
-    folder.mkdir()
-    git(folder, "init", "--quiet", "--initial-branch=trunk")
-    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "first")
-    commit = git(folder, "rev-parse", "HEAD")
-    git(folder, "checkout", "--quiet", "--detach")
-    git(folder, "update-ref", "refs/exps/exec/EXEC_HEAD", commit)
-    return folder
+def commit(folder: Path, message: str) -> None:
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", message)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -99,7 +45,66 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_without_git_nothing_is_said(tmp_path: Path) -> None:
+def advice(folder: Path) -> list[str]:
+    """The command that is advised."""
+    told = way_back(folder)
+    assert told is not None
+    return told.rpartition(": ")[2].split()
+
+
+def test_after_a_kill_the_advice_leads_back_to_the_branch(workspace: Path) -> None:
+    subprocess.run(advice(workspace), cwd=workspace, check=True)
+    assert git(workspace, "symbolic-ref", "HEAD") == "refs/heads/trunk"
+    assert way_back(workspace) is None, "it is done"
+
+
+def test_the_advice_moves_neither_the_branch_nor_a_file(workspace: Path) -> None:
+    """Also where DVC was killed after it had committed the experiment."""
+    trunk = git(workspace, "rev-parse", "trunk")
+    (workspace / "params.yaml").write_text("tried")
+    git(workspace, "add", "params.yaml")
+    commit(workspace, "dvc: commit experiment")
+    subprocess.run(advice(workspace), cwd=workspace, check=True)
+    assert git(workspace, "rev-parse", "trunk", "HEAD").split() == [trunk, trunk]
+    assert (workspace / "params.yaml").read_text() == "tried"
+
+
+def test_while_the_experiment_runs_nothing_is_advised(workspace: Path) -> None:
+    record(workspace, os.getpid())
+    assert way_back(workspace) is None
+
+
+def test_who_has_checked_out_a_commit_is_left_alone(workspace: Path) -> None:
+    (workspace / EXPERIMENT).unlink()
+    assert way_back(workspace) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": null}'])
+def test_a_record_that_names_no_process_is_passed_over(content: str, workspace: Path) -> None:
+    (workspace / EXPERIMENT).write_text(content)
+    assert way_back(workspace) is None
+
+
+def test_an_experiment_that_began_on_a_detached_head_has_no_branch_to_go_back_to(workspace: Path) -> None:
+    git(workspace, "branch", "--move", "trunk", "renamed")
+    assert way_back(workspace) is None
+
+
+def test_packed_branches_are_found(workspace: Path) -> None:
+    git(workspace, "pack-refs", "--all")
+    assert advice(workspace)[-1] == "refs/heads/trunk"
+
+
+def test_in_a_worktree_its_own_branch_is_advised(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("worktree") / "other"
+    git(workspace, "worktree", "add", "--quiet", "-b", "tried/here", str(other))
+    git(other, "checkout", "--quiet", "--detach")
+    record(other, GONE)
+    assert advice(other)[-1] == "refs/heads/tried/here"
+
+
+def test_without_git_nothing_is_advised(tmp_path: Path) -> None:
+    record(tmp_path, GONE)
     assert way_back(tmp_path) is None
 
 

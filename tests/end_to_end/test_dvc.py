@@ -271,6 +271,9 @@ def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clon
         assert IN_TRAINING in refused(clone, "exp", "run", "--temp", "-S", "sampler.cutdown=0.13")
         assert "is busy, it is being blocked by" in refused(clone, "repro")
         clone.dvc("exp", "run", "--queue", "--name", "later", "-S", "sampler.cutdown=0.13")
+        assert "detached HEAD" not in clone.say(sys.executable, "-m", "commands.compare"), (
+            "the experiment is not killed"
+        )
     assert "Ran experiment(s): first" in said[0]
     assert clone.run_with("sampler.cutdown", "0.12").info.status == "FINISHED"
     assert "later" in clone.dvc("queue", "status")

@@ -32,7 +32,7 @@ COMMANDS = {
     "dvc exp run": ("exp", "run", "-n", "tried", "-S", f"{CHANGE[0]}={CHANGE[1]}"),
     "dvc exp run --temp": ("exp", "run", "--temp", "-n", "tried", "-S", f"{CHANGE[0]}={CHANGE[1]}"),
 }
-WAY_BACK = re.compile(r"git checkout (\S+)$", re.MULTILINE)
+WAY_BACK = re.compile(r"git symbolic-ref HEAD \S+$", re.MULTILINE)
 LONGEST = 600.0  # seconds for a command
 DYING = 60.0  # seconds that a killed one may take
 Outcome = dict[str, Any]
@@ -107,7 +107,7 @@ def kill_dvc(clone: Clone, command: str, moment: Moment, number: signal.Signals,
         if told is None:
             killed.problems.append("a detached HEAD, and no way back is printed")
             return killed
-        clone.say("git", "checkout", "--quiet", told[1])
+        clone.say(*told[0].split())
     again = _start(clone, command)
     try:
         code = again.wait(LONGEST)
