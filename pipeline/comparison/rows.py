@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed as one row, and what each row differs by from a baseline."""
+"""Runs of the same data, code and parameters but the seed as one row, and its difference from a baseline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     import pandas
 
 SEED = "seed"
-NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
-"""Parameters (or their sections) that change no figure: runs that differ only in them are the same."""
+NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.mirror")
+"""Parameters (or their sections) that change no result: runs that differ only in them are the same."""
+
+DATA, CODE = "data.digest", "code.digest"
+"""Tags of a run: what its training read, and the code that computed it."""
+DIGITS = 12  # of a digest, as shown
 
 DIRECTIONS = ("i2t", "t2i")
 DEPTHS = (1, 5, 10)
@@ -29,11 +33,17 @@ QueriesOf = Callable[[str], "pandas.DataFrame | None"]
 
 @dataclass(frozen=True)
 class Group:
-    """Runs equal in every parameter but the seed."""
+    """Runs equal in data, code and every parameter but the seed."""
 
     params: Mapping[str, str]
+    origin: Mapping[str, str]
+    """Digests of data and code; "–" where a run lacks the tag, as those of an older version."""
     runs: Mapping[str, Mapping[str, Any]]
     """By seed, as `finished_runs` gives them."""
+
+    def value(self, name: str) -> str:
+        """Of a parameter or a digest; "–" where it is not there."""
+        return self.params.get(name, self.origin.get(name, "–"))
 
     def values(self, metric: str) -> dict[str, float]:
         """The figure by seed, of the runs that have it."""
@@ -62,7 +72,7 @@ class Row:
 
 
 def grouped(runs: Iterable[Mapping[str, Any]]) -> list[Group]:
-    """Groups in the order of their parameters; of runs with the same parameters and seed the first, so the newest.
+    """Groups in the order of their parameters; of runs that are the same, seed included, the first, so the newest.
 
     Args:
         runs: newest first, as `finished_runs` gives them.
@@ -74,17 +84,29 @@ def grouped(runs: Iterable[Mapping[str, Any]]) -> list[Group]:
             for name, value in sorted(run["params"].items())
             if name != SEED and not name.startswith(NO_RESULT)
         }
-        group = found.setdefault(tuple(params.items()), Group(params, {}))
+        origin = {tag: run["tags"].get(tag, "–")[:DIGITS] for tag in (DATA, CODE)}
+        group = found.setdefault((*params.items(), *origin.items()), Group(params, origin, {}))
         group.runs.setdefault(run["params"].get(SEED, "–"), run)  # type: ignore[attr-defined]
     groups = list(found.values())
     names = varying_names(groups)
-    return sorted(groups, key=lambda group: [_order(group.params.get(name)) for name in names])
+    return sorted(groups, key=lambda group: [_order(group.value(name)) for name in names])
 
 
 def varying_names(groups: Sequence[Group]) -> list[str]:
-    """The parameters in which the groups differ, in alphabetical order; one that a run lacks differs too."""
+    """What the groups differ in: parameters in alphabetical order (one that a run lacks differs too), then digests.
+
+    Other parameters make other data, so that the digest of the data is named only where they do not explain it.
+    """
     names = sorted({name for group in groups for name in group.params})
-    return [name for name in names if len({group.params.get(name) for group in groups}) > 1]
+    varying = [name for name in names if len({group.params.get(name) for group in groups}) > 1]
+    data_of: dict[tuple[tuple[str, str], ...], set[str]] = {}
+    for group in groups:
+        data_of.setdefault(tuple(group.params.items()), set()).add(group.origin[DATA])
+    if any(len(data) > 1 for data in data_of.values()):
+        varying.append(DATA)
+    if len({group.origin[CODE] for group in groups}) > 1:
+        varying.append(CODE)
+    return varying
 
 
 def compared(
@@ -95,7 +117,8 @@ def compared(
     Args:
         groups: as `grouped` makes them.
         baseline: what makes a group the baseline; none: no differences. Where several groups fulfil it, a row is
-            compared with the one that equals it in every parameter that the baseline does not name.
+            compared with the one that equals it in every parameter that the baseline does not name, of the same data
+            and code where there is one.
         metrics: MLflow's names.
         queries_of: for the bootstrap over queries; without them the interval is over the seeds.
 
@@ -113,7 +136,7 @@ def compared(
     for group in groups:
         partner = _partner(group, chosen, {condition.name for condition in baseline}, names) if baseline else None
         differences = _differences(group, partner, metrics, queries_of) if partner else {}
-        varying = {name: group.params.get(name, "–") for name in names}
+        varying = {name: group.value(name) for name in names}
         rows.append(Row(group, varying, differences, bool(baseline) and any(group is one for one in chosen)))
     if baseline and len(groups) > len(chosen) and not any(row.differences for row in rows):
         raise InputError(
@@ -129,10 +152,9 @@ def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequ
         return None
     if len(chosen) == 1:
         return chosen[0]
-    others = [name for name in names if name not in named]
-    return next(
-        (c for c in chosen if all(same_value(c.params.get(name), group.params.get(name)) for name in others)), None
-    )
+    others = [name for name in names if name not in named and name not in (DATA, CODE)]
+    fitting = [c for c in chosen if all(same_value(c.params.get(name), group.params.get(name)) for name in others)]
+    return max(fitting, key=lambda c: sum(c.origin[tag] == group.origin[tag] for tag in (CODE, DATA)), default=None)
 
 
 def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_of: QueriesOf) -> dict[str, Difference]:
@@ -158,6 +180,6 @@ def _canonical(value: str) -> str:
     return value if number is None else f"{number:.12g}"
 
 
-def _order(value: str | None) -> tuple[int, float, str]:
+def _order(value: str) -> tuple[int, float, str]:
     number = as_number(value)
-    return (0, number, "") if number is not None else (1, 0.0, value or "")
+    return (0, number, "") if number is not None else (1, 0.0, value)

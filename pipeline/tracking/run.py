@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import InputError, printable
-from pipeline.files import digest_of
+from pipeline.files import digest_of, sha256
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.entries import Entry
 from pipeline.tracking.journal import Journal, place
@@ -337,8 +337,11 @@ def _now() -> int:
 
 
 def origin_tags() -> dict[str, str]:
-    """Where a run comes from: DVC experiment and baseline, git commit."""
+    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code that runs."""
+    root = Path(__file__).parents[2]
+    code = sorted(path for folder in ("pipeline", "stages") for path in (root / folder).rglob("*.py"))
     tags = {
+        "code.digest": digest_of({str(path.relative_to(root)): sha256(path) for path in code}),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "mlflow.source.name": "dvc " + ("exp run" if "DVC_EXP_NAME" in os.environ else "repro"),

@@ -15,17 +15,22 @@ from PIL import Image
 
 from pipeline.comparison.conditions import parse_condition
 from pipeline.comparison.figure import axis_of, comparison_figure
-from pipeline.comparison.rows import Row, compared, grouped, varying_names
+from pipeline.comparison.rows import CODE, DATA, Row, compared, grouped, varying_names
 from pipeline.comparison.table import blocks, cells, comma_separated, explanation, latex, markdown, title
 from pipeline.errors import InputError
+from pipeline.params import dotted, load_params
 
+ROOT = Path(__file__).parents[2]
 METRICS = ["test/rsum", "test/i2t/R1"]
 PARAMS = {"sampler.strategy": "fne", "sampler.cutdown": "0.2", "memory.size": "8", "evaluate.folds": "1"}
 
 
-def run(seed: int, rsum: float, run_id: str = "", **changes: str) -> dict[str, Any]:
+def run(
+    seed: int, rsum: float, run_id: str = "", data: str = "one data set", code: str = "one version", **changes: str
+) -> dict[str, Any]:
     params = PARAMS | {name.replace("__", "."): value for name, value in changes.items()} | {"seed": str(seed)}
-    return {"run_id": run_id, "params": params, "metrics": {"test/rsum": rsum, "test/i2t/R1": rsum / 10}, "tags": {}}
+    metrics = {"test/rsum": rsum, "test/i2t/R1": rsum / 10}
+    return {"run_id": run_id, "params": params, "metrics": metrics, "tags": {DATA: data, CODE: code}}
 
 
 def no_queries(_run_id: str) -> pandas.DataFrame | None:
@@ -54,6 +59,54 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row() -> None:
 def test_only_what_varies_is_named() -> None:
     assert varying_names(grouped(FNE_HARDEST)) == ["sampler.strategy"]
     assert varying_names(grouped([run(1, 300), run(2, 300, launch__processes="4", sampler__cutdown="0.20")])) == []
+
+
+ALL_PARAMS = {name: str(value) for name, value in dotted(load_params(ROOT / "params.yaml")).items()}
+NO_RESULT = {
+    "data.mirror": "another address of the same files",
+    "train.workers": "the batches are the same",
+    "evaluate.batch_size": "the vectors are the same",
+    "tracking.experiment": "a name",
+    "tracking.model": "a name",
+    "launch.processes": "the result is the same on any number",
+}
+
+
+@pytest.mark.parametrize("name", ALL_PARAMS)
+def test_runs_that_differ_in_any_other_parameter_are_not_seeds_of_one(name: str) -> None:
+    one = {"params": ALL_PARAMS | {"seed": "1"}, "tags": {DATA: "a", CODE: "b"}}
+    other = one | {"params": one["params"] | {"seed": "2", name: "another"}}
+    same = name == "seed" or name in NO_RESULT
+    assert len(grouped([one, other])) == (1 if same else 2)
+    assert varying_names(grouped([one, other])) == ([] if same else [name])
+
+
+@pytest.mark.parametrize(("tag", "changes"), [(DATA, {"data": "other"}), (CODE, {"code": "other"})])
+def test_runs_on_other_data_or_of_other_code_are_not_seeds_of_one(tag: str, changes: dict[str, str]) -> None:
+    found = rows([run(1, 300), run(2, 310), run(2, 200, **changes)])
+    assert sorted((row.group.mean("test/rsum"), len(row.group.runs)) for row in found) == [(200, 1), (305, 2)]
+    assert [list(row.varying) for row in found] == [[tag], [tag]]
+
+
+def test_a_run_without_these_tags_is_no_seed_of_one_that_has_them() -> None:
+    assert len(grouped([run(1, 300), run(2, 310) | {"tags": {}}])) == 2
+
+
+def test_the_digest_of_the_data_is_shown_only_where_no_parameter_explains_it() -> None:
+    noisy = run(1, 200, data="noisy", data__noise__ratio="0.4")
+    assert varying_names(grouped([run(1, 300), noisy])) == ["data.noise.ratio"]
+
+
+def test_a_baseline_of_the_same_data_and_code_is_preferred() -> None:
+    runs = [
+        run(1, rsum, code=code, sampler__strategy=strategy)
+        for code, strategy, rsum in (("a", "fne", 1), ("a", "hardest", 2), ("b", "fne", 30), ("b", "hardest", 40))
+    ]
+    found = {tuple(row.varying.values()): row.differences for row in rows(runs, "sampler.strategy=hardest")}
+    assert {names: told["test/rsum"].value for names, told in found.items() if told} == {
+        ("fne", "a"): -1,
+        ("fne", "b"): -10,
+    }
 
 
 def test_the_newest_of_equal_runs_wins() -> None:

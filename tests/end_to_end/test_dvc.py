@@ -146,7 +146,7 @@ def test_a_run_in_mlflow_is_named_tagged_and_has_every_parameter(clone: Clone) -
     assert run.data.tags["git.commit"] == head
     assert run.data.tags["mlflow.source.git.commit"] == head
     assert run.data.tags["data.name"] == "scenes"
-    assert len(run.data.tags["data.digest"]) == 64
+    assert len(run.data.tags["data.digest"]) == len(run.data.tags["code.digest"]) == 64
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "fne triplet · seed 3407"  # as committed: nothing varied
     expected = {"memory.size": "32", "sampler.cutdown": "0.2", "train.epochs": "2", "data.root": "null", "seed": "3407"}
