@@ -36,12 +36,12 @@ def _make(model: ModelParams) -> None:
 
     from pipeline.data.images import ImageArchive
     from pipeline.data.splits.format import SPLITS, read_split
+    from pipeline.dependencies import checkpoint_folder
     from pipeline.features.make import make_features
     from pipeline.files import digest_of, move_folder, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.paths import BASE, FEATURES, IMAGES, SOURCE, SPLIT
     from pipeline.runtime.processes import wait_for_all
-    from pipeline.training.checkpoint import checkpoint_folder
 
     paths = {name: SPLIT / f"{name}.json" for name in SPLITS}
     splits = {name: read_split(path) for name, path in paths.items()}

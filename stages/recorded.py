@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PARAMS, STAGES = Path("params.yaml"), Path("dvc.yaml")
-CODE = ("stages/", "pipeline/")
+PARAMS = Path("params.yaml")
 BEGAN_WITH = "FNE_BEGAN_WITH"
 """Environment of the processes that a stage starts: what it noted before they could look."""
 _began_with: dict[str, Any] = {}
@@ -43,6 +42,7 @@ def recorded() -> Iterator[None]:
 
 def check_recorded() -> None:
     """The same at any time before: what a stage asks before it gives up what it could go on from."""
+    from pipeline.dependencies import CODE
     from pipeline.errors import InputError
     from pipeline.yaml_text import shown
 
@@ -68,24 +68,17 @@ def _noted() -> dict[str, Any]:
 
     Nothing where DVC started none, or the files cannot be read.
     """
+    from pipeline.dependencies import code_digests, stage_entry
     from pipeline.errors import InputError
-    from pipeline.files import sha256
     from pipeline.params import flat
     from pipeline.yaml_text import parse_yaml
 
+    stage = os.environ.get("DVC_STAGE", "")
     try:
-        stages, values = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (STAGES, PARAMS))
-        stage = stages["stages"][os.environ["DVC_STAGE"]]
-        names, leaves = stage.get("params", []), flat(values)
-        code = [path for name in stage.get("deps", []) if name.startswith(CODE) for path in _files(Path(name))]
-        digests = {str(path): sha256(path) if path.exists() else "" for path in code}
+        names = stage_entry(stage, Path()).get("params", [])
+        leaves = flat(parse_yaml(PARAMS.read_text(encoding="utf-8"), PARAMS))
+        digests = code_digests(stage, Path())
     except (OSError, InputError, ValueError, LookupError, TypeError, AttributeError):
         return {}
     chosen = {leaf: value for leaf, value in leaves.items() if any(f"{leaf}.".startswith(f"{name}.") for name in names)}
     return dict(json.loads(json.dumps(chosen | digests, default=str)))
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(found for found in path.rglob("*") if found.is_file() and "__pycache__" not in found.parts)
-    return [path]

@@ -24,6 +24,7 @@ def main() -> None:
     """Train as params.yaml says, into models/trained (best validation) and train (history)."""
     from filelock import FileLock
 
+    from pipeline.dependencies import checkpoint_folder
     from pipeline.files import digest_of, sha256, users_file
     from pipeline.params import dotted, load_params
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
@@ -31,7 +32,7 @@ def main() -> None:
 
     params = load_params()  # before the heavy imports: a misspelt key is told at once
     from pipeline.evaluation.takeover import take_over
-    from pipeline.training.checkpoint import Checkpoint, checkpoint_folder
+    from pipeline.training.checkpoint import Checkpoint
 
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}

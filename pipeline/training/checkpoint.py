@@ -1,13 +1,12 @@
 """Where a killed run goes on: the whole state of a training, kept outside of the stage's outputs.
 
 DVC deletes a stage's outputs before it runs, and runs queued experiments in temporary copies of the repository; so
-checkpoints lie below the main repository, under a digest of everything the result depends on: another parameter
-never goes on from this run's state.
+checkpoints lie below the main repository, under a digest of everything the result depends on
+(`pipeline.dependencies.checkpoint_folder`): another parameter never resumes from this run's state.
 """
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -17,31 +16,11 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, digest_of, main_root, sha256
+from pipeline.files import atomic_path
 from pipeline.models.foreign.torch_file import load_torch_file
 
-CHECKPOINTS = ".checkpoints"
-CODE = ("data", "models", "objectives", "sampling", "training")
-"""The packages that a result depends on: what other code has half made is not gone on from."""
 SHARE_OF_TIME = 0.05  # at most this much of a run goes into writing checkpoints
 SHORTEST_PAUSE = 10.0  # seconds
-
-
-def checkpoint_folder(stage: str, key: str) -> Path:
-    """`<main repository>/.checkpoints/<stage>-<digest>`, created."""
-    folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(_code(), key)[:20]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@functools.cache
-def _code() -> dict[str, str]:
-    package = Path(__file__).parent.parent
-    return {
-        str(path.relative_to(package)): sha256(path)
-        for folder in CODE
-        for path in sorted((package / folder).rglob("*.py"))
-    }
 
 
 class Checkpoint:

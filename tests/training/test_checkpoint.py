@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.training import checkpoint as checkpoint_module
-from pipeline.training.checkpoint import SHARE_OF_TIME, SHORTEST_PAUSE, Checkpoint, checkpoint_folder
+from pipeline.training.checkpoint import SHARE_OF_TIME, SHORTEST_PAUSE, Checkpoint
 
 
 class Clock:
@@ -163,34 +161,3 @@ def test_killed_while_it_is_removed_it_holds_nothing_to_go_on_from(
     again.save({"step": 2}, "best")
     again.remove()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_folder_lies_below_the_main_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    folder = checkpoint_folder("train", "0123456789abcdef" * 4)
-    assert folder.parent == tmp_path.resolve() / ".checkpoints"
-    assert re.fullmatch(r"train-[0-9a-f]{20}", folder.name)
-    assert folder.is_dir()
-    assert checkpoint_folder("train", "f" * 64) != folder
-
-
-def test_other_code_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    package = tmp_path / "pipeline"
-    for name in ("training/checkpoint.py", "sampling/sampler.py", "report/page.py"):
-        (package / name).parent.mkdir(parents=True)
-        (package / name).write_text("1")
-    monkeypatch.setattr(checkpoint_module, "__file__", str(package / "training/checkpoint.py"))
-
-    def folder_now() -> Path:
-        checkpoint_module._code.cache_clear()
-        return checkpoint_folder("train", "f" * 64)
-
-    try:
-        before = folder_now()
-        (package / "report/page.py").write_text("2")
-        assert folder_now() == before, "a result does not depend on how it is shown"
-        (package / "sampling/sampler.py").write_text("2")
-        assert folder_now() != before
-    finally:
-        checkpoint_module._code.cache_clear()

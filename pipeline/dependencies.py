@@ -1,0 +1,48 @@
+"""The code that a stage's result depends on, as dvc.yaml names it in the stage's `deps`: the one list of it.
+
+DVC compares this code, the stage itself compares it at its start and end, and a killed run resumes only with the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import digest_of, main_root, sha256
+from pipeline.yaml_text import parse_yaml
+
+STAGES = "dvc.yaml"
+CODE = ("stages/", "pipeline/")
+CHECKPOINTS = ".checkpoints"
+ROOT = Path(__file__).parents[1]
+"""The repository, or DVC's copy of it, whose code runs."""
+
+
+def stage_entry(stage: str, root: Path) -> dict[str, Any]:
+    """What dvc.yaml says of a stage.
+
+    Raises:
+        OSError, InputError, LookupError, TypeError: when it cannot be read or lacks the stage.
+    """
+    return dict(parse_yaml((root / STAGES).read_text(encoding="utf-8"), STAGES)["stages"][stage])
+
+
+def code_digests(stage: str, root: Path) -> dict[str, str]:
+    """SHA-256 of each file of code in a stage's `deps`, by its path; empty for one that is gone. Errors as above."""
+    named = [root / name for name in stage_entry(stage, root).get("deps", []) if name.startswith(CODE)]
+    files = {file for path in named for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
+    code = sorted(file for file in files if "__pycache__" not in file.parts)
+    return {str(file.relative_to(root)): sha256(file) if file.exists() else "" for file in code}
+
+
+def checkpoint_folder(stage: str, key: str) -> Path:
+    """`<main repository>/.checkpoints/<stage>-<digest>`, created; for other code or another key another folder."""
+    folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(_code_at_start(stage), key)[:20]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _code_at_start(stage: str) -> dict[str, str]:
+    return code_digests(stage, ROOT)
