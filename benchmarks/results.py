@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks.study import RECIPES, SEEDS
+from pipeline.retrieval.recall import recall_names
 
 if TYPE_CHECKING:
     import pandas
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 RAW = Path("docs/results")
 PAGE = Path("docs/results.md")
 NOTES = RAW / "notes"  # what a person says about a table; one Markdown file a study
-RECALLS = [f"{side}/R{k}" for side in ("i2t", "t2i") for k in (1, 5, 10)]
+RECALLS = recall_names("/")
 TITLES = {
     "scenes": "Generated scenes",
     "cutdown": "Generated scenes: the cut-down threshold",
@@ -80,7 +81,7 @@ def _table(runs: pandas.DataFrame) -> str:
         ]
         for method in methods
     ]
-    columns = [f"{side} R@{k}" for side in ("i2t", "t2i") for k in (1, 5, 10)]
+    columns = [name.replace("R", "R@") for name in recall_names(" ")]
     return (
         f"Test split, best validation, {_over(seeds)} (percent):\n\n"
         + _markdown(["method", *columns, "rsum"], recalls)

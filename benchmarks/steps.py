@@ -32,10 +32,10 @@ def main(column: str, figures: Path) -> None:
     """Measure, and keep milliseconds a step for each part."""
     from pipeline.files import write_json
 
-    told = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
-    told.setdefault("steps", {})[column] = measure()
-    write_json(figures, told)
-    click.echo(json.dumps(told["steps"][column], indent=1))
+    results = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
+    results.setdefault("steps", {})[column] = measure()
+    write_json(figures, results)
+    click.echo(json.dumps(results["steps"][column], indent=1))
 
 
 def measure() -> dict[str, float]:
@@ -61,7 +61,7 @@ def measure() -> dict[str, float]:
         timed(spent, training.optimiser, "step", "clipping and the optimiser")
         timed(spent, loop, "update_momentum", "momentum update")
         timed(spent, training.memory, "enqueue", "memory")
-        timed(spent, loop, "model_images", "pixels to numbers")
+        timed(spent, training.model, "normalise", "pixels to numbers")
         timed(spent, training, "_validate", "validation")
         begun = time.perf_counter()
         steps = training.run().step

@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from pipeline.retrieval.recall import recall_names
+
 RESULTS = Path("docs/results")
 SEEDS = "1,2,3"
 METHODS: dict[str, dict[str, str]] = {
@@ -72,7 +74,7 @@ STUDIES = {
 RECIPES = {"flickr8k": "flickr8k-fne", "scenes-noise": "scenes-clip", "flickr8k-noise": "flickr8k-infonce"}
 """What params.yaml holds beforehand, where not as committed; of `flickr8k-towers` the notes say it."""
 FIGURES = (
-    *(f"{part}/{side}/R{k}" for part in ("test", "last") for side in ("i2t", "t2i") for k in (1, 5, 10)),
+    *(f"{part}/{name}" for part in ("test", "last") for name in recall_names("/")),
     "test/rsum",
     "last/rsum",
     *(f"{part}/truth/{side}/mAP_at_R" for part in ("test", "last") for side in ("i2t", "t2i")),

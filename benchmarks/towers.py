@@ -20,8 +20,10 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.features.make import ENCODE_BATCH, make_features
+from pipeline.models.build import make_model
 from pipeline.models.momentum import momentum_copy, update_momentum
-from pipeline.models.pretrained import HALF, Pretrained
+from pipeline.models.normalisation import HALF
+from pipeline.models.pretrained import Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
 from pipeline.params import Params, load_params
@@ -95,11 +97,9 @@ def _features(folder: Path, archive: ImageArchive, split: Split) -> Row:
 
 def _waiting(folder: Path, archive: ImageArchive, split: Split) -> Row:
     base, model_params = _base(384, 6), _model_params("towers")
-    manifest = make_features(folder / "prepared", {"train": split}, archive, base, model_params)
-    inputs = Inputs(folder / "prepared/train", split, manifest, model_params, 0, augment=True)
-    model = MatchingModel(ImageTower(base.image), TextTower(base.text, "masked_mean"), nn.Identity(), nn.Identity())
-    training = _training(load_params(), model, 384, "no")
-    training.mean, training.std = manifest["mean"], manifest["std"]
+    make_features(folder / "prepared", {"train": split}, archive, base, model_params)
+    inputs = Inputs(folder / "prepared/train", split, model_params, 0, augment=True)
+    training = _training(load_params(), make_model(base, model_params), "no")
     training.prepared.train()
     plan = epoch_plan(IMAGES, 16, 1, 0)
     spans = [range(len(batch)) for batch in plan]
@@ -144,7 +144,7 @@ def _mixed_precision() -> Iterator[Row]:
     seconds = {}
     for precision, attention in (("no", "eager"), ("bf16", "sdpa")):
         AcceleratorState._reset_state(reset_partial_state=True)
-        training = _training(load_params(), _large_model(attention), 768, precision)
+        training = _training(load_params(), _large_model(attention), precision)
         training.prepared.train()
         times = []
         for _ in range(15):
@@ -163,14 +163,14 @@ def _mixed_precision() -> Iterator[Row]:
     yield Row(what, measures[1], share, "", None, "attention's own products left out")
 
 
-def _training(params: Params, model: MatchingModel, width: int, precision: str) -> Training:
+def _training(params: Params, model: MatchingModel, precision: str) -> Training:
     """A training of which only `step` is used."""
     from accelerate import Accelerator
 
     content = params.model_copy(update={"memory": params.memory.model_copy(update={"size": 1024})})
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
-    return Training(content, model, width, inputs, inputs, (list(HALF), list(HALF)), accelerator, checkpoint)
+    return Training(content, model, inputs, inputs, accelerator, checkpoint)
 
 
 def _large_model(attention: str) -> MatchingModel:
@@ -180,7 +180,7 @@ def _large_model(attention: str) -> MatchingModel:
     for config in configs:
         config._attn_implementation = attention
     image, text = ViTModel(configs[0], add_pooling_layer=False), BertModel(configs[1], add_pooling_layer=False)
-    return MatchingModel(ImageTower(image), TextTower(text, "masked_mean"), nn.Identity(), nn.Identity())
+    return MatchingModel(ImageTower(image), TextTower(text, "masked_mean"), nn.Identity(), nn.Identity(), width=768)
 
 
 def _large_batch(device: torch.device) -> Batch:

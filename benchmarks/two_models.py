@@ -65,7 +65,7 @@ class Ours:
     def step(self, batch: Batch) -> None:
         """One step."""
         assert batch.entries is not None
-        impact = self.impact(_losses(self.model, batch), batch, batch.entries.images, 2e-7)
+        impact = self.impact(_losses(self.model, batch), batch, 2e-7)
         self.optimiser.zero_grad()
         impact.loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -91,7 +91,7 @@ def _model() -> MatchingModel:
         size=SIZE, patch=8, width=256, layers=6, heads=4, vocabulary_size=VOCABULARY, positions=WORDS, special=(0, 1, 2)
     )
     model = MatchingModel(
-        image_tower(towers[0]), text_tower(towers[1], "masked_mean"), nn.Identity(), nn.Identity()
+        image_tower(towers[0]), text_tower(towers[1], "masked_mean"), nn.Identity(), nn.Identity(), width=256
     ).train()
     model.logit_scale = nn.Parameter(torch.tensor(2.66))
     return model
@@ -128,4 +128,4 @@ def _halves(batch: Batch) -> list[Batch]:
 
 def _losses(model: MatchingModel, batch: Batch) -> Tensor:
     image_BD, text_BD = model(batch.images, batch.texts)
-    return pair_losses(image_BD, text_BD, batch.image_id, model.temperature("learned"))
+    return pair_losses(image_BD, text_BD, batch.image_id, model.temperature)

@@ -34,33 +34,31 @@ def main(
     if (image_path is None) == (not (sentence or "").strip()):
         raise InputError("search for one thing: a sentence, or --image FILE")
     params = load_params()  # before the heavy imports: a misspelt key is told at once
-    import torch
-
     from pipeline.data.images import ImageArchive, decode
     from pipeline.data.splits.format import read_split
     from pipeline.evaluation.embedding import Embedder
     from pipeline.features.encoding import encode_captions, encode_images
+    from pipeline.features.inputs import open_inputs
     from pipeline.models import pretrained
+    from pipeline.models.build import load_trained, read_model_record
     from pipeline.paths import BASE, FEATURES, IMAGES, SPLIT, TRAINED
     from pipeline.report.search_page import Match, write_search_page
-    from pipeline.training.build import load_trained
-    from pipeline.training.setup import open_inputs
+    from pipeline.runtime.processes import own_device
 
     query = None if image_path is None else decode(_content(image_path), str(image_path))
     embedder = Embedder(TRAINED, BASE)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
-    inputs = open_inputs(params, FEATURES, SPLIT, split_name, pad, augment=False)
+    trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
+    inputs = open_inputs(trained_as, FEATURES, SPLIT, split_name, pad)
     split = read_split(SPLIT / f"{split_name}.json")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_trained(TRAINED, params.model, inputs).to(device)
+    model = load_trained(TRAINED, inputs.feature_widths).to(own_device())
     batch = params.evaluate.batch_size
     if query is None:
         query_1D = embedder.captions([sentence or ""])
-        record = pretrained.read_record(TRAINED / "model.json")
-        found_ND = encode_images(model, inputs, batch, device, record["mean"], record["std"], split_name)
+        found_ND = encode_images(model, inputs, batch, split_name)
     else:
         query_1D = embedder.images([query])
-        found_ND = encode_captions(model, inputs, batch, device, split_name)
+        found_ND = encode_captions(model, inputs, batch, split_name)
     similarity_N = (found_ND.cpu() @ query_1D.T).squeeze(1)
     best = similarity_N.topk(min(top, len(similarity_N)))
     matches = []

@@ -13,14 +13,14 @@ def main() -> None:
     """Print metrics.json as a table, beside the published figures."""
     from rich.console import Console
 
-    from pipeline.models.pretrained import read_record
+    from pipeline.files import read_record
     from pipeline.params import load_params
     from pipeline.paths import INTERVALS, METRICS
     from pipeline.report.tables import recalls_table
     from pipeline.retrieval.published import published
 
     params = load_params()
-    metrics = read_record(METRICS)
+    metrics = read_record(METRICS, "evaluate")
     intervals = read_record(INTERVALS) if INTERVALS.exists() else None
     Console().print(recalls_table(metrics, intervals, published(params.data.name, params.evaluate.folds)))
 

@@ -1,4 +1,4 @@
-"""The one writer of files: every output goes to a temporary name beside its final one and is then renamed."""
+"""The one writer of files, by a temporary name that is then renamed, and the one reader of JSON."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from pydantic import BaseModel
     from torch import Tensor
 
 CHUNK_BYTES = 1 << 20
+Kind = TypeVar("Kind", bound="BaseModel")
 
 
 @contextmanager
@@ -171,6 +173,53 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON. NaN and infinity are refused: JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_json(text: str, label: Path | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        InputError: naming `label`, where the text comes from.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
+        raise InputError(f"{label}: not readable as JSON (cut off?): {error}") from None
+
+
+def read_json(path: Path, stage: str = "") -> Any:
+    """The value of a JSON file that `stage` makes.
+
+    Raises:
+        InputError: naming the file, when it is missing or holds no JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `{f'dvc repro {stage}'.strip()}` makes it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from None
+    return parse_json(text, path)
+
+
+def read_record(path: Path, stage: str = "") -> dict[str, Any]:
+    """A JSON file that holds an object; errors as `read_json`."""
+    record = read_json(path, stage)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: expected an object, found {type(record).__name__}")
+    return record
+
+
+def read_as(kind: type[Kind], path: Path, stage: str) -> Kind:
+    """A JSON file as a pydantic model; errors as `read_json`, and one that names the key that is not as expected."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(read_record(path, stage))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {place}: {first['msg']}; `dvc repro {stage}` makes it again") from None
 
 
 def write_table(path: Path | str, table: DataFrame) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from stages.command import stage
@@ -13,14 +15,11 @@ def main() -> None:
     """Write a page of pictures about the trained model: retrievals, false negatives, suspected pairs."""
     from pipeline.params import load_params
 
-    params = load_params()  # before the heavy imports: a misspelt key is told at once
-    from torch import Tensor
-
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
     from pipeline.data.images import ImageArchive
     from pipeline.data.splits.truth_file import read_noise, read_truth
     from pipeline.evaluation.judgment import posterior
-    from pipeline.files import atomic_folder, write_text
-    from pipeline.models.pretrained import read_record
+    from pipeline.files import atomic_folder, read_record, write_text
     from pipeline.paths import (
         BANK_PAIRS,
         HISTORY,
@@ -45,14 +44,10 @@ def main() -> None:
     from pipeline.tracking import Tracker
     from pipeline.training.record import read_rows, read_run
 
-    run, metrics = read_run(RUN), read_record(METRICS)
+    run, metrics = read_run(RUN), read_record(METRICS, "evaluate")
     truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
     embedded, key = read_embedded(SPLIT / "test.json", truth)
-    state = {**run["best"], "sampler": run["sampler"]}
-
-    def chance(similarity: Tensor) -> Tensor:
-        return posterior(similarity, state)
-
+    chance = partial(posterior, moment=run.best, sampler=run.sampler)
     found = false_negatives(embedded, chance, params.audit.false_negatives)
     noise = read_noise(SPLIT)
     true_image_M = None if noise is None else noise.true_image_M.tolist()
@@ -60,7 +55,6 @@ def main() -> None:
         embedded, "test", SPLIT / "train.json", WEIGHTS, BANK_PAIRS, params.audit.noisy_pairs, true_image_M
     )
     curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
-    threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
     facts = {
         "rsum": f"{metrics['test']['rsum']:.1f}",
         "negatives": params.sampler.strategy,
@@ -71,7 +65,7 @@ def main() -> None:
         "tested on": f"{len(embedded.split.images)} images",
     }
     contents = Contents(
-        title=f"Audit: {read_record(SOURCE)['title']}",
+        title=f"Audit: {read_record(SOURCE, 'download')['title']}",
         facts=list(facts.items()),
         metrics=metrics,
         intervals=read_record(INTERVALS) if INTERVALS.exists() else {},
@@ -79,7 +73,7 @@ def main() -> None:
             {"method": row.method, **row.recalls, "noise": row.noise, "source": row.source, "remark": row.remark}
             for row in published(params.data.name, params.evaluate.folds)
         ],
-        charts=run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), threshold),
+        charts=run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold),
         chart_note=posterior_note(curves),
         embedded=embedded,
         split_name="test",

@@ -52,27 +52,21 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
 
     from pipeline.bank.scoring import learn_before_scoring, make_bank
     from pipeline.data.splits.truth_file import read_noise
+    from pipeline.features.inputs import open_inputs
     from pipeline.models import pretrained
-    from pipeline.paths import BASE, FEATURES, MANIFEST, SPLIT
+    from pipeline.models.build import make_model
+    from pipeline.paths import BASE, FEATURES, SPLIT
     from pipeline.retrieval.relevance import ranking_quality
     from pipeline.runtime.processes import own_device, process_group, use_threads
-    from pipeline.training.build import learn_temperature, make_model
-    from pipeline.training.setup import open_inputs
 
     torch.manual_seed(params.pairs.seed)
     base = pretrained.load(BASE)
-    inputs = open_inputs(params, FEATURES, SPLIT, "train", base.tokenizer.pad_token_id, augment=False)
-    device = own_device()
-    model = make_model(base, params.model, inputs).to(device)
-    if params.loss.temperature == "learned":
-        learn_temperature(model, base)
-    model.to(device)
+    inputs = open_inputs(params.model, FEATURES, SPLIT, "train", base.tokenizer.pad_token_id)
+    model = make_model(base, params.model, params.loss.temperature, inputs.feature_widths).to(own_device())
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
-    manifest = pretrained.read_record(MANIFEST)
-    normalisation = (manifest["mean"], manifest["std"])
     with process_group():
-        learn_before_scoring(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
-        table, mixture = make_bank(model, inputs, params.pairs, params.loss.temperature, device, normalisation)
+        learn_before_scoring(model, inputs, params.pairs)
+        table, mixture = make_bank(model, inputs, params.pairs)
     record = {
         "weighting": params.pairs.weighting,
         "pairs": len(table),

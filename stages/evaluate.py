@@ -13,7 +13,7 @@ from stages.recorded import check_recorded
 
 
 @click.command(name="evaluate")
-@click.option("--weights", type=str, help="judge published weights: FNE's model_best.pth.tar or NPC's *.pt")
+@click.option("--weights", type=str, help="evaluate published weights: FNE's model_best.pth.tar or NPC's *.pt")
 @stage
 def main(weights: str | None) -> None:
     """Rank the test split with the trained model, into metrics.json and evaluation."""
@@ -23,7 +23,6 @@ def main(weights: str | None) -> None:
     if weights is not None:
         params = params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
     take_gpus(1)
-    import torch
     from rich.console import Console
 
     from pipeline.data.splits.truth_file import read_truths
@@ -37,8 +36,18 @@ def main(weights: str | None) -> None:
         similarity_curves,
     )
     from pipeline.features.encoding import encode_split
-    from pipeline.files import atomic_folder, digest_of, sha256, users_file, write_json, write_tensors
+    from pipeline.features.inputs import open_inputs
+    from pipeline.files import (
+        atomic_folder,
+        digest_of,
+        read_record,
+        sha256,
+        users_file,
+        write_json,
+        write_tensors,
+    )
     from pipeline.models import pretrained
+    from pipeline.models.build import load_trained, read_model_record
     from pipeline.paths import (
         BASE,
         EMBEDDINGS,
@@ -58,47 +67,40 @@ def main(weights: str | None) -> None:
     from pipeline.report.recall_table import recall_markdown
     from pipeline.report.tables import recalls_table
     from pipeline.retrieval.published import published
-    from pipeline.runtime.processes import use_threads
+    from pipeline.runtime.processes import own_device, use_threads
     from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
-    from pipeline.training.build import as_trained, load_trained
     from pipeline.training.record import read_run, sampling_by_epoch
-    from pipeline.training.setup import open_inputs
 
     if weights is not None:
         from pipeline.evaluation.takeover import take_over
 
         content = sha256(users_file(weights, "--weights"))
         click.echo(take_over(params, digest_of(params.model_dump(), content, sha256(BASE / "base.json"))))
-    params = params.model_copy(update={"model": as_trained(TRAINED, params.model)})
+    trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
+    params = params.model_copy(update={"model": trained_as})
     run = read_run(RUN)
     pad = pretrained.load(BASE).tokenizer.pad_token_id
-    inputs = open_inputs(params, FEATURES, SPLIT, "test", pad, augment=False)
+    inputs = open_inputs(params.model, FEATURES, SPLIT, "test", pad)
     settings = params.evaluate
     check_folds(settings.folds, len(inputs.names))
     truths = {} if settings.truth == "none" else read_truths(SPLIT, "test")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def encode(folder: Any) -> Encoded:
-        model = load_trained(folder, params.model, inputs).to(device)
+        model = load_trained(folder, inputs.feature_widths).to(own_device())
         use_threads(sum(parameter.numel() for parameter in model.parameters()))
-        record = pretrained.read_record(folder / "model.json")
-        image_ND, text_MD = encode_split(
-            model, inputs, settings.batch_size, device, record["mean"], record["std"], "test"
-        )
+        image_ND, text_MD = encode_split(model, inputs, settings.batch_size, "test")
         return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
 
     metrics = {}
-    for name, folder, part in (("last", LAST, run["last"]), ("test", TRAINED, run["best"])):
+    for name, folder, moment in (("last", LAST, run.last), ("test", TRAINED, run.best)):
         encoded = encode(folder)
-        state = {**part, "sampler": run["sampler"]}
-        judgment = judge(encoded, settings.folds, truths, state)
+        judgment = judge(encoded, settings.folds, truths, moment, run.sampler)
         metrics[name] = judgment.report
     limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
     ranks = encoded.ranks()
-    curves = similarity_curves(encoded, state)
-    threshold = state["statistics"]["positive"]["mean"] - run["sampler"]["cutdown"]
-    evaluate_key = digest_of(run["key"], params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
+    curves = similarity_curves(encoded, run.best, run.sampler)
+    evaluate_key = digest_of(run.key, params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
         write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by it
@@ -109,25 +111,26 @@ def main(weights: str | None) -> None:
         judgment.queries.to_parquet(folder / QUERIES.name, index=False)
         if limits is not None:
             write_json(folder / INTERVALS.name, limits)
-        similarity_figure(folder / "similarity.png", curves, threshold, "Test captions: own image, nearest other image")
+        title = "Test captions: own image, nearest other image"
+        similarity_figure(folder / "similarity.png", curves, run.threshold, title)
     write_json(METRICS, metrics)
 
     tracker = Tracker(params.tracking.experiment)
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
     check_recorded()
     with tracker:
-        if tracker.continue_for_evaluation(run["key"], evaluate_key, named, dotted(params), origin_tags()):
-            tracker.log_rows([{"step": run["best"]["step"], "time": tracker.began, **_flat(metrics)}])
+        if tracker.continue_for_evaluation(run.key, evaluate_key, named, dotted(params), origin_tags()):
+            tracker.log_rows([{"step": run.best.step, "time": tracker.began, **_flat(metrics)}])
             files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
             for path in files + ([INTERVALS] if limits else []):
                 tracker.artifact(path)
             tracker.describe(recall_markdown(metrics))
-            rows = pretrained.read_record(MANIFEST)["rows"]["test"]
+            rows = read_record(MANIFEST, "features")["rows"]["test"]
             source = {"stage": "download"}
             tracker.data_set(f"{params.data.name} test", "test", sha256(SPLIT / "test.json"), source, rows)
             if params.tracking.model is not None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
-                tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run["best"]["step"])
+                tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run.best.step)
             check_recorded()  # an evaluation that does not count is no run's
             tracker.finish()
             tracker.close()

@@ -104,11 +104,10 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
 
 
 def _name_data(tracker: Tracker, params: Params) -> None:
-    from pipeline.files import sha256
-    from pipeline.models.pretrained import read_record
+    from pipeline.files import read_record, sha256
     from pipeline.paths import MANIFEST, SOURCE, SPLIT
 
-    rows = read_record(MANIFEST)["rows"]
+    rows = read_record(MANIFEST, "features")["rows"]
     source: dict[str, Any] = read_record(SOURCE) if SOURCE.exists() else {}
     told = {"stage": "download"} | {key: str(source[key]) for key in ("title", "licence") if key in source}
     for part, context in (("train", "training"), ("val", "validation")):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.features.encoding import encode_split, model_images
+from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Inputs, epoch_plan, training_batches
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.clean_pairs import Mixture, clean_probability, nearest_clean
@@ -23,17 +23,8 @@ if TYPE_CHECKING:
 
 ENCODE_BATCH = 256
 
-Temperature = float | Literal["learned"]
 
-
-def learn_before_scoring(
-    model: MatchingModel,
-    inputs: Inputs,
-    pairs: PairsParams,
-    temperature: Temperature,
-    device: torch.device,
-    normalisation: tuple[list[float], list[float]],
-) -> None:
+def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParams) -> None:
     """`pairs.bank_epochs` of InfoNCE within the batch: noisy pairs are learnt last, so their losses then stand out."""
     optimiser = torch.optim.Adam(model.parameters(), lr=pairs.bank_lr)
     model.train()
@@ -43,14 +34,14 @@ def learn_before_scoring(
         spans = [local_span(len(batch)) for batch in plan]
         batches = training_batches(inputs, plan, spans, seeds=(pairs.seed, epoch), start=0, workers=0)
         for batch in progress(batches, label=f"bank epoch {epoch + 1}/{pairs.bank_epochs}", total=len(plan)):
-            there = batch.to(device)
-            image_bD, text_bD = model(model_images(there.images, *normalisation), there.texts)
+            there = batch.to(model.device)
+            image_bD, text_bD = model(there.images, there.texts)
             size = there.global_size
             loss_B = pair_losses(
                 gather(image_bD, size, differentiable=True),
                 gather(text_bD, size, differentiable=True),
                 gather(there.image_id, size),
-                model.temperature(temperature),
+                model.temperature,
             )
             own = slice(there.first, there.first + len(image_bD))
             optimiser.zero_grad()
@@ -87,14 +78,7 @@ def score_pairs(
 
 
 @torch.inference_mode()
-def make_bank(
-    model: MatchingModel,
-    inputs: Inputs,
-    pairs: PairsParams,
-    temperature: Temperature,
-    device: torch.device,
-    normalisation: tuple[list[float], list[float]],
-) -> tuple[pandas.DataFrame, Mixture]:
+def make_bank(model: MatchingModel, inputs: Inputs, pairs: PairsParams) -> tuple[pandas.DataFrame, Mixture]:
     """The bank's table (columns as `pipeline.bank.table` names them) and the mixture behind it.
 
     Raises:
@@ -102,9 +86,10 @@ def make_bank(
     """
     import pandas
 
-    image_ND, text_MD = encode_split(model, inputs, ENCODE_BATCH, device, *normalisation, label="bank")
+    device = model.device
+    image_ND, text_MD = encode_split(model, inputs, ENCODE_BATCH, "bank")
     image_M = inputs.caption_image.to(device)
-    loss_M = score_pairs(image_ND, text_MD, image_M, model.temperature(temperature), pairs.batch_size, pairs.seed)
+    loss_M = score_pairs(image_ND, text_MD, image_M, model.temperature, pairs.batch_size, pairs.seed)
     mixture = clean_probability(loss_M, pairs.seed)
     clean_M = mixture.clean_probability_M > pairs.clean_threshold
     if not clean_M.any():

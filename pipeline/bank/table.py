@@ -82,8 +82,8 @@ def read_bank(folder: Path, captions: int) -> Bank:
     return Bank(entries[:, 0], entries[:, 1], clean)
 
 
-def bank_figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """What `bank.json` says of the whole, by the names under which a run is told of it; nothing of a published bank."""
+def bank_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """What `bank.json` says of the whole, by the names under which a run logs it; nothing of a published bank."""
     if "clean_share" not in record:
         return {}
     found = {"bank/clean_share": record["clean_share"]}

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.captions import clean_caption
 from pipeline.data.scenes.scenes import generate, vocabulary
-from pipeline.features.make import padded
-from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.pixels import square_pixels
+from pipeline.features.tokens import padded, tokenised
 from pipeline.models import pretrained
 from pipeline.models.clip import image_tower, small_clip, text_tower
-from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, HALF, Pretrained
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF
+from pipeline.models.pretrained import Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import Params
 from pipeline.progress import progress
-from pipeline.runtime.processes import use_threads
+from pipeline.runtime.processes import own_device, use_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,7 +65,7 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
     model, base = params.model, params.base
     source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
     # what training will give them, so that they learn from the like
-    normalisation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (HALF, HALF)
+    normalisation = (CLIP_MEAN, CLIP_STD) if model.normalisation == "clip" else (HALF, HALF)
     shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
     vocabulary_size, positions = len(tokenizer), model.words + FRAME
     if model.family == "clip":
@@ -86,20 +86,16 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
 
 def _learn_scenes(made: Pretrained, params: Params) -> None:
     """InfoNCE over the batch, other captions of an image left out, on scenes that no split contains."""
-    base, words = params.base, params.model.words
+    base = params.base
     scenes = generate(params.data.scenes, base.seed, base.scenes, stream="base")
     size = params.data.scenes.size
     pixels_N = torch.stack([square_pixels(scene.image(size), params.model.image_size) for scene in scenes])
-    captions = [
-        caption if params.model.captions == "raw" else clean_caption(caption, words)
-        for scene in scenes
-        for caption in scene.captions
-    ]
+    captions = [caption for scene in scenes for caption in scene.captions]
     image_M = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.captions])
-    tokens = [torch.tensor(ids) for ids in made.tokenizer(captions, truncation=True)["input_ids"]]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    identity = torch.nn.Identity()
-    model = MatchingModel(image_tower(made.image), text_tower(made.text, params.model.pooling), identity, identity)
+    tokens = tokenised(made.tokenizer, captions, params.model)
+    towers = image_tower(made.image), text_tower(made.text, params.model.pooling)
+    identity, device = torch.nn.Identity(), own_device()
+    model = MatchingModel(*towers, identity, identity, width=base.width, mean=made.mean, std=made.std)
     model.to(device).train()
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
@@ -109,10 +105,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
             group["lr"] = base.lr * _schedule(step, len(plan))
         image_B = image_M[captions_B]
         texts = padded([tokens[int(row)] for row in captions_B], made.tokenizer.pad_token_id, None)
-        images_BD, texts_BD = model(
-            normalised(pixels_N[image_B].to(device), made.mean, made.deviation),
-            type(texts)(texts.ids.to(device), texts.mask.to(device)),
-        )
+        images_BD, texts_BD = model(pixels_N[image_B].to(device), texts.to(device))
         loss = 2 * pair_losses(images_BD, texts_BD, image_B.to(device), base.temperature).mean()
         optimiser.zero_grad()
         loss.backward()

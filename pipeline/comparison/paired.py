@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.retrieval.recall import DIRECTIONS
 from pipeline.retrieval.uncertainty import paired_differences
 
 if TYPE_CHECKING:
     import pandas
 
-DIRECTIONS = ("i2t", "t2i")
 QUERY = ("direction", "query", "image", "fold", "rank")
 LEVEL = 0.95
 REPLICATES = 2000

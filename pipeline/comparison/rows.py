@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.comparison.conditions import Condition, as_number, same_value
 from pipeline.comparison.paired import Difference, over_queries, over_seeds
 from pipeline.errors import InputError
+from pipeline.retrieval.recall import recall_names
 
 if TYPE_CHECKING:
     import pandas
@@ -23,9 +24,7 @@ DATA, CODE = "data.digest", "code.digest"
 """Tags of a run: what its training read, and the code that computed it."""
 DIGITS = 12  # of a digest, as shown
 
-DIRECTIONS = ("i2t", "t2i")
-DEPTHS = (1, 5, 10)
-METRICS = ("test/rsum", *(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in DEPTHS))
+METRICS = ("test/rsum", *(f"test/{name}" for name in recall_names("/")))
 
 QueriesOf = Callable[[str], "pandas.DataFrame | None"]
 """A run's table of test queries by its id; None where it keeps none."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.archives import BROKEN
 from pipeline.errors import InputError
+from pipeline.files import parse_json
 
 MOST_TEXT_BYTES = 1 << 29  # three times MS-COCO's captions; what is in an archive has data.limits
 
@@ -40,8 +40,4 @@ def read_lines(file: Traversable) -> list[str]:
 
 def read_json(file: Traversable, label: str | None = None) -> Any:
     """A file's JSON; errors as `read_text`, and for JSON that is cut off. `label` names it where its path would not."""
-    label = label or str(file)
-    try:
-        return json.loads(read_text(file, label))
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
-        raise InputError(f"{label}: not readable as JSON (cut off?): {error}") from None
+    return parse_json(read_text(file, label), label or str(file))

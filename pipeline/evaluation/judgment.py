@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.data.splits.truth_file import DIRECTIONS, Truth
+from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
 from pipeline.retrieval.ranks import retrieval_ranks
-from pipeline.retrieval.recall import folded_ranks, recall_at, retrieval_report
+from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, recall_at, retrieval_report
 from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
 from pipeline.retrieval.uncertainty import intervals, quality_intervals
 from pipeline.sampling.posterior import false_negative_posterior
+from pipeline.sampling.strategies import fne_weights
+from pipeline.training.record import Moment, SamplerRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +80,9 @@ def check_folds(folds: int, images: int) -> None:
         )
 
 
-def judge(encoded: Encoded, folds: int, truths: Mapping[str, Truth], run: Mapping[str, Any]) -> Judgment:
+def judge(
+    encoded: Encoded, folds: int, truths: Mapping[str, Truth], moment: Moment, sampler: SamplerRecord
+) -> Judgment:
     """Everything there is to say of one model on one split.
 
     Figures against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
@@ -88,7 +92,8 @@ def judge(encoded: Encoded, folds: int, truths: Mapping[str, Truth], run: Mappin
         encoded: the split.
         folds: recalls are the mean over so many contiguous folds; the truth is asked of the whole split.
         truths: what is known of its pairs, by source.
-        run: the statistics that the run ended with, and the sampler's settings.
+        moment: the run's statistics when it had these weights.
+        sampler: the run's settings.
     """
     ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
     report = _mean([retrieval_report(*fold) for fold in ranks])
@@ -107,7 +112,7 @@ def judge(encoded: Encoded, folds: int, truths: Mapping[str, Truth], run: Mappin
                 queries.loc[row_A, name + suffix] = 100 * value_A.numpy()
         if graded:
             report[f"truth{suffix}"] = graded
-        pairs = _unpaired(encoded, truth, run)
+        pairs = _unpaired(encoded, truth, moment, sampler)
         if 0 < int(pairs.true_P.sum()) < len(pairs.true_P):
             unpaired[source] = pairs
             report[f"posterior{suffix}"] = ranking_quality(pairs.posterior_P, pairs.true_P)
@@ -159,7 +164,7 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
     return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
 
 
-def _unpaired(encoded: Encoded, truth: Truth, run: Mapping[str, Any]) -> Unpaired:
+def _unpaired(encoded: Encoded, truth: Truth, moment: Moment, sampler: SamplerRecord) -> Unpaired:
     asked_P = truth.asked_P["i2t"]
     image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
     true_P = torch.from_numpy(truth.true_P[asked_P])
@@ -168,7 +173,7 @@ def _unpaired(encoded: Encoded, truth: Truth, run: Mapping[str, Any]) -> Unpaire
     kept_P = encoded.caption_image_M[caption_P] != image_P
     image_P, caption_P, true_P = image_P[kept_P], caption_P[kept_P], true_P[kept_P]
     similarity_P = _similarity(encoded, image_P, caption_P).cpu()
-    return Unpaired(image_P, similarity_P, posterior(similarity_P, run), true_P)
+    return Unpaired(image_P, similarity_P, posterior(similarity_P, moment, sampler), true_P)
 
 
 def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
@@ -201,42 +206,55 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
     return nested
 
 
-def posterior(similarity: Tensor, run: Mapping[str, Any]) -> Tensor:
-    """The false-negative posterior by the statistics that a run ended with."""
-    populations = {
-        name: SimpleNamespace(
-            mean=torch.tensor(part["mean"], dtype=torch.float64),
-            variance=torch.tensor(part["variance"], dtype=torch.float64),
-        )
-        for name, part in run["statistics"].items()
-    }
-    return false_negative_posterior(
-        similarity.double(), populations["positive"], populations["negative"], run["sampler"]["prior"]
+def posterior(similarity: Tensor, moment: Moment, sampler: SamplerRecord) -> Tensor:
+    """The false-negative posterior by the statistics that a run had at some moment, float64."""
+    statistics = _statistics(moment)
+    return false_negative_posterior(similarity.double(), statistics.positive, statistics.negative, sampler.prior)
+
+
+def _statistics(moment: Moment) -> Any:
+    """A run's recorded statistics in the place of `SimilarityStatistics`, which holds sums instead of a variance."""
+    recorded = moment.statistics
+    return SimpleNamespace(
+        **{
+            name: SimpleNamespace(
+                **{key: torch.tensor(getattr(part, key), dtype=torch.float64) for key in ("mean", "variance", "count")}
+            )
+            for name, part in (("positive", recorded.positive), ("negative", recorded.negative))
+        }
     )
 
 
-def similarity_curves(encoded: Encoded, run: Mapping[str, Any]) -> pandas.DataFrame:
-    """Densities of matched pairs and of their nearest mismatches, with the posterior and FNE's weight over them."""
+def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) -> pandas.DataFrame:
+    """Densities of each caption's similarity to its own image and to the nearest other, the posterior over them, and
+    FNE's weight of a candidate whose anchor is as similar to its own positive as the average one.
+    """
     import numpy as np
     import pandas
 
     matched_M, mismatch_M = _nearest(encoded)
     low = min(torch.cat([matched_M, mismatch_M]).min().item(), HIGHEST_LOW)
     edges = np.linspace(low, 1.0, CURVE_POINTS + 1)
-    centre = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
-    chance = posterior(centre, run)
-    sampler = run["sampler"]
-    distance = (centre - matched_M.double().mean()).square()
-    weight = torch.exp(-sampler["alpha"] * torch.where(chance > sampler["suspect"], chance, distance))
-    weight[centre <= run["statistics"]["positive"]["mean"] - sampler["cutdown"]] = 0
+    centre_C = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
+    weight_1C = fne_weights(
+        centre_C[None],
+        matched_M.double().mean()[None],
+        torch.zeros(1, CURVE_POINTS, dtype=torch.bool),
+        _statistics(moment),
+        cutdown=sampler.cutdown,
+        alpha=sampler.alpha,
+        prior=sampler.prior,
+        suspect=sampler.suspect,
+        min_matches=sampler.min_matches,
+    )
     return pandas.DataFrame(
         {
-            "similarity": centre.numpy(),
+            "similarity": centre_C.numpy(),
             "matched": np.histogram(matched_M.numpy(), edges, density=True)[0],
             # a split of one image has no mismatch
             "unmatched": np.histogram(mismatch_M.numpy(), edges, density=True)[0] if len(mismatch_M) else 0.0,
-            "posterior": chance.numpy(),
-            "weight": weight.numpy(),
+            "posterior": posterior(centre_C, moment, sampler).numpy(),
+            "weight": weight_1C[0].numpy(),
         }
     )
 

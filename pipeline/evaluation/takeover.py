@@ -10,20 +10,20 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.features.encoding import encode_split
-from pipeline.features.inputs import epoch_plan
+from pipeline.features.inputs import epoch_plan, open_inputs
 from pipeline.files import atomic_folder, users_file, write_json
 from pipeline.models import pretrained
+from pipeline.models.build import make_model, save_trained
 from pipeline.models.clip import split_clip
 from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, published_record, read_checkpoint, recognise
 from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams, Params
-from pipeline.paths import BASE, FEATURES, HISTORY, LAST, MANIFEST, RUN, SPLIT, TRAINED, VALIDATION
+from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
+from pipeline.runtime.processes import own_device
 from pipeline.sampling.statistics import SimilarityStatistics
-from pipeline.training.build import model_over_towers, save_trained
 from pipeline.training.record import write_history, write_validations
-from pipeline.training.setup import model_record, open_inputs
 
 FAMILIES = {"fne": "vit_bert", "npc": "clip"}
 
@@ -68,29 +68,24 @@ def take_over(params: Params, key: str) -> str:
     """
     assert params.model.weights is not None
     made, model, origin = convert(params.model.weights, BASE, params.model)
-    params = params.model_copy(update={"model": model})
-    manifest = pretrained.read_record(MANIFEST)
-    normalisation = (manifest["mean"], manifest["std"])
-    inputs = open_inputs(params, FEATURES, SPLIT, "val", made.tokenizer.pad_token_id, augment=False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    matching = model_over_towers(made, model).to(device)
-    image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size, device, *normalisation)
+    inputs = open_inputs(model, FEATURES, SPLIT, "val", made.tokenizer.pad_token_id)
+    matching = make_model(made, model).to(own_device())
+    image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size)
     statistics = SimilarityStatistics(params.sampler.statistics)
     # a checkpoint holds no statistics: the validation split stands for the last epoch's batches
     for rows in epoch_plan(len(text_MD), params.train.batch_size, params.seed, 0):
         rows_B = torch.from_numpy(rows)
-        image_B = inputs.caption_image[rows_B].to(device)
-        similarity_BB = image_ND[image_B] @ text_MD[rows_B.to(device)].T
+        image_B = inputs.caption_image[rows_B].to(matching.device)
+        similarity_BB = image_ND[image_B] @ text_MD[rows_B.to(matching.device)].T
         statistics.update(similarity_BB, image_B[:, None] == image_B[None, :])
-    figures = recalls(*retrieval_ranks(image_ND, text_MD, inputs.caption_image))
+    found = recalls(*retrieval_ranks(image_ND, text_MD, inputs.caption_image))
     with atomic_folder(TRAINED) as trained:
         for folder in (trained, trained / LAST.relative_to(TRAINED)):
-            folder.mkdir(exist_ok=True)
-            save_trained(folder, matching.cpu(), made, model_record(model, image_ND.shape[1], manifest))
-    history = [{"epoch": 0, "step": 0, **{f"val/{name.replace('_', '/')}": value for name, value in figures.items()}}]
+            save_trained(folder, matching.cpu(), model, made)
+    history = [{"epoch": 0, "step": 0, **{f"val/{name.replace('_', '/')}": value for name, value in found.items()}}]
     write_history(HISTORY, history)
     write_validations(VALIDATION, history)
     moment = {"epoch": 0, "step": 0, "statistics": statistics.as_numbers()}
     settings = params.sampler.model_dump() | {"loss": params.loss.name}
     write_json(RUN, {"key": key, "best": moment, "last": moment, "sampler": settings, "published": origin})
-    return f"{origin['kind'].upper()}'s published weights: validation rsum {figures['rsum']:.1f}"
+    return f"{origin['kind'].upper()}'s published weights: validation rsum {found['rsum']:.1f}"

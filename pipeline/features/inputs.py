@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.images import decode
-from pipeline.data.splits.format import Split
+from pipeline.data.splits.format import Split, read_split
 from pipeline.errors import InputError
-from pipeline.features.make import padded
 from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import MappedFeatures, PackedShards, feature_shards
+from pipeline.features.tokens import fixed_length, padded
+from pipeline.files import read_record
 from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 
@@ -38,7 +39,7 @@ class Entries(NamedTuple):
     def to(self, device: torch.device) -> Entries:
         """The same on another device."""
         images, image_id = (part.to(device, non_blocking=True) for part in (self.images, self.image_id))
-        return Entries(images, moved(self.texts, device), image_id)
+        return Entries(images, self.texts.to(device, non_blocking=True), image_id)
 
     def halves(self) -> tuple[Entries, Entries]:
         """Those for the images, and those for the captions."""
@@ -67,15 +68,8 @@ class Batch(NamedTuple):
         there = (part.to(device, non_blocking=True) for part in (self.images, self.image_id, self.caption_id))
         images, image_id, caption_id = there
         entries = None if self.entries is None else self.entries.to(device)
-        texts = moved(self.texts, device)
+        texts = self.texts.to(device, non_blocking=True)
         return Batch(images, texts, image_id, caption_id, self.first, self.global_size, entries)
-
-
-def moved(texts: Tensor | Tokens, device: torch.device) -> Tensor | Tokens:
-    """The same on another device."""
-    if isinstance(texts, Tokens):
-        return Tokens(*(part.to(device, non_blocking=True) for part in texts))
-    return texts.to(device, non_blocking=True)
 
 
 class Inputs:
@@ -84,22 +78,18 @@ class Inputs:
     Args:
         folder: the split's shards.
         split: which caption belongs to which image.
-        manifest: what `features.json` says.
-        model: sizes and pooling.
+        model: what is trained, sizes and pooling.
         pad: the tokenizer's padding id.
         augment: crop, flip and change training images.
     """
 
-    def __init__(
-        self, folder: Path, split: Split, manifest: dict[str, Any], model: ModelParams, pad: int, *, augment: bool
-    ) -> None:
+    def __init__(self, folder: Path, split: Split, model: ModelParams, pad: int, *, augment: bool) -> None:
         """Open the shards; nothing is read yet."""
-        self.frozen = manifest["train"] == "heads"
+        self.frozen = model.train == "heads"
         self.caption_image = torch.tensor(split.caption_image)
         self.names = split.images
         self.pad = pad
-        # FNE's code truncates and pads to a fixed length in evaluation only
-        self.evaluation_length = model.words if model.pooling == "mean_all" else None
+        self.evaluation_length = fixed_length(model)
         self.size = model.image_size
         self.augment = augment and not self.frozen
         self._pixels: dict[int, Tensor] = {}
@@ -111,6 +101,15 @@ class Inputs:
                 f"{folder}: holds {len(self._images)} images and {len(self._captions)} captions, the split "
                 f"{len(split.images)} and {len(split.captions)}; run `dvc repro features` again"
             )
+
+    @property
+    def feature_widths(self) -> tuple[int, int] | None:
+        """The images' and the captions' W; None where the towers are trained."""
+        if not self.frozen:
+            return None
+        texts = self.texts([0], training=True)
+        assert isinstance(texts, Tensor)
+        return self.images([0]).shape[1], texts.shape[1]
 
     def images(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Tensor:
         """Features (b, W), or pixels (b, 3, S, S) uint8; `seeds` decide the augmentation of each."""
@@ -140,6 +139,25 @@ class Inputs:
         if self._keep:
             self._pixels[index] = pixels
         return pixels
+
+
+def open_inputs(
+    model: ModelParams, features: Path, split_folder: Path, name: str, pad: int, *, augment: bool = False
+) -> Inputs:
+    """One split's inputs.
+
+    Raises:
+        InputError: when `features` was made for other parameters.
+    """
+    path = features / "features.json"
+    manifest = read_record(path, "features")
+    for key in ("train", "image_size", "features_dtype"):
+        wanted = getattr(model, key)
+        if manifest.get(key) != wanted:
+            raise InputError(
+                f"{path}: made for model.{key} {manifest.get(key)}, params.yaml says {wanted}; run `dvc repro features`"
+            )
+    return Inputs(features / name, read_split(split_folder / f"{name}.json"), model, pad, augment=augment)
 
 
 class _PlannedBatches(Dataset[Batch]):

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.data.captions import clean_caption
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
-from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import SHARD_ROWS, pack, write_shards
+from pipeline.features.tokens import encoded_captions, tokenised
 from pipeline.files import sha256
 from pipeline.models.clip import image_tower, text_tower
-from pipeline.models.pretrained import CLIP_DEVIATION, CLIP_MEAN, Pretrained
-from pipeline.models.towers import Tokens
+from pipeline.models.normalisation import normalised
+from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams
 from pipeline.progress import progress
 from pipeline.runtime.processes import own_device, process_index, wait_for_all
@@ -51,19 +51,17 @@ def make_features(
     Raises:
         InputError: when the disk has too little room, an image does not decode, or a feature is too large for float16.
     """
-    mean, deviation = (CLIP_MEAN, CLIP_DEVIATION) if model.normalisation == "clip" else (base.mean, base.deviation)
+    mean, std = base.normalisation(model.normalisation)
     _check_room(folder, splits, archive, model)
     if model.train == "heads":
-        encoder = _FrozenTowers(base, model, mean, deviation)
+        encoder = _FrozenTowers(base, model)
         make_image, make_text = encoder.images, encoder.captions
     else:
-        make_image, make_text = partial(_prepared, size=model.image_size), partial(tokenised, base.tokenizer)
+        make_image = partial(_prepared, size=model.image_size)
+        make_text = partial(_tokens, base=base, model=model)
     for name, split in splits.items():
-        captions = [
-            caption if model.captions == "raw" else clean_caption(caption, model.words) for caption in split.captions
-        ]
         _write_rows(folder / name, "images", split.images, lambda names: make_image(archive, names), name)
-        _write_rows(folder / name, "captions", captions, make_text, name)
+        _write_rows(folder / name, "captions", split.captions, make_text, name)
     wait_for_all()
     made = sorted(folder.rglob("*.safetensors")) if process_index() == 0 else []
     return {
@@ -71,7 +69,7 @@ def make_features(
         "features_dtype": model.features_dtype,
         "image_size": model.image_size,
         "mean": list(mean),
-        "std": list(deviation),
+        "std": list(std),
         "rows": {
             name: {"images": len(split.images), "captions": len(split.captions)} for name, split in splits.items()
         },
@@ -91,39 +89,27 @@ def _write_rows(
 class _FrozenTowers:
     """Pooled outputs of both towers, in evaluation mode, on a GPU where there is one."""
 
-    def __init__(self, base: Pretrained, model: ModelParams, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    def __init__(self, base: Pretrained, model: ModelParams) -> None:
         self.device = own_device()
-        self.image_tower: nn.Module = image_tower(base.image).eval().to(self.device)
-        self.text_tower: nn.Module = text_tower(base.text, model.pooling).eval().to(self.device)
-        self.tokenizer, self.model = base.tokenizer, model
-        self.mean, self.deviation = mean, deviation
+        self.image_tower = image_tower(base.image).eval().to(self.device)
+        self.text_tower = text_tower(base.text, model.pooling).eval().to(self.device)
+        self.base, self.model = base, model
 
     @torch.inference_mode()
     def images(self, archive: ImageArchive, names: Sequence[str]) -> dict[str, Tensor]:
         """Features (n, W), decoding on other threads while the tower runs."""
         features = []
+        mean, std = self.base.normalisation(self.model.normalisation)
         with ThreadPoolExecutor() as pool:
             pixels = pool.map(lambda name: square_pixels(archive.decode(name), self.model.image_size), names)
             for _ in range(0, len(names), ENCODE_BATCH):
                 batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
-                features.append(self.image_tower(normalised(batch.to(self.device), self.mean, self.deviation)).cpu())
+                features.append(self.image_tower(normalised(batch.to(self.device), mean, std)).cpu())
         return self._stored(torch.cat(features))
 
-    @torch.inference_mode()
     def captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Features (n, W); captions of like length share a batch, so that little padding is encoded."""
-        rows = tokenised(self.tokenizer, captions)
-        fixed = self.model.words if self.model.pooling == "mean_all" else None
-        tokens = [rows["value"][start:end] for start, end in zip(rows["offset"], rows["offset"][1:], strict=False)]
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        features: list[Tensor] = [torch.empty(0)] * len(tokens)
-        for start in range(0, len(order), ENCODE_BATCH):
-            chosen = order[start : start + ENCODE_BATCH]
-            batch = padded([tokens[row] for row in chosen], self.tokenizer.pad_token_id, fixed)
-            encoded = self.text_tower(Tokens(batch.ids.to(self.device), batch.mask.to(self.device))).cpu()
-            for row, feature in zip(chosen, encoded, strict=True):
-                features[row] = feature
-        return self._stored(torch.stack(features))
+        """Features (n, W)."""
+        return self._stored(encoded_captions(self.text_tower, self.device, self.base.tokenizer, captions, self.model))
 
     def _stored(self, feature_NW: Tensor) -> dict[str, Tensor]:
         stored_NW = feature_NW.to(DTYPES[self.model.features_dtype])
@@ -135,24 +121,8 @@ class _FrozenTowers:
         return {"feature": stored_NW}
 
 
-def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
-    """Rows of token ids as one batch: padded to the longest, or cut (the closing token kept) and padded to `length`."""
-    if length is not None:
-        rows = [row if len(row) <= length else torch.cat([row[: length - 1], row[-1:]]) for row in rows]
-    width = length or max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return Tokens(ids, mask)
-
-
-def tokenised(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
-    """Token ids of cleaned captions, packed: `value` (all ids in a row) and `offset` (where each caption begins)."""
-    longest = min(tokenizer.model_max_length, 512)  # a tokenizer without a limit says 10^30
-    ids = tokenizer(list(captions), truncation=True, max_length=longest)["input_ids"]
-    return pack([torch.tensor(row, dtype=torch.int32) for row in ids])
+def _tokens(captions: Sequence[str], *, base: Pretrained, model: ModelParams) -> dict[str, Tensor]:
+    return pack(tokenised(base.tokenizer, captions, model))
 
 
 def _prepared(archive: ImageArchive, names: Sequence[str], *, size: int) -> dict[str, Tensor]:

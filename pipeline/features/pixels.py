@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +17,3 @@ def square_pixels(image: Image, size: int) -> Tensor:
 
     resized = image if image.size == (size, size) else image.resize((size, size), Resampling.BICUBIC)
     return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
-
-
-def normalised(pixels_B3HW: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
-    """uint8 pixels to float32 of zero mean and unit deviation a channel, on the pixels' own device."""
-    shift = torch.tensor(mean, device=pixels_B3HW.device).view(3, 1, 1)
-    scale = torch.tensor(deviation, device=pixels_B3HW.device).view(3, 1, 1)
-    return (pixels_B3HW.float() / 255 - shift) / scale

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import sha256, users_path, write_json
+from pipeline.files import read_record, sha256, users_path, write_json
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, channels
 from pipeline.models.sizes import check_model, check_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
-HALF = (0.5, 0.5, 0.5)  # what ViT's own image processor uses, and so a ViT without one
 
 
 @dataclass(frozen=True)
@@ -35,10 +31,14 @@ class Pretrained:
     text: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     source: dict[str, Any]
     logit_scale: float | None = None
     """A CLIP's: the logarithm of what it multiplies similarities by."""
+
+    def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of pixels, as `model.normalisation` says: the towers' own ("model") or CLIP's."""
+        return (CLIP_MEAN, CLIP_STD) if kind == "clip" else (self.mean, self.std)
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
@@ -51,12 +51,12 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
     text_model, text_place = _load_backbone("text", text, text_revision)
     tokenizer = _tokenizer("text", text, text_place, text_revision)
     with _explained("image", image):
-        mean, deviation = _normalisation(image_place, image_revision, image_model.config)
+        mean, std = _normalisation(image_place, image_revision, image_model.config)
     source = {
         "image": {"name": image, "revision": _commit(image_place, image_revision)},
         "text": {"name": text, "revision": _commit(text_place, text_revision)},
     }
-    return Pretrained(image_model, text_model, tokenizer, mean, deviation, source)
+    return Pretrained(image_model, text_model, tokenizer, mean, std, source)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -72,9 +72,9 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     image, text, logit_scale = split_clip(model)  # type: ignore[arg-type]
     tokenizer = _tokenizer("image", name, place, revision)
     with _explained("image", name):
-        mean, deviation = _normalisation(place, revision, image.config)
+        mean, std = _normalisation(place, revision, image.config)
     origin = {"name": name, "revision": _commit(place, revision)}
-    return Pretrained(image, text, tokenizer, mean, deviation, {"image": origin, "text": origin}, logit_scale)
+    return Pretrained(image, text, tokenizer, mean, std, {"image": origin, "text": origin}, logit_scale)
 
 
 def save(folder: Path, pretrained: Pretrained) -> None:
@@ -85,7 +85,7 @@ def save(folder: Path, pretrained: Pretrained) -> None:
     record = {
         **pretrained.source,
         "mean": list(pretrained.mean),
-        "std": list(pretrained.deviation),
+        "std": list(pretrained.std),
         "logit_scale": pretrained.logit_scale,
         "sha256": {side: sha256(folder / side / "model.safetensors") for side in ("image", "text")},
     }
@@ -100,30 +100,17 @@ def load(folder: Path) -> Pretrained:
     """
     from transformers import AutoTokenizer
 
-    record = read_record(folder / "base.json")
+    record = read_record(folder / "base.json", "base")
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
     with _explained("text", text_place):
         tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     try:
         source = {side: record[side] for side in ("image", "text")}
-        mean, deviation = _channels(record["mean"]), _channels(record["std"])
+        mean, std = channels(record["mean"]), channels(record["std"])
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
-    return Pretrained(image_model, text_model, tokenizer, mean, deviation, source, record.get("logit_scale"))
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A stage's own JSON record, or the error that says which stage makes it."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
-        raise InputError(f"{path}: not readable as JSON (cut off?): {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path}: expected an object, found {type(record).__name__}")
-    return record
+    return Pretrained(image_model, text_model, tokenizer, mean, std, source, record.get("logit_scale"))
 
 
 def silence_transformers() -> None:
@@ -224,22 +211,14 @@ def _commit(place: str, asked: str | None) -> str | None:
 
 
 def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The image model's own mean and deviation: from its preprocessor, from timm's configuration, or ViT's."""
+    """The image model's own mean and standard deviation: from its preprocessor, from timm's configuration, or ViT's."""
     from transformers.utils import cached_file
 
     path = cached_file(
         place, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
     )
     if path is not None:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return _channels(record.get("image_mean")), _channels(record.get("image_std"))
+        record = read_record(Path(path))
+        return channels(record.get("image_mean")), channels(record.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
-    return _channels(timm.get("mean")), _channels(timm.get("std"))
-
-
-def _channels(values: Any) -> tuple[float, ...]:
-    """Three finite numbers; ViT's own where there are none."""
-    numbers = tuple(float(value) for value in values or HALF)
-    if len(numbers) != len(HALF) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"a mean or deviation of {numbers}, expected three numbers")
-    return numbers
+    return channels(timm.get("mean")), channels(timm.get("std"))

@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, W a tower's own width, D the joint width.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pipeline.errors import InputError
+from pipeline.models.normalisation import HALF, normalised
 
 Pooling = Literal["masked_mean", "mean_all"]
+FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
+LOWEST_TEMPERATURE = 0.01  # of a learned one (Radford et al. 2021)
 
 
 class Tokens(NamedTuple):
@@ -22,6 +26,10 @@ class Tokens(NamedTuple):
 
     ids: Tensor
     mask: Tensor
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Tokens:
+        """The same on another device."""
+        return Tokens(*(part.to(device, non_blocking=non_blocking) for part in self))
 
 
 class ImageTower(nn.Module):
@@ -97,9 +105,13 @@ class MatchingModel(nn.Module):
 
     Args:
         image_tower: images to features; `nn.Identity` where the features were computed before.
-        text_tower: tokens to features; likewise.
+        text_tower: tokens to features; the same.
         image_head: features to the joint width: a projection, a `Head`, or `nn.Identity`.
-        text_head: likewise.
+        text_head: the same.
+        width: D, of the joint space.
+        mean: of the pixels that the image tower expects, a channel.
+        std: their standard deviation.
+        temperature: what similarities are divided by, unless it is learned.
 
     Where the temperature is learned, `logit_scale` is the logarithm of what similarities are multiplied by.
     """
@@ -110,9 +122,16 @@ class MatchingModel(nn.Module):
         text_tower: nn.Module,
         image_head: nn.Module,
         text_head: nn.Module,
+        *,
+        width: int,
+        mean: Sequence[float] = HALF,
+        std: Sequence[float] = HALF,
+        temperature: float = FIRST_TEMPERATURE,
     ) -> None:
         """Take over the four parts."""
         super().__init__()
+        self.width, self.mean, self.std = width, tuple(mean), tuple(std)
+        self.fixed_temperature = temperature
         self.logit_scale: nn.Parameter | None = None
         self.image_tower = image_tower
         self.text_tower = text_tower
@@ -123,15 +142,23 @@ class MatchingModel(nn.Module):
         """Both sides' unit vectors, (B, D) each, float32 also under mixed precision."""
         return self.encode_image(images), self.encode_text(texts)
 
-    def temperature(self, fixed: float | Literal["learned"]) -> float | Tensor:
-        """What similarities are divided by: `fixed`, or the learned one."""
-        if fixed != "learned":
-            return fixed
-        return learned_temperature(self.logit_scale)
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """What similarities are divided by: the learned one, if there is one."""
+        return self.fixed_temperature if self.logit_scale is None else learned_temperature(self.logit_scale)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the image tower takes: uint8 pixels (B, 3, H, W) are normalised, everything else stays as it is."""
+        return normalised(images, self.mean, self.std) if images.dtype == torch.uint8 else images
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Pixels or frozen features to unit vectors (B, D)."""
-        return _unit(self.image_head(self.image_tower(images)))
+        """Pixels (uint8, or normalised before) or frozen features to unit vectors (B, D)."""
+        return _unit(self.image_head(self.image_tower(self.normalise(images))))
 
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
         """Tokens or frozen features to unit vectors (B, D)."""
@@ -158,11 +185,9 @@ def _unit(feature_BD: Tensor) -> Tensor:
     return normalize(feature_BD if feature_BD.dtype == torch.float64 else feature_BD.float(), dim=1)
 
 
-def learned_temperature(logit_scale: Tensor | None) -> Tensor:
-    """What similarities are divided by, at least 0.01 (Radford et al. 2021)."""
-    if logit_scale is None:
-        raise ValueError("this model has no temperature of its own")
-    return (-logit_scale).exp().clamp(min=0.01)
+def learned_temperature(logit_scale: Tensor) -> Tensor:
+    """What similarities are divided by, from the logarithm of what they are multiplied by."""
+    return (-logit_scale).exp().clamp(min=LOWEST_TEMPERATURE)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A run's figures as the Markdown that stands above it in MLflow."""
+"""A run's metrics as the Markdown that stands above it in MLflow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.comparison.table import markdown
+from pipeline.retrieval.recall import report_recalls
 
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
 
@@ -17,9 +18,8 @@ def recall_markdown(metrics: Mapping[str, Any]) -> str:
     table = [[*header, *(["i2t mAP@R", "t2i mAP@R"] if exact else [])]]
     for name, label in WEIGHTS.items():
         report = metrics[name]
-        figures = [report[side][cutoff] for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
-        figures.append(report["rsum"])
+        values = [*report_recalls(report), report["rsum"]]
         if exact:
-            figures += [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")]
-        table.append([label, *(f"{figure:.1f}" for figure in figures)])
+            values += [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")]
+        table.append([label, *(f"{value:.1f}" for value in values)])
     return markdown(table, parameters=1)

@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from pipeline.retrieval.published import FIGURES, WITHOUT_FNE, Published
+from pipeline.retrieval.published import WITHOUT_FNE, Published
+from pipeline.retrieval.recall import recall_names, report_recalls
 
 NUMBERS = ("i2t\nR@1", "\nR@5", "\nR@10", "t2i\nR@1", "\nR@5", "\nR@10", "\nrsum", "i2t\nmAP", "t2i\nmAP")
 MARK = "†"
@@ -34,15 +35,15 @@ def recalls_table(
     for name, label in (("test", "this run"), ("last", "its last epoch")):
         truth = metrics[name].get("truth", {})
         graded = [truth.get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]
-        table.add_row(label, *_numbers([*_recalls(metrics[name]), metrics[name]["rsum"], *graded]))
+        table.add_row(label, *_numbers([*report_recalls(metrics[name]), metrics[name]["rsum"], *graded]))
         if name == "test" and intervals:
             truth = intervals.get("truth", {})
             graded = [truth.get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]
-            pairs = [*_recalls(intervals), intervals.get("rsum"), *graded]
+            pairs = [*report_recalls(intervals), intervals.get("rsum"), *graded]
             table.add_row("95 % interval", *("" if pair is None else f"{pair[0]:.0f}–{pair[1]:.0f}" for pair in pairs))
     for row in published:
         noise = "noise ?" if row.noise is None else f"noise {row.noise:g}"
-        figures = [f"{row.recalls[name]:.1f}{MARK if name in row.wrong else ''}" for name in FIGURES]
+        figures = [f"{row.recalls[name]:.1f}{MARK if name in row.wrong else ''}" for name in recall_names()]
         table.add_row(f"{row.method}, {noise}", *figures, *_numbers([row.rsum]), "", "")
     return Group(table, "", *_notes(metrics, published))
 
@@ -57,10 +58,6 @@ def _notes(metrics: Mapping[str, Any], published: Sequence[Published]) -> list[s
     if any(row.wrong for row in published):
         notes.append(f"{MARK} a known error of the published evaluation (it repeats i2t R@10): do not compare")
     return notes
-
-
-def _recalls(report: Mapping[str, Any]) -> list[Any]:
-    return [report.get(side, {}).get(cutoff) for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
 
 
 def _numbers(figures: Iterable[float | None]) -> list[str]:

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.retrieval.recall import recall_names
+
 TABLE = Path(__file__).with_name("published.csv")
-FIGURES = ("i2t_R1", "i2t_R5", "i2t_R10", "t2i_R1", "t2i_R5", "t2i_R10")
 KNOWN_ERROR = "a known error"  # how a row's remark begins to say that its t2i_R10 is not one
 WITHOUT_FNE = "FNE paper: unavailable"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table: recalls in percent, by the names in `FIGURES`."""
+    """One row of a published table: recalls in percent, by the names of `recall_names`."""
 
     method: str
     protocol: str
@@ -51,7 +52,7 @@ def published(data_set: str, folds: int = 1) -> list[Published]:
                 row["method"],
                 row["protocol"],
                 float(row["noise"]) if row["noise"] else None,
-                {name: float(row[name]) for name in FIGURES},
+                {name: float(row[name]) for name in recall_names()},
                 row["source"],
                 row["remark"],
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,12 @@ from torch import Tensor
 from pipeline.retrieval.ranks import retrieval_ranks
 
 CUTOFFS = (1, 5, 10)
+DIRECTIONS = ("i2t", "t2i")
+
+
+def recall_names(between: str = "_") -> tuple[str, ...]:
+    """The six recalls in the order of published tables: `i2t_R1` … `t2i_R10`, or with another sign `between`."""
+    return tuple(f"{direction}{between}R{cutoff}" for direction in DIRECTIONS for cutoff in CUTOFFS)
 
 
 def recall_at(ranks: Tensor, cutoff: int) -> float:
@@ -20,12 +27,13 @@ def recall_at(ranks: Tensor, cutoff: int) -> float:
 
 def recalls(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, float]:
     """R@1, R@5 and R@10 both ways and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`."""
-    figures = {
-        f"{direction}_R{cutoff}": recall_at(ranks, cutoff)
-        for direction, ranks in (("i2t", i2t_N), ("t2i", t2i_M))
-        for cutoff in CUTOFFS
-    }
-    return {**figures, "rsum": sum(figures.values())}
+    values = [recall_at(ranks, cutoff) for ranks in (i2t_N, t2i_M) for cutoff in CUTOFFS]
+    return {**dict(zip(recall_names(), values, strict=True)), "rsum": sum(values)}
+
+
+def report_recalls(report: Mapping[str, Any]) -> list[Any]:
+    """Recalls, or their intervals, of a part of `metrics.json` in the order of `recall_names`; None: missing."""
+    return [report.get(direction, {}).get(f"R{cutoff}") for direction in DIRECTIONS for cutoff in CUTOFFS]
 
 
 def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
             **{f"R{cutoff}": flat[f"{direction}_R{cutoff}"] for cutoff in CUTOFFS},
             "median_rank": math.floor(ranks.double().quantile(0.5).item()) + 1.0,
         }
-        for direction, ranks in (("i2t", i2t_N), ("t2i", t2i_M))
+        for direction, ranks in zip(DIRECTIONS, (i2t_N, t2i_M), strict=True)
     }
     return {**report, "rsum": flat["rsum"]}
 

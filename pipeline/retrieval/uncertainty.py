@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.retrieval.recall import CUTOFFS
+from pipeline.retrieval.recall import CUTOFFS, DIRECTIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEVEL = 0.95
-DIRECTIONS = ("i2t", "t2i")
 GRADED = ("mAP@R", "R-P")
 BLOCK_ENTRIES = 1 << 22  # replicates × queries held at a time
 SCORE_BINS = 1000

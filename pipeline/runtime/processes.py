@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,17 +90,27 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
     """
     if process_count() == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather
-
     edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
     longest = int(np.diff(edges).max())
     padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))]).contiguous()
-    if differentiable:
-        parts = list(all_gather(padded))
-    else:
-        parts = [torch.empty_like(padded) for _ in range(process_count())]
-        distributed.all_gather(parts, padded.detach())
+    parts: tuple[Tensor, ...] = _AllGather.apply(padded if differentiable else padded.detach())
     return torch.cat([part[:size] for part, size in zip(parts, np.diff(edges).tolist(), strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    """Every process's rows, and back the sum of the gradients that all processes have for this one's rows."""
+
+    @staticmethod
+    def forward(_ctx: Any, rows: Tensor) -> tuple[Tensor, ...]:
+        parts = [torch.empty_like(rows) for _ in range(process_count())]
+        distributed.all_gather(parts, rows)
+        return tuple(parts)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = torch.stack(gradients)
+        distributed.all_reduce(gradient)
+        return gradient[process_index()]
 
 
 def uniform(seed: int, step: int, batch_size: int) -> Tensor:

@@ -8,7 +8,7 @@ a caption (image) known to match, or a memory slot never written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,16 @@ from torch import Tensor
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
 
+Mean = TypeVar("Mean", float, Tensor)
+
+
+def cutdown_threshold(positive_mean: Mean, cutdown: float) -> Mean:
+    """μ+ - cutdown: a candidate at or below this similarity is too simple (Li et al. 2023)."""
+    return positive_mean - cutdown
+
 
 class SamplerSettings(Protocol):
-    """What a strategy may be told; `pipeline.params.SamplerParams` has it."""
+    """The settings of a strategy; `pipeline.params.SamplerParams` has it."""
 
     @property
     def strategy(self) -> str:
@@ -47,7 +54,7 @@ class SamplerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A strategy's answer: the weights, and what it noticed on the way (bool, for the record)."""
+    """A strategy's answer: the weights, and which candidates FNE suspects and cuts down (bool, to be logged)."""
 
     weights_BC: Tensor
     suspected_BC: Tensor
@@ -203,7 +210,7 @@ def _fne_sample(
     min_matches: int,
 ) -> Sample:
     # passes over (B, C) are what this costs: few of them, and in place where nobody else looks
-    threshold = statistics.positive.mean - cutdown
+    threshold = cutdown_threshold(statistics.positive.mean, cutdown)
     candidate_BC = similarity_BC.masked_fill(excluded_BC, -torch.inf)
     hardest_B1 = candidate_BC.amax(dim=1, keepdim=True)
     dropped_BC = (candidate_BC <= threshold) | excluded_BC

@@ -1,8 +1,9 @@
-"""Whether a training's numbers are still worth going on with."""
+"""Whether a training can continue with its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,17 @@ COLLAPSED = 0.99  # similarity/collapse beyond which a training is warned of
 ADVICE = 'A lower train.lr or train.clip, or precision "no", may help; the last checkpoint is kept'
 
 
-def means_of(steps: Sequence[Tensor]) -> list[float]:
-    """What was noticed over some steps, (steps, figures), as the mean of each figure; the first one is the loss.
+def means_of(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """What some steps logged, all under the same names, as the mean of each metric over the steps.
 
-    A figure that a step could not tell (NaN) is left to the others; a loss that is no number stays none.
+    A step where a metric is unknown (NaN) is left out of its mean, and a metric unknown in all of them is left out of
+    the answer; but a loss that is not a number stays one.
     """
-    told = torch.stack(list(steps))
-    means = told.mean(dim=0)
-    means[1:] = means[1:].where(~means[1:].isnan(), told[:, 1:].nanmean(dim=0))
-    return [float(value) for value in means.tolist()]
+    values_SK = torch.stack([torch.stack(list(step.values())) for step in steps])
+    mean_K, known_K = values_SK.mean(dim=0), values_SK.nanmean(dim=0)
+    means = zip(steps[0], mean_K.tolist(), known_K.tolist(), strict=True)
+    found = {name: known if name != "train/loss" and math.isnan(mean) else mean for name, mean, known in means}
+    return {name: mean for name, mean in found.items() if name == "train/loss" or not math.isnan(mean)}
 
 
 def check_finite(loss: float, model: nn.Module, epoch: int, step: int) -> None:

@@ -40,15 +40,15 @@ class Impact(NamedTuple):
 
 
 class NegativeImpact:
-    """Weighs pairs, and remembers what it gave to each.
+    """Weights pairs, and remembers each pair's last weight.
 
     Args:
         model: the model that is trained.
         params: sections pairs, loss and train.
         bank: which clean pairs stand for each pair.
-        noise: which pairs are known to be wrong, to say how well the weights tell.
+        noise: which pairs are known to be wrong, to measure how well the weights find them.
         autocast: the precision's context.
-        bank_figures: what is known of the bank as a whole, to be told beside the weights.
+        bank_metrics: what is known of the bank as a whole, to be logged with the weights.
     """
 
     def __init__(
@@ -58,24 +58,23 @@ class NegativeImpact:
         bank: Bank,
         noise: Noise | None,
         autocast: Callable[[], AbstractContextManager[Any]],
-        bank_figures: Mapping[str, float],
+        bank_metrics: Mapping[str, float],
     ) -> None:
         """Begin with empty moments and no weight."""
-        self.model, self.bank, self.autocast, self.bank_figures = model, bank, autocast, bank_figures
-        self.pairs, self.fixed_temperature = params.pairs, params.loss.temperature
+        self.model, self.bank, self.autocast, self.bank_metrics = model, bank, autocast, bank_metrics
+        self.pairs = params.pairs
         self.siamese = Siamese(model, params.train, params.pairs.siamese_gradient)
         self.wrong_M = None if noise is None else torch.from_numpy(noise.wrong_M)
         device = next(model.parameters()).device
         self.weight_M = torch.full((len(bank.text_entry_M),), torch.nan, device=device)
         self.ratio_M = self.weight_M.clone()
 
-    def __call__(self, loss_b: Tensor, batch: Batch, entry_images: Tensor, lr: float) -> Impact:
-        """The loss of this process's part: weighed pairs, and their entries' own loss.
+    def __call__(self, loss_b: Tensor, batch: Batch, lr: float) -> Impact:
+        """The loss of this process's part: weighted pairs, and their entries' own loss.
 
         Args:
             loss_b: each pair's loss, with gradient; the siamese steps on its plain mean.
             batch: with entries.
-            entry_images: of the entries, ready for the model.
             lr: of this step.
         """
         assert batch.entries is not None
@@ -83,7 +82,7 @@ class NegativeImpact:
         plain = loss_b.sum() * share
         gradients = torch.autograd.grad(plain, list(self.model.parameters()), retain_graph=True, allow_unused=True)
         self.model.eval()  # dropout would swamp the ratios
-        halves = batch.entries._replace(images=entry_images).halves()
+        halves = batch.entries._replace(images=self.model.normalise(batch.entries.images)).halves()
         with torch.no_grad():
             moved = self.siamese.step(gradients, lr)
             after = [self._losses(moved, half, batch) for half in halves]
@@ -95,10 +94,10 @@ class NegativeImpact:
         self._remember(batch, ratio_b, weight_b)
         bank_b = before[0] + before[1]
         if self.pairs.reweigh == "sample":
-            weighed = (weight_b * loss_b).sum()
+            weighted = (weight_b * loss_b).sum()
         else:
-            weighed = gather(weight_b, batch.global_size).mean() * loss_b.sum()
-        return Impact(ratio_b, weight_b, bank_b.detach(), (weighed + self.pairs.bank_loss * bank_b.sum()) * share)
+            weighted = gather(weight_b, batch.global_size).mean() * loss_b.sum()
+        return Impact(ratio_b, weight_b, bank_b.detach(), (weighted + self.pairs.bank_loss * bank_b.sum()) * share)
 
     def _losses(self, weights: dict[str, Tensor], entries: Entries, batch: Batch) -> Tensor:
         """Losses (b,) of the entries for one side, within those of the global batch.
@@ -108,8 +107,8 @@ class NegativeImpact:
         """
         with self.autocast():
             image_bD, text_bD = functional_call(self.model, weights, (entries.images, entries.texts))
-        scale = weights.get("logit_scale", self.model.logit_scale)
-        temperature = self.fixed_temperature if self.fixed_temperature != "learned" else learned_temperature(scale)
+        scale = weights.get("logit_scale")
+        temperature = self.model.temperature if scale is None else learned_temperature(scale)
         everyone, differentiable = batch.global_size, torch.is_grad_enabled()
         loss_B = pair_losses(
             gather(image_bD, everyone, differentiable=differentiable),
@@ -125,7 +124,7 @@ class NegativeImpact:
         self.ratio_M[caption_id_B] = gather(ratio_b, batch.global_size)
 
     def summary(self) -> dict[str, float]:
-        """The distribution of the pairs' last weights, and how well they tell wrong pairs where those are known."""
+        """The distribution of the pairs' last weights, and how well they find wrong pairs where those are known."""
         weight_M, ratio_M = self.weight_M.cpu(), self.ratio_M.cpu()
         seen_M = weight_M.isfinite() & ratio_M.isfinite()
         if not seen_M.any():
@@ -134,7 +133,7 @@ class NegativeImpact:
         found = {
             f"pairs/weight_p{100 * share:.0f}": float(value) for share, value in zip(DECILES, deciles, strict=True)
         }
-        found |= self.bank_figures
+        found |= self.bank_metrics
         found["pairs/trusted_share"] = float((weight_M[seen_M] == 1).float().mean())
         if self.wrong_M is not None and 0 < int(self.wrong_M[seen_M].sum()) < int(seen_M.sum()):
             for name, value_M in (("weight", weight_M), ("ratio", ratio_M)):
@@ -160,7 +159,7 @@ class NegativeImpact:
         return {"siamese": self.siamese.state_dict(), "weight": self.weight_M, "ratio": self.ratio_M}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Continue from `state_dict()`."""
         self.siamese.load_state_dict(state["siamese"])
         self.weight_M.copy_(state["weight"])
         self.ratio_M.copy_(state["ratio"])

@@ -1,4 +1,24 @@
-"""The training loop: epochs of steps, validations between them, checkpoints whenever some time has passed."""
+"""The training loop: epochs of steps, validations between them, checkpoints whenever some time has passed.
+
+One step, of b pairs on this process in a global batch of B, with a memory of Q (`Training.step`):
+
+    update_momentum(momentum_model, model)                      # θ_m ← m θ_m + (1 - m) θ
+    image_bD, text_bD = model(images, texts)                    # unit vectors
+    image_BD, text_BD = gather(image_bD), gather(text_bD)       # from all processes
+    with no_grad: momentum_BD = gather(momentum_model(images, texts))
+    statistics.update(image_BD @ text_BD.T)                     # μ±, σ± of this epoch
+    for anchor_bD, candidate_CD in image → text, text → image:  # candidates: momentum_BD and the memory, C = B + Q
+        similarity_bC = anchor_bD @ candidate_CD.T
+        weights_bC = sample(similarity_bC, statistics)          # FNE's weights, or another strategy's
+        loss_b += triplet_loss(one candidate, drawn by weights_bC)  or  infonce_loss(similarity_bC, weights_bC) / 2
+    loss = loss_b.mean()                                        # or NPC's weighted mean, plus its bank's loss
+    loss.backward(); clip_grad_norm_(); optimiser.step()
+    memory.enqueue(momentum_BD)
+
+While warming up, and without a memory, the candidates are the online batch itself. Memory, statistics and draws advance
+with every batch; with `train.accumulate`, the weights change with the last batch of a window and the momentum towers
+with its first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +35,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.features.encoding import encode_split, model_images
+from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.models.memory import Memory
 from pipeline.models.momentum import momentum_copy, update_momentum
@@ -26,6 +46,7 @@ from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import gather, local_span, process_count, uniform
 from pipeline.sampling.statistics import SimilarityStatistics
+from pipeline.sampling.strategies import cutdown_threshold
 from pipeline.training.accumulation import ALONE, Window, window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import check_finite, collapse_warning, means_of
@@ -38,21 +59,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RECORDS_PER_EPOCH = 10
-NOTICED = (
-    "train/loss",
-    "sampler/cut_down_share",
-    "sampler/suspected_share",
-    "sampler/false_negative_share",
-    "similarity/collapse",
-    "pairs/weight_mean",
-    "pairs/bank_loss",
-)
-VALIDATION_BATCH = 256  # not evaluate.batch_size: a training must not depend on how it is judged later
+VALIDATION_BATCH = 256  # not evaluate.batch_size: a training must not depend on how it is evaluated later
 
 
 @dataclass
 class Progress:
-    """Where a training stands: what a checkpoint holds beside the tensors."""
+    """Where a training stands: what a checkpoint holds besides the tensors."""
 
     epoch: int = 0
     batch: int = 0  # the next one of this epoch
@@ -68,25 +80,21 @@ class Training:
     Args:
         params: all parameters.
         model: the model to train, on the accelerator's device afterwards.
-        width: D, of the memory.
         train: the training split.
         val: the validation split.
-        normalisation: mean and deviation of pixels.
         accelerator: device, precision and processes.
         checkpoint: where the state is kept.
         truth_NM: (N, M) bool, if every match of the training split is known.
-        impact: weighs pairs, over the same `model`.
-        on_record: told the whole history so far whenever a checkpoint holds it: what it was told is never lost.
+        impact: weights pairs, over the same `model`.
+        on_record: is given the whole history so far whenever a checkpoint holds it, so none of it is lost.
     """
 
     def __init__(
         self,
         params: Params,
         model: MatchingModel,
-        width: int,
         train: Inputs,
         val: Inputs,
-        normalisation: tuple[list[float], list[float]],
         accelerator: Accelerator,
         checkpoint: Checkpoint,
         truth_NM: Tensor | None = None,
@@ -95,13 +103,12 @@ class Training:
     ) -> None:
         """Prepare everything; nothing is trained yet."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
-        self.mean, self.std = normalisation
         self.accelerator, self.checkpoint, self.on_record = accelerator, checkpoint, on_record
         self.device = accelerator.device
         self.model = model.to(self.device)
-        remembers = params.memory.size > 0
-        self.memory = Memory(params.memory.size, width, params.memory.prefill).to(self.device) if remembers else None
-        self.momentum_model = momentum_copy(self.model) if remembers else None
+        size, prefill = params.memory.size, params.memory.prefill
+        self.memory = Memory(size, model.width, prefill).to(self.device) if size else None
+        self.momentum_model = momentum_copy(self.model) if size else None
         self.statistics = SimilarityStatistics(params.sampler.statistics)
         self.objective = MatchingObjective(
             params.sampler,
@@ -114,7 +121,7 @@ class Training:
         self.impact = impact
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         self.at = Progress()
-        self._sums: list[Tensor] = []
+        self._steps: list[dict[str, Tensor]] = []  # what each logged since the last record
         self._warned = False
 
     def run(self) -> Progress:
@@ -125,16 +132,12 @@ class Training:
             self._save()
         return self.at
 
-    def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> Tensor:
-        """One step on this process's part of a batch; what `NOTICED` names, 1-dimensional.
-
-        The weights change with the last batch of a window and the momentum towers with the first; memory, statistics
-        and draws go on with every batch.
-        """
+    def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
+        """One step on this process's part of a batch, as above; what it logs by name, 0-dimensional."""
         if self.momentum_model is not None and window.first:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
         with nullcontext() if window.last else self.accelerator.no_sync(self.prepared):
-            told, momentum = self._gradients(batch, warming_up, 1 / window.size)
+            logged, momentum = self._gradients(batch, warming_up, 1 / window.size)
         if window.last:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
             self.optimiser.step()
@@ -142,11 +145,11 @@ class Training:
         if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
             assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up
             self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
-        return told
+        return logged
 
-    def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[Tensor, Pairs | None]:
+    def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[dict[str, Tensor], Pairs | None]:
         """Forward and backward; `share` of the gradient is added to what is there."""
-        images = model_images(batch.images, self.mean, self.std)
+        images = self.model.normalise(batch.images)  # once, for both kinds of towers
         with self.accelerator.autocast():
             image, text = self.prepared(images, batch.texts)
         own = Pairs(image, text, batch.image_id, batch.caption_id)
@@ -156,28 +159,26 @@ class Training:
         )
         momentum = self._momentum_pairs(images, batch)
         draws_2b = uniform(self.params.seed, self.at.step, batch.global_size)[:, batch.first : batch.first + len(image)]
-        loss_b, noticed = self.objective(
+        loss_b, metrics = self.objective(
             own,
             everyone,
             momentum,
             batch.first,
             draws_2b.to(self.device, non_blocking=True),
-            self.model.temperature(self.params.loss.temperature),
+            self.model.temperature,
             warming_up=warming_up,
         )
         # processes average their gradients: a smaller part must not count as much as a larger one
         loss = loss_b.sum() * process_count() / batch.global_size
-        told = torch.stack([loss.detach(), *noticed])
+        logged = {"train/loss": loss.detach()} | metrics
         if self.impact is not None and batch.entries is not None:
-            entry_images = model_images(batch.entries.images, self.mean, self.std)
-            lr = self.optimiser.param_groups[0]["lr"]
-            impact = self.impact(loss_b, batch, entry_images, lr)
+            impact = self.impact(loss_b, batch, self.optimiser.param_groups[0]["lr"])
             loss = impact.loss
-            told = torch.cat([told, torch.stack([impact.weight.mean(), impact.bank_loss.mean()])])
+            logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
         if self.model.logit_scale is not None:  # several processes wait for a gradient of every parameter
             loss = loss + 0 * self.model.logit_scale
         self.accelerator.backward(loss * share)
-        return told, momentum
+        return logged, momentum
 
     @torch.no_grad()
     def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
@@ -215,7 +216,7 @@ class Training:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             window = window_of(at.batch, len(plan), settings.accumulate)
-            self._sums.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
+            self._steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
@@ -223,41 +224,34 @@ class Training:
                     self._save()
 
     def _record(self, *, validate: bool) -> None:
-        """Write down the mean since the last record; the only place where the host waits for the device."""
-        means = means_of(self._sums)
-        self._sums = []
-        row = {  # a warm-up tells nothing of pairs
-            name: value
-            for name, value in zip(NOTICED, means, strict=False)
-            if not math.isnan(value) or name == NOTICED[0]
-        }
+        """Add the mean since the last record to the history; the only place where the host waits for the device."""
+        row = means_of(self._steps)
+        self._steps = []
         check_finite(row["train/loss"], self.model, self.at.epoch, self.at.step)
         warning = collapse_warning(row.get("similarity/collapse", 0.0), self.at.epoch)
         if warning and not self._warned and self.accelerator.is_main_process:
             self._warned = True
             print(warning, file=sys.stderr)
         row["train/lr"] = self.optimiser.param_groups[0]["lr"]
-        for name, population in (("positive", self.statistics.positive), ("negative", self.statistics.negative)):
-            row[f"similarity/{name}_mean"] = float(population.mean)
-            row[f"similarity/{name}_std"] = float(population.variance) ** 0.5
-            row[f"similarity/{name}_count"] = float(population.count)
-        row["sampler/threshold"] = row["similarity/positive_mean"] - self.params.sampler.cutdown
+        for name, population in self.statistics.as_numbers().items():
+            row[f"similarity/{name}_mean"] = population["mean"]
+            row[f"similarity/{name}_std"] = population["variance"] ** 0.5
+            row[f"similarity/{name}_count"] = population["count"]
+        row["sampler/threshold"] = cutdown_threshold(row["similarity/positive_mean"], self.params.sampler.cutdown)
         if validate:
             row |= self._validate() | ({} if self.impact is None else self.impact.summary())
         place = {"epoch": self.at.epoch, "step": self.at.step, "time": int(time.time() * 1000)}
         self.at.history.append(place | row)
 
     def _validate(self) -> dict[str, float]:
-        image_ND, text_MD = encode_split(
-            self.model, self.val_inputs, VALIDATION_BATCH, self.device, self.mean, self.std
-        )
-        figures = recalls(*retrieval_ranks(image_ND, text_MD, self.val_inputs.caption_image))
-        if figures["rsum"] > self.at.best_rsum:
-            self.at.best_rsum = figures["rsum"]
+        image_ND, text_MD = encode_split(self.model, self.val_inputs, VALIDATION_BATCH)
+        found = recalls(*retrieval_ranks(image_ND, text_MD, self.val_inputs.caption_image))
+        if found["rsum"] > self.at.best_rsum:
+            self.at.best_rsum = found["rsum"]
             self.at.best = {"epoch": self.at.epoch, "step": self.at.step, "statistics": self.statistics.as_numbers()}
             if self.accelerator.is_main_process:
-                self.checkpoint.save({"model": _cpu(self.model.state_dict())}, "best")
-        return {f"val/{name.replace('_', '/')}": value for name, value in figures.items()}
+                self.checkpoint.save({"model": self.model.state_dict()}, "best")
+        return {f"val/{name.replace('_', '/')}": value for name, value in found.items()}
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -267,50 +261,43 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        parts: dict[str, Any] = {
-            "model": _cpu(self.model.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
-            "statistics": self.statistics.state_dict(),
+        names = self._steps[0] if self._steps else ()
+        state = {name: part.state_dict() for name, part in self._parts().items()} | {
             "generator": torch.get_rng_state(),
-            "sums": self._sums,
+            "steps": {name: torch.stack([step[name] for step in self._steps]) for name in names},
             # one text: a reader of checkpoints that were made to harm counts the steps of their pickle
             "progress": json.dumps(vars(self.at)),
         }
-        if self.memory is not None and self.momentum_model is not None:
-            parts |= {"memory": self.memory.state_dict(), "momentum": self.momentum_model.state_dict()}
-        if self.impact is not None:
-            parts["impact"] = self.impact.state_dict()
         if self.device.type == "cuda":
-            parts["device_generator"] = torch.cuda.get_rng_state(self.device)
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler.state_dict()
-        return parts
+            state["device_generator"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.statistics.load_state_dict(
-            {
-                name: {key: value.to(self.device) for key, value in part.items()}
-                for name, part in state["statistics"].items()
-            }
-        )
+        """Continue from `state_dict()`."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["generator"])
-        self._sums = [row.to(self.device) for row in state["sums"]]
+        columns = [values_S.to(self.device) for values_S in state["steps"].values()]
+        self._steps = [dict(zip(state["steps"], step, strict=True)) for step in zip(*columns, strict=True)]
         self.at = Progress(**json.loads(state["progress"]))
-        if self.memory is not None and self.momentum_model is not None:
-            self.memory.load_state_dict(state["memory"])
-            self.momentum_model.load_state_dict(state["momentum"])
-        if self.impact is not None:
-            self.impact.load_state_dict(state["impact"])
         if "device_generator" in state:
             torch.cuda.set_rng_state(state["device_generator"], self.device)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own."""
+        parts = {
+            "model": self.model,
+            "optimiser": self.optimiser,
+            "statistics": self.statistics,
+            "memory": self.memory,
+            "momentum": self.momentum_model,
+            "impact": self.impact,
+            "scaler": self.accelerator.scaler,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def resume(self) -> bool:
-        """Go on from the last checkpoint; False where there is none."""
+        """Continue from the last checkpoint; False where there is none."""
         state = self.checkpoint.load()
         if state is None:
             return False
@@ -324,7 +311,3 @@ class Training:
         if best is None:
             raise InputError(f"{self.checkpoint.folder}: holds no best weights; delete the folder and train again")
         self.model.load_state_dict(best["model"])
-
-
-def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in state.items()}

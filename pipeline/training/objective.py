@@ -30,18 +30,6 @@ class Pairs(NamedTuple):
     caption_id: Tensor
 
 
-class Noticed(NamedTuple):
-    """What a step tells the record, as 0-dimensional tensors: shares of candidates, of the sampled weight, `collapse`.
-
-    NaN is what a step cannot tell.
-    """
-
-    cut_down: Tensor
-    suspected: Tensor
-    false_negative: Tensor
-    collapse: Tensor
-
-
 @torch.no_grad()
 def collapse(image_BD: Tensor, text_BD: Tensor, same_BB: Tensor) -> Tensor:
     """Mean similarity of different images, or of their captions, whichever is larger; NaN where there is but one.
@@ -101,8 +89,12 @@ class MatchingObjective:
         temperature: float | Tensor,
         *,
         warming_up: bool,
-    ) -> tuple[Tensor, Noticed]:
-        """Loss of this process's anchors, (b,), and what was noticed.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of this process's anchors, (b,), and metrics to log, 0-dimensional and NaN where they are unknown.
+
+        `sampler/cut_down_share` and `sampler/suspected_share` are shares of the candidates that were offered,
+        `sampler/false_negative_share` is the share of the sampled weight on true matches, `similarity/collapse` see
+        `collapse`.
 
         Args:
             own: this process's pairs, with gradient.
@@ -126,7 +118,8 @@ class MatchingObjective:
             known_bB = place_b[:, None] == torch.arange(len(batch.image), device=own.image.device)[None, :]
         memory = None if in_batch else self.memory
         known_bC = known_bB if memory is None else torch.cat([known_bB, self._known_in(memory, own.image_id)], dim=1)
-        loss_b, noticed = None, []
+        loss_b: Tensor | None = None
+        both_shares = []
         for direction, uniform_b in enumerate(uniform_2b):
             to_text = direction == 0
             anchor, candidate = (own.image, candidates.text) if to_text else (own.text, candidates.image)
@@ -147,10 +140,10 @@ class MatchingObjective:
             else:
                 added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, temperature, warming_up)
             loss_b = added_b if loss_b is None else loss_b + added_b
-            noticed.append(self._noticed(sampled, known_bC, own, candidates, memory, to_text))
+            both_shares.append(self._shares(sampled, known_bC, own, candidates, memory, to_text))
         assert loss_b is not None
-        cut_down, suspected, false_negative = (torch.stack(both).mean() for both in zip(*noticed, strict=True))
-        return loss_b, Noticed(cut_down, suspected, false_negative, collapse(batch.image, batch.text, same_BB))
+        logged = {f"sampler/{name}": torch.stack([one[name] for one in both_shares]).mean() for name in both_shares[0]}
+        return loss_b, logged | {"similarity/collapse": collapse(batch.image, batch.text, same_BB)}
 
     def _sample(
         self, similarity_bC: Tensor, own_b: Tensor, excluded_bC: Tensor, uniform_b: Tensor, warming_up: bool
@@ -193,9 +186,9 @@ class MatchingObjective:
         return (image_id_b[:, None] == memory.image_id[None, :]) | ~memory.filled[None, :]
 
     @torch.no_grad()
-    def _noticed(
+    def _shares(
         self, sampled: Sample, excluded_bC: Tensor, own: Pairs, candidates: Pairs, memory: Memory | None, to_text: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> dict[str, Tensor]:
         offered = (excluded_bC.numel() - _count(excluded_bC)).clamp(min=1)
         false_negative = torch.full((), torch.nan, device=excluded_bC.device)
         if self.truth_NM is not None:
@@ -210,7 +203,11 @@ class MatchingObjective:
             weights_bC = sampled.weights_BC
             share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
             false_negative = share_b.mean()
-        return _count(sampled.cut_down_BC) / offered, _count(sampled.suspected_BC) / offered, false_negative
+        return {
+            "cut_down_share": _count(sampled.cut_down_BC) / offered,
+            "suspected_share": _count(sampled.suspected_BC) / offered,
+            "false_negative_share": false_negative,
+        }
 
 
 def _count(mask_bC: Tensor) -> Tensor:

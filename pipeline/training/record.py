@@ -8,19 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from pipeline.errors import InputError
-from pipeline.files import write_text
-from pipeline.models.pretrained import read_record
+from pipeline.files import read_as, write_text
 from pipeline.paths import maker
+from pipeline.sampling.strategies import cutdown_threshold
 
 if TYPE_CHECKING:
     import pandas
 
 PLACE = ("epoch", "step")
-
-
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -30,54 +28,64 @@ class _Recorded(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Population(_Recorded):
+class PopulationRecord(_Recorded):
+    """Of one of the two populations of similarities."""
+
     mean: FiniteFloat
     variance: Annotated[FiniteFloat, Field(ge=0)]
+    count: Annotated[FiniteFloat, Field(ge=0)]
 
 
-class _Populations(_Recorded):
-    positive: _Population
-    negative: _Population
+class StatisticsRecord(_Recorded):
+    """`SimilarityStatistics.as_numbers()`."""
+
+    positive: PopulationRecord
+    negative: PopulationRecord
 
 
-class _Moment(_Recorded):
+class Moment(_Recorded):
+    """Where a training stood, and its statistics then."""
+
     epoch: Annotated[int, Field(ge=-1, lt=1 << 63)]
     step: Count
-    statistics: _Populations
+    statistics: StatisticsRecord
 
 
-class _Sampler(_Recorded):
+class SamplerRecord(_Recorded):
+    """Section `sampler` of the run's parameters, as far as later stages read it."""
+
     cutdown: FiniteFloat
     alpha: FiniteFloat
     suspect: FiniteFloat
     prior: Annotated[FiniteFloat, Field(gt=0)]
+    min_matches: Count
 
 
-class _Run(_Recorded):
+class Run(_Recorded):
+    """`train/run.json`: what stage `train` records for the stages after it."""
+
     key: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    best: _Moment
-    last: _Moment
-    sampler: _Sampler
+    best: Moment
+    last: Moment
+    sampler: SamplerRecord
+
+    @property
+    def threshold(self) -> float:
+        """The similarity at and below which the best weights' training cut candidates down."""
+        return cutdown_threshold(self.best.statistics.positive.mean, self.sampler.cutdown)
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """What stage `train` has recorded for those after it.
+def read_run(path: Path) -> Run:
+    """What stage `train` has recorded.
 
     Raises:
         InputError: naming the file and what in it is not as the stage writes it.
     """
-    record = read_record(path)
-    try:
-        _Run.model_validate(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {place}: {first['msg']}; `dvc repro train` makes it anew") from None
-    return record
+    return read_as(Run, path, "train")
 
 
 def write_history(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """One row a record; a figure that a record lacks stays empty. Wall-clock time is left out: the file repeats."""
+    """One row a record; a metric that a record lacks stays empty. Wall-clock time is left out: the file repeats."""
     names = sorted({name for row in history for name in row} - {*PLACE, "time"})
     _write_rows(path, [*PLACE, *names], history)
 
@@ -113,7 +121,7 @@ def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
 
 
 def sampling_by_epoch(path: Path) -> pandas.DataFrame:
-    """What the sampler did, a row an epoch: the mean of each `sampler/…` figure of history.csv, without the prefix.
+    """What the sampler did, a row an epoch: the mean of each `sampler/…` metric of history.csv, without the prefix.
 
     `false_negative_share`, the share of the sampled weight on negatives that are in truth matches, is there where the
     training split's truth is known. Means of records, each over as many steps but the last of an epoch.

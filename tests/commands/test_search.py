@@ -18,13 +18,13 @@ from pipeline.data.splits.format import read_split
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
 from pipeline.features.encoding import encode_split
+from pipeline.features.inputs import open_inputs
 from pipeline.models import pretrained
+from pipeline.models.build import load_trained
 from pipeline.params import load_params
 from pipeline.report.search_page import Match, write_search_page
 from pipeline.serving import Matcher, example
 from pipeline.tracking import store_uri
-from pipeline.training.build import load_trained
-from pipeline.training.setup import open_inputs
 from tests.stages.running import STAGES, run, work_in, write_tiny_params
 
 TRAINED, BASE = Path("models/trained"), Path("models/base")
@@ -55,10 +55,9 @@ def search(*arguments: str) -> Result:
 def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(finished: Path) -> None:
     params = load_params()
     pad = pretrained.load(BASE).tokenizer.pad_token_id
-    inputs = open_inputs(params, Path("features"), Path("data/split"), "test", pad, augment=False)
-    record = pretrained.read_record(TRAINED / "model.json")
-    model = load_trained(TRAINED, params.model, inputs)
-    image_ND, text_MD = encode_split(model, inputs, 4, torch.device("cpu"), record["mean"], record["std"])
+    inputs = open_inputs(params.model, Path("features"), Path("data/split"), "test", pad)
+    model = load_trained(TRAINED, inputs.feature_widths)
+    image_ND, text_MD = encode_split(model, inputs, 4)
     split, archive, embedder = (
         read_split(Path("data/split/test.json")),
         ImageArchive("data/raw/images.zip"),

@@ -11,13 +11,23 @@ from torch.nn.functional import normalize
 
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
-from pipeline.evaluation.judgment import Encoded, check_folds, judge, judgment_intervals, reliability_curve
+from pipeline.evaluation.judgment import (
+    Encoded,
+    check_folds,
+    judge,
+    judgment_intervals,
+    reliability_curve,
+    similarity_curves,
+)
 from pipeline.retrieval.uncertainty import figures
+from pipeline.training.record import Moment, SamplerRecord
 
-RUN: dict[str, Any] = {
-    "statistics": {"positive": {"mean": 0.8, "variance": 0.02}, "negative": {"mean": 0.1, "variance": 0.05}},
-    "sampler": {"prior": 100.0},
+POPULATIONS = {
+    "positive": {"mean": 0.8, "variance": 0.02, "count": 50.0},
+    "negative": {"mean": 0.1, "variance": 0.05, "count": 100.0},
 }
+MOMENT = Moment.model_validate({"epoch": 1, "step": 8, "statistics": POPULATIONS})
+SAMPLER = SamplerRecord(cutdown=0.5, alpha=2.0, suspect=0.3, prior=100.0, min_matches=30)
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def flat(report: dict[str, Any], prefix: str = "") -> dict[str, float]:
 @pytest.mark.parametrize("folds", [1, 3])
 def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encoded: Encoded) -> None:
     truths = {"crowd": known(encoded, exact=False), "expert": known(encoded, exact=False, seed=1)}
-    judgment = judge(encoded, folds, truths, RUN)
+    judgment = judge(encoded, folds, truths, MOMENT, SAMPLER)
     report = flat(judgment.report)
     qualities = {name for name in report if name.startswith(("posterior", "similarity"))}
     assert {"truth/i2t/mAP@R", "truth_expert/t2i/R-P", "posterior/auc", "similarity_expert/ap"} <= set(report)
@@ -57,7 +67,7 @@ def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encod
 
 
 def test_every_figure_has_an_interval_around_it(encoded: Encoded) -> None:
-    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, RUN)
+    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER)
     limits: dict[str, Any] = flat(judgment_intervals(judgment, replicates=200, seed=1))
     report = flat(judgment.report)
     assert limits.keys() == report.keys()
@@ -70,26 +80,41 @@ def test_a_query_that_was_not_asked_is_not_judged(encoded: Encoded) -> None:
     whole = known(encoded, exact=True)
     some = whole.image_P < 5
     truth = Truth(True, "", whole.image_P, whole.caption_P, whole.true_P, {"i2t": some, "t2i": ~some & False})
-    judgment = judge(encoded, 1, {"eccv": truth}, RUN)
+    judgment = judge(encoded, 1, {"eccv": truth}, MOMENT, SAMPLER)
     assert set(judgment.report["truth"]) == {"i2t"}
     graded = judgment.queries.dropna(subset="mAP@R")
     assert (graded["direction"] + graded["query"].astype(str)).tolist() == [f"i2t{image}" for image in range(5)]
-    everything = judge(encoded, 1, {"scenes": whole}, RUN).queries
+    everything = judge(encoded, 1, {"scenes": whole}, MOMENT, SAMPLER).queries
     assert graded["mAP@R"].tolist() == pytest.approx(everything["mAP@R"][:5].tolist())
     assert set(judgment.unpaired["eccv"].image_P.tolist()) == set(range(5))
 
 
 def test_the_reliability_curve_counts_every_unpaired_pair(encoded: Encoded) -> None:
-    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, RUN)
+    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER)
     curve = reliability_curve(judgment.unpaired)
     assert curve["count"].sum() == len(encoded.image_ND) * len(encoded.text_MD) - len(encoded.text_MD)
     assert set(curve["source"]) == {"scenes"}
 
 
 def test_without_truth_the_curve_is_empty_and_nothing_is_claimed(encoded: Encoded) -> None:
-    judgment = judge(encoded, 1, {}, RUN)
+    judgment = judge(encoded, 1, {}, MOMENT, SAMPLER)
     assert set(judgment.report) == {"i2t", "t2i", "rsum"}
     assert reliability_curve(judgment.unpaired).empty
+
+
+@pytest.mark.parametrize(("matches", "suspected"), [(30, False), (31, True)])
+def test_the_curve_of_weights_is_what_training_would_give(matches: int, suspected: bool, encoded: Encoded) -> None:
+    """The posterior counts only once more than `min_matches` pairs have matched."""
+    populations = POPULATIONS | {"positive": POPULATIONS["positive"] | {"count": float(matches)}}
+    moment = Moment.model_validate({"epoch": 1, "step": 8, "statistics": populations})
+    curves = similarity_curves(encoded, moment, SAMPLER)
+    own = (encoded.image_ND[encoded.caption_image_M] * encoded.text_MD).sum(dim=1).clamp(max=1).double().mean().item()
+    expected = []
+    for at, chance in zip(curves["similarity"], curves["posterior"], strict=True):
+        weight = np.exp(-2.0 * (chance if suspected and chance > 0.3 else (at - own) ** 2))
+        expected.append(weight if at > 0.8 - 0.5 else 0.0)
+    assert curves["weight"].tolist() == pytest.approx(expected)
+    assert (curves["posterior"] > 0.3).any() and 0 in expected
 
 
 @pytest.mark.parametrize("folds", [1, 2, 3, 24])

@@ -35,8 +35,9 @@ from pipeline.data.splits.truth import write_truth
 from pipeline.data.splits.truth_file import read_noise, read_truths
 from pipeline.errors import InputError
 from pipeline.features.shards import PackedShards, feature_shards, pack
+from pipeline.files import read_record
 from pipeline.models.foreign.checkpoints import npc_clip, published_record, read_checkpoint, recognise
-from pipeline.models.pretrained import fetch, read_record
+from pipeline.models.pretrained import fetch
 from pipeline.params import load_params
 from pipeline.training.checkpoint import Checkpoint
 from tests.data.published import LIMITS, PARAMS, Pictures, fne_json, jpeg, karpathy_json, scan_text

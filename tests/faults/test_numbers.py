@@ -57,7 +57,7 @@ def after_epoch(training: Training, epoch: int, poison: Any) -> None:
     """Have `poison` called before the first step of an epoch."""
     step = training.step
 
-    def poisoned(batch: Batch, **options: Any) -> Tensor:
+    def poisoned(batch: Batch, **options: Any) -> dict[str, Tensor]:
         if training.at.epoch == epoch and training.at.batch == 0:
             poison()
         return step(batch, **options)
@@ -124,9 +124,13 @@ def test_a_loss_that_is_finite_passes() -> None:
 
 
 def test_one_image_among_others_says_nothing_of_collapse_and_hides_none() -> None:
-    steps = [torch.tensor([1.0, 0.5, math.nan]), torch.tensor([3.0, 0.25, 0.75])]
-    assert means_of(steps) == [2.0, 0.375, 0.75]
-    assert math.isnan(means_of([torch.tensor([math.nan, 1.0]), torch.tensor([1.0, 1.0])])[0]), "a loss is never hidden"
+    def logged(loss: float, **metrics: float) -> dict[str, Tensor]:
+        return {name: torch.tensor(value) for name, value in {"train/loss": loss, **metrics}.items()}
+
+    steps = [logged(1.0, share=0.5, collapse=math.nan), logged(3.0, share=0.25, collapse=0.75)]
+    assert means_of(steps) == {"train/loss": 2.0, "share": 0.375, "collapse": 0.75}
+    assert means_of(steps[:1]) == {"train/loss": 1.0, "share": 0.5}, "what no step knows is not logged"
+    assert math.isnan(means_of([logged(math.nan), logged(1.0)])["train/loss"]), "a loss is never hidden"
 
 
 def test_collapse_is_the_mean_similarity_of_different_images() -> None:
@@ -200,12 +204,12 @@ def test_a_batch_that_teaches_little_gives_a_finite_loss(case: str, loss: str, s
     objective = MatchingObjective(params.sampler, params.loss, "triplet", SimilarityStatistics(), None)
     draws = torch.full((2, len(ids)), 0.5)
     for warming_up in (True, False):
-        loss_b, noticed = objective(pairs, pairs, None, 0, draws, 0.05, warming_up=warming_up)
+        loss_b, logged = objective(pairs, pairs, None, 0, draws, 0.05, warming_up=warming_up)
         loss_b.sum().backward()
         assert loss_b.isfinite().all()
         assert image.grad is not None
         assert image.grad.isfinite().all()
-        assert not noticed.cut_down.isnan()
+        assert not logged["sampler/cut_down_share"].isnan()
         if case in ("one image", "one pair"):
             assert not loss_b.any(), "nothing to be pushed from, nothing learnt"
 

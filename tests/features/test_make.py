@@ -15,10 +15,12 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 from pipeline.features import make as features
+from pipeline.features import tokens
 from pipeline.features.inputs import Inputs
-from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import PackedShards
-from pipeline.models.pretrained import HALF, Pretrained
+from pipeline.models.normalisation import HALF, normalised
+from pipeline.models.pretrained import Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, TextTower, Tokens
 from pipeline.params import ModelParams, load_params
@@ -72,9 +74,10 @@ def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
     base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(features, "ENCODE_BATCH", batch)
+    monkeypatch.setattr(tokens, "BATCH", batch)
     model = model_params("heads")
-    manifest = features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
-    inputs = Inputs(tmp_path / "out/train", split, manifest, model, 0, augment=False)
+    features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    inputs = Inputs(tmp_path / "out/train", split, model, 0, augment=False)
     image_tower, text_tower = ImageTower(base.image), TextTower(base.text, "masked_mean")
     with torch.no_grad():
         for row, name in enumerate(split.images):
@@ -93,8 +96,8 @@ def test_prepared_images_keep_their_bytes_unless_they_are_larger_than_twice_the_
     base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
 ) -> None:
     model = model_params("towers")
-    manifest = features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
-    inputs = Inputs(tmp_path / "out/train", split, manifest, model, 0, augment=False)
+    features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    inputs = Inputs(tmp_path / "out/train", split, model, 0, augment=False)
     for row in range(IMAGES - 1):
         assert torch.equal(inputs.images([row])[0], square_pixels(archive.decode(split.images[row]), 32))
     assert isinstance(inputs._images, PackedShards)
@@ -128,8 +131,8 @@ def test_half_precision_takes_half_the_room_and_is_read_as_float32(
     rows, sizes = [], []
     for dtype in ("float32", "float16"):
         model = model_params("heads").model_copy(update={"features_dtype": dtype})
-        manifest = features.make_features(tmp_path / dtype, {"train": split}, archive, base, model)
-        rows.append(Inputs(tmp_path / dtype / "train", split, manifest, model, 0, augment=False).images(EVERY))
+        features.make_features(tmp_path / dtype, {"train": split}, archive, base, model)
+        rows.append(Inputs(tmp_path / dtype / "train", split, model, 0, augment=False).images(EVERY))
         sizes.append((tmp_path / dtype / "train/images-00000.safetensors").stat().st_size)
     assert rows[1].dtype == torch.float32
     torch.testing.assert_close(rows[1], rows[0], rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.features.pixels import normalised, square_pixels
+from pipeline.features.pixels import square_pixels
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -25,11 +25,3 @@ def test_any_other_is_resized_to_the_square_its_aspect_given_up() -> None:
     pixels = square_pixels(image, 16)
     expected = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC))
     assert np.array_equal(pixels.numpy(), expected.transpose(2, 0, 1))
-
-
-def test_normalisation_is_by_channel() -> None:
-    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
-    found = normalised(pixels, [0.5, 0.2, 0.0], [0.5, 0.1, 0.25])
-    assert found.dtype == torch.float32
-    assert found.shape == (2, 3, 4, 4)
-    torch.testing.assert_close(found[0, :, 0, 0], torch.tensor([-1.0, 0.0, 4.0]))

@@ -14,6 +14,7 @@ from transformers import BertModel, ResNetConfig, ResNetModel, TimmWrapperConfig
 
 from pipeline.errors import InputError
 from pipeline.models import pretrained
+from pipeline.models.normalisation import HALF
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, TextTower, Tokens
 
@@ -78,7 +79,7 @@ def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
         == before.source
         == {side: {"name": name, "revision": None} for side, name in (("image", "vit"), ("text", "bert"))}
     )
-    assert (after.mean, after.deviation) == (before.mean, before.deviation) == (pretrained.HALF, pretrained.HALF)
+    assert (after.mean, after.std) == (before.mean, before.std) == (HALF, HALF)
     assert after.tokenizer("a red dog cat")["input_ids"] == before.tokenizer("a red dog cat")["input_ids"]
     record = json.loads((tmp_path / "base/base.json").read_text())
     assert set(record["sha256"]) == {"image", "text"}
@@ -107,7 +108,7 @@ def test_the_image_models_own_normalisation_is_taken(tmp_path: Path) -> None:
     (tmp_path / "vit/preprocessor_config.json").write_text(json.dumps(record))
     fetched = fetch(*names)
     assert fetched.mean == (0.1, 0.2, 0.3)
-    assert fetched.deviation == (0.4, 0.5, 0.6)
+    assert fetched.std == (0.4, 0.5, 0.6)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

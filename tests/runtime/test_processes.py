@@ -55,16 +55,14 @@ def trained(params: Params) -> dict[str, Tensor]:
     torch.manual_seed(0)
     images, texts = torch.randn(IMAGES, 8), torch.randn(TEXTS, 8)
     caption_image = torch.arange(TEXTS) % IMAGES
-    model = MatchingModel(nn.Identity(), nn.Identity(), nn.Linear(8, WIDTH), nn.Linear(8, WIDTH))
+    model = MatchingModel(nn.Identity(), nn.Identity(), nn.Linear(8, WIDTH), nn.Linear(8, WIDTH), width=WIDTH)
     if params.loss.temperature == "learned":
         model.logit_scale = nn.Parameter(torch.tensor(2.0))
     impact = None
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model, params, Bank(ENTRIES[0], ENTRIES[1], np.ones(TEXTS)), None, nullcontext, {})
     inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
-    training = Training(
-        params, model, WIDTH, inputs, inputs, ([], []), Accelerator(cpu=True), checkpoint, impact=impact
-    )
+    training = Training(params, model, inputs, inputs, Accelerator(cpu=True), checkpoint, impact=impact)
     losses = []
     for step in range(STEPS):
         order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(step))[:BATCH]
@@ -77,9 +75,9 @@ def trained(params: Params) -> dict[str, Tensor]:
             entries = Entries(images[caption_image[chosen]], texts[chosen], caption_image[chosen])
         batch = Batch(images[own], texts[captions], own, captions, span.start, BATCH, entries)
         window = window_of(step, STEPS, params.train.accumulate)
-        told = training.step(batch, warming_up=step == 0, window=window)
+        logged = training.step(batch, warming_up=step == 0, window=window)
         training.at.step += 1
-        losses.append(training.accelerator.reduce(told[0], "mean"))
+        losses.append(training.accelerator.reduce(logged["train/loss"], "mean"))
     weights = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
     if impact is not None:
         weights |= {"weight of each pair": impact.weight_M.nan_to_num(), "ratio": impact.ratio_M.nan_to_num()}

@@ -134,7 +134,7 @@ def test_features_of_another_split_are_refused(ready: Path) -> None:
 
 def test_heads_of_another_width_are_refused(ready: Path) -> None:
     write_tensors(ready / "models/trained/heads.safetensors", {"image.weight": torch.zeros(3, 3)})
-    assert "heads.safetensors: does not fit the model that params.yaml describes" in refused("evaluate")
+    assert "heads.safetensors: does not fit model.json" in refused("evaluate")
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "audit"])

@@ -54,10 +54,10 @@ def published_training(figures: Any) -> Training:
         ImageTower(ViTModel.from_pretrained(GOLDEN / "vit")),
         TextTower(BertModel.from_pretrained(GOLDEN / "bert"), "mean_all"),
     )
-    model = MatchingModel(*towers, nn.Identity(), nn.Identity()).train()
-    inputs, checkpoint = cast(Inputs, NEVER_READ), cast(Checkpoint, NEVER_READ)
     width = figures["image_queue"].shape[1]
-    training = Training(published_params(), model, width, inputs, inputs, ([], []), Accelerator(cpu=True), checkpoint)
+    model = MatchingModel(*towers, nn.Identity(), nn.Identity(), width=width).train()
+    inputs, checkpoint = cast(Inputs, NEVER_READ), cast(Checkpoint, NEVER_READ)
+    training = Training(published_params(), model, inputs, inputs, Accelerator(cpu=True), checkpoint)
     training.objective.draw = lambda weights_bC, uniform_b: weights_bC.argmax(dim=1)
     assert training.memory is not None
     training.memory.image.copy_(torch.from_numpy(figures["image_queue"]))
@@ -81,7 +81,7 @@ def test_loss_and_statistics_agree_at_every_step() -> None:
             if number and expected["epoch"] != published[number - 1]["epoch"]:
                 training.statistics.reset()
             warming_up = expected["epoch"] == 0
-            loss = training.step(published_batch(figures, number), warming_up=warming_up)[0]
+            loss = training.step(published_batch(figures, number), warming_up=warming_up)["train/loss"]
             assert loss.item() == pytest.approx(expected["loss"], rel=1e-4), f"loss at step {number}"
             if warming_up:
                 continue

@@ -15,7 +15,7 @@ from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
 from pipeline.params import LossParams, Params, SamplerParams, load_params
 from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
-from pipeline.training.objective import Draw, MatchingObjective, Noticed, Pairs
+from pipeline.training.objective import Draw, MatchingObjective, Pairs
 
 PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
 WIDTH = 8
@@ -61,7 +61,7 @@ def objective(
 
 def loss_of(
     made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, *, warming_up: bool = False
-) -> tuple[Tensor, Noticed]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     return made(batch, batch, momentum, 0, uniform(1, 2, len(batch.image)), TEMPERATURE, warming_up=warming_up)
 
 
@@ -166,11 +166,11 @@ def test_every_strategy_goes_with_every_loss(strategy: str, loss: str, size: int
 def test_an_anchor_without_any_negative_has_no_loss(strategy: str, warmup: str | None) -> None:
     batch = pairs([4, 4], 0, gradient=True)
     made = objective(strategy=strategy, warmup=warmup or "triplet")
-    loss_b, noticed = loss_of(made, batch, warming_up=warmup is not None)
+    loss_b, logged = loss_of(made, batch, warming_up=warmup is not None)
     loss_b.sum().backward()
     assert loss_b.tolist() == pytest.approx([0, 0])
     assert batch.image.grad is not None and bool(batch.image.grad.isfinite().all())
-    assert noticed.cut_down.item() == 0
+    assert logged["sampler/cut_down_share"].item() == 0
 
 
 def test_the_triplet_loss_over_all_is_the_mean_violation() -> None:
@@ -231,14 +231,14 @@ def test_by_identity_the_statistics_leave_other_captions_of_an_image_out() -> No
     assert found == {"identity": 2, "diagonal": 1}
 
 
-def test_the_share_of_sampled_weight_on_true_matches_is_noticed() -> None:
+def test_the_share_of_sampled_weight_on_true_matches_is_logged() -> None:
     truth_NM = torch.zeros(4, 4, dtype=torch.bool)
     truth_NM[torch.arange(4), torch.arange(4)] = True
     truth_NM[0, 1] = True  # caption 1 is true of image 0 too
     batch = Pairs(features(2, 1), features(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1]))
-    _, noticed = loss_of(objective(strategy="all", truth_NM=truth_NM), batch)
+    _, logged = loss_of(objective(strategy="all", truth_NM=truth_NM), batch)
     # true: caption 1 for image 0, and image 0 for caption 1; not true: caption 0 for image 1, and image 1 for caption 0
-    assert noticed.false_negative.item() == pytest.approx(0.5)
+    assert logged["sampler/false_negative_share"].item() == pytest.approx(0.5)
     _, unknown = loss_of(objective(strategy="all"), batch)
     assert bool(unknown.false_negative.isnan())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pipeline.data.acquire.cache import Kept, Store
 from pipeline.data.acquire.layouts import Files, ImageFiles, files_in, files_in_archive, match_layout
 from pipeline.data.acquire.sources import SOURCES, Item, Layout
 from pipeline.errors import InputError
-from pipeline.files import digest_of, write_json
+from pipeline.files import digest_of, read_record, write_json
 
 
 def find_annotations(name: str, wanted: str, store: Store) -> tuple[str, Files, list[Kept]]:
@@ -120,9 +119,9 @@ def listing_changed(images: ImageFiles, store: Store) -> list[str]:
     listing = images.listing()
     now = {"files": len(listing), "bytes": sum(size for _, size in listing), "sha256": digest_of(listing)}
     try:
-        before = json.loads(record.read_text())
+        before = read_record(record)
         told = f"{before['files']} images with {before['bytes']} bytes then"
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (InputError, KeyError):
         before, told = now, ""  # the first time, or a record that is damaged: there is nothing to compare with
     write_json(record, now)
     if before == now:

@@ -7,7 +7,6 @@ of ids: COCO's image ids (`cocoid`) and caption ids (`sentid`). FNE's and SCAN's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -82,5 +81,5 @@ def _judgments(name: str) -> dict[str, list[int]]:
         path = Path(str(distribution("eccv-caption").locate_file(f"eccv_caption/data/{name}")))
     except PackageNotFoundError:
         raise InputError("MS-COCO's graded truth needs the package eccv-caption: pip install eccv-caption") from None
-    judgments: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))
+    judgments: dict[str, list[int]] = read_json(path)
     return judgments

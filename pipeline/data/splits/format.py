@@ -6,14 +6,13 @@ train: a list of `{"image", "caption", "image_id"}`, one row a caption; val and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.yaml_text import shown
 
 SPLITS = ("train", "val", "test")
@@ -60,12 +59,7 @@ def read_split(path: Path) -> Split:
         InputError: naming the file and the row, for JSON that is cut off, a missing key, a wrong type,
             an empty caption or an image without captions.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; `dvc repro split` makes it") from None
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4 300 digits
-        raise InputError(f"{path}: not readable as JSON (cut off?): {error}") from None
+    rows = read_json(path, "split")
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list with at least one row, found {type(rows).__name__} {str(rows)[:40]}")
     images: dict[Any, tuple[int, str]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.data.splits.noise import make_noise, noise_file, noisy, write_noise
 from pipeline.data.splits.truth import write_truth
 from pipeline.errors import InputError
-from pipeline.files import write_text
+from pipeline.files import read_record, write_text
 from pipeline.params import NoiseParams, SplitParams
 from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE, VOCABULARY
 
@@ -107,14 +106,12 @@ def read_source(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: when it is missing or something else.
     """
+    source = read_record(path, "download")
     try:
-        source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:
             raise KeyError(source["name"])
         if not isinstance(source["skipped"], list) or not all(isinstance(name, str) for name in source["skipped"]):
             raise TypeError("skipped is no list of names")
-        return source
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; `dvc repro download` makes it") from None
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not what stage download writes ({error!r}); run that stage again") from None
+    return source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.splits.format import read_split
 from pipeline.errors import InputError
+from pipeline.files import read_record
 from pipeline.paths import NOISE, TRUTH, TRUTH_KIND
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
     kind_path, table_path = folder / TRUTH_KIND.name, folder / TRUTH.name
     if not kind_path.exists():
         return {}
+    kind = read_record(kind_path, "split")
     try:
-        kind = json.loads(kind_path.read_text(encoding="utf-8"))
         exact, how = kind["kind"] in UNLISTED_IS_FALSE, str(kind["how"])
         table = pandas.read_parquet(table_path)
         table = table[table["split"] == split]
@@ -111,13 +111,13 @@ def read_noise(folder: Path) -> Noise | None:
     path = folder / NOISE.name
     if not path.exists():
         return None
+    record = read_record(path, "split")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         if record["permutation"] is None:
             return None
         permutation_M, true_image_M = (np.array(record[key], np.int64) for key in ("permutation", "true_image"))
         ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
-    except (OSError, ArithmeticError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
     train = read_split(folder / "train.json")
     image_M = np.array(train.caption_image)

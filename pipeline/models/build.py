@@ -1,0 +1,164 @@
+"""The model that is trained: made from the base towers, saved, and loaded again."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.files import read_as, write_json, write_tensors
+from pipeline.models import pretrained
+from pipeline.models.clip import image_tower, text_tower
+from pipeline.models.pretrained import Pretrained
+from pipeline.models.towers import FIRST_TEMPERATURE, Head, MatchingModel, Pooling, ResidualHead, tower_widths
+from pipeline.params import ModelParams
+
+RECORD, HEADS = "model.json", "heads.safetensors"
+Widths = tuple[int, int]
+"""Of frozen features: the images', and the captions'."""
+Channels = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class ModelRecord(BaseModel):
+    """`model.json`: what must be known to use the weights that are stored with it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    family: Literal["vit_bert", "clip"]
+    train: Literal["towers", "heads"]
+    width: Annotated[int, Field(ge=1)]
+    pooling: Pooling = "masked_mean"
+    words: Annotated[int, Field(ge=1)]
+    captions: Literal["cleaned", "raw"]
+    image_size: Annotated[int, Field(ge=1)]
+    mean: Channels
+    std: Channels
+
+
+def make_model(
+    base: Pretrained,
+    settings: ModelParams,
+    temperature: float | Literal["learned"] = FIRST_TEMPERATURE,
+    feature_widths: Widths | None = None,
+) -> MatchingModel:
+    """The model that a training starts from; heads and projections are drawn from torch's global generator.
+
+    Args:
+        base: the towers, and the normalisation of their pixels.
+        settings: section `model`.
+        temperature: what similarities are divided by; "learned": a parameter that starts from CLIP's own value, or
+            from `FIRST_TEMPERATURE`.
+        feature_widths: for frozen features; None: both towers end to end.
+    """
+    if feature_widths is None:
+        towers, widths = _towers(base, settings.pooling, settings.image_size)
+    else:
+        towers, widths = (nn.Identity(), nn.Identity()), feature_widths
+    width = settings.width or min(widths)
+    heads = heads_over(widths, width, settings.train, settings.family)
+    mean, std = base.normalisation(settings.normalisation)
+    if temperature != "learned":
+        return MatchingModel(*towers, *heads, width=width, mean=mean, std=std, temperature=temperature)
+    model = MatchingModel(*towers, *heads, width=width, mean=mean, std=std)
+    start = -math.log(FIRST_TEMPERATURE) if base.logit_scale is None else base.logit_scale
+    model.logit_scale = nn.Parameter(torch.tensor(start))
+    return model
+
+
+def heads_over(widths: Widths, joint: int, train: str, family: str) -> tuple[nn.Module, nn.Module]:
+    """What stands over both towers: a linear projection only on a side whose width is not the joint one, or, over
+    frozen towers, a head; over a frozen CLIP, whose features match already, one that begins as the identity.
+    """
+    if train == "towers":
+        image, text = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
+        return image, text
+    if family == "clip" and set(widths) == {joint}:
+        return ResidualHead(joint), ResidualHead(joint)
+    return Head(widths[0], joint), Head(widths[1], joint)
+
+
+def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base: Pretrained) -> None:
+    """Write `model.json`, `heads.safetensors` and, of trained towers, `image/` and `text/` in transformers' format.
+
+    `base` holds the towers that `model` has trained, and their tokenizer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings.train == "towers":
+        pretrained.save(folder, base)
+    heads = {
+        f"{side}.{name}": tensor.detach().cpu()
+        for side, head in (("image", model.image_head), ("text", model.text_head))
+        for name, tensor in head.state_dict().items()
+    }
+    if model.logit_scale is not None:
+        heads["logit_scale"] = model.logit_scale.detach().cpu()
+    write_tensors(folder / HEADS, heads)
+    same = settings.model_dump(include=set(ModelRecord.model_fields))
+    record = ModelRecord.model_validate(same | {"width": model.width, "mean": model.mean, "std": model.std})
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+
+
+def read_model_record(folder: Path) -> ModelRecord:
+    """What `save_trained` wrote about the weights in `folder`.
+
+    Raises:
+        InputError: when it is missing or something else.
+    """
+    return read_as(ModelRecord, folder / RECORD, "train")
+
+
+def load_trained(folder: Path, feature_widths: Widths | None = None) -> MatchingModel:
+    """The model that `save_trained` wrote; over frozen features where their widths are given.
+
+    Raises:
+        InputError: when a part is missing or does not fit.
+    """
+    record = read_model_record(folder)
+    found = "towers" if feature_widths is None else "heads"
+    if record.train != found:
+        raise InputError(f"{folder / RECORD}: model.train was {record.train}, params.yaml says {found}")
+    if feature_widths is not None:
+        return _loaded(folder, record, (nn.Identity(), nn.Identity()), feature_widths)
+    return _loaded(folder, record, *_towers(pretrained.load(folder), record.pooling, record.image_size))
+
+
+def load_end_to_end(folder: Path, base_folder: Path) -> tuple[MatchingModel, Pretrained]:
+    """The model from pixels and tokens on, with its tokenizer: heads get the frozen towers of `base_folder`.
+
+    Raises:
+        InputError: as `load_trained`.
+    """
+    record = read_model_record(folder)
+    source = pretrained.load(base_folder if record.train == "heads" else folder)
+    return _loaded(folder, record, *_towers(source, record.pooling, record.image_size)), source
+
+
+def _towers(base: Pretrained, pooling: Pooling, image_size: int) -> tuple[tuple[nn.Module, nn.Module], Widths]:
+    towers = image_tower(base.image).eval(), text_tower(base.text, pooling).eval()
+    return towers, tower_widths(*towers, image_size)
+
+
+def _loaded(folder: Path, record: ModelRecord, towers: tuple[nn.Module, nn.Module], widths: Widths) -> MatchingModel:
+    from safetensors.torch import load_file
+
+    heads = heads_over(widths, record.width, record.train, record.family)
+    model = MatchingModel(*towers, *heads, width=record.width, mean=record.mean, std=record.std)
+    path = folder / HEADS
+    try:
+        weights = load_file(path)
+        if "logit_scale" in weights:
+            model.logit_scale = nn.Parameter(weights["logit_scale"])
+        for side, head in (("image", model.image_head), ("text", model.text_head)):
+            own = {name: value for name, value in weights.items() if name.startswith(f"{side}.")}
+            head.load_state_dict({name.removeprefix(f"{side}."): value for name, value in own.items()})
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
+    except Exception as error:  # whatever a damaged header provokes is the file's fault
+        said = " ".join(str(error).split())
+        raise InputError(f"{path}: does not fit {RECORD}: {said}") from None
+    return model
