@@ -15,7 +15,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline.data.scenes.scenes import generate
-from pipeline.features.make import padded
+from pipeline.features.tokens import padded
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import dotted, load_params
 from pipeline.report.page import render_page
