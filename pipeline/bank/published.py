@@ -5,7 +5,6 @@ Shapes: N training images, M training captions, which are the pairs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.data.splits.format import Split
 from pipeline.data.text import read_lines
 from pipeline.errors import InputError
+from pipeline.files import read_record
 from pipeline.models.foreign.conversion import converted
 
 
@@ -52,7 +52,7 @@ def read_bank(path: Path) -> dict[str, int]:
         InputError: naming the file and what is wrong with it, or the key whose value is no whole number.
     """
     with converted("bank", path) as folder:
-        bank = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+        bank = read_record(folder / "bank.json")
     for key, value in bank.items():
         if type(value) is not int:
             raise InputError(f"{path}: key {key[:40]!r}: {type(value).__name__}, expected a whole number")

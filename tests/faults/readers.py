@@ -300,7 +300,9 @@ def readers() -> list[Reader]:
         Reader("truth.parquet", {"truth.parquet": _truth_table(), "truth.json": kind}, _truths),
         Reader("source.json", {"source.json": json.dumps(source).encode()}, lambda at: read_source(at / "source.json")),
         Reader("a stage's record", {"base.json": b'{"a": [1, 2]}'}, lambda at: read_record(at / "base.json")),
-        Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),
+        Reader(
+            "params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25, 0.1
+        ),
         Reader("a published checkpoint", {"model.pt": _saved(state)}, _published, 4, 0.05),
         Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published, 4, 0.05),
         Reader(

@@ -5,7 +5,6 @@ FNE's `model_best.pth.tar` was trained with the mean over padding too (`model.po
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.files import read_record
 from pipeline.models.foreign.conversion import converted
 from pipeline.models.foreign.openai_clip import openai_clip_config, openai_to_transformers
 from pipeline.models.pretrained import silence_transformers
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
 
     with converted("checkpoint", path) as folder:
         weights = load_file(folder / "weights.safetensors")
-        about = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        about = read_record(folder / "record.json")
     shared = "module." if all(name.startswith("module.") for name in weights) else ""
     weights = {name.removeprefix(shared): tensor for name, tensor in weights.items()}
     return PublishedCheckpoint(weights, about["record"], tuple(about["keys"]))
