@@ -128,7 +128,7 @@ def _read(name: str, folder: Path, extending: tuple[str, ...]) -> Recipe:
         raise InputError(f"{path}: extends itself: {' > '.join((*extending, name))}")
     try:
         text = path.read_text(encoding="utf-8")
-        parse_yaml(text, path)  # refuses what would take long, or make objects
+        parse_yaml(text, path)  # refuses what would make objects
         content = _round_trip().load(text)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pipeline.data.splits.format import Split
 from pipeline.data.text import read_lines
 from pipeline.errors import InputError
-from pipeline.models.foreign.unpickling import read_numpy_dict
+from pipeline.files import read_record
+from pipeline.models.foreign.conversion import converted
 
 
 def read_published_bank(
@@ -32,7 +33,7 @@ def read_published_bank(
     Raises:
         InputError: naming the file and the key that is missing, left over, or whose entry is no caption line.
     """
-    by_image, by_text = read_numpy_dict(image_path), read_numpy_dict(text_path)
+    by_image, by_text = read_bank(image_path), read_bank(text_path)
     lines = [str(row) for row in range(len(split.captions))]
     image_id_N = _ids_by_line(split.images, image_names) if image_names else _ids_by_name(split.images, by_image)
     hint = "" if image_names else "; ids that are lines of image_name.txt need that file"
@@ -40,6 +41,22 @@ def read_published_bank(
         _entries(by_image, image_id_N, split.images, len(lines), image_path, hint),
         _entries(by_text, lines, split.captions, len(lines), text_path, ""),
     )
+
+
+def read_bank(path: Path) -> dict[str, int]:
+    """Read `numpy.save(path, {key: whole number})`; keys that are numbers come back as text.
+
+    A value may be an int, a numpy integer or an array that holds one.
+
+    Raises:
+        InputError: naming the file and what is wrong with it, or the key whose value is no whole number.
+    """
+    with converted("bank", path) as folder:
+        bank = read_record(folder / "bank.json")
+    for key, value in bank.items():
+        if type(value) is not int:
+            raise InputError(f"{path}: key {key[:40]!r}: {type(value).__name__}, expected a whole number")
+    return bank
 
 
 def _ids_by_line(images: Sequence[str], image_names: Path) -> list[str]:

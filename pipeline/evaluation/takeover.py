@@ -15,7 +15,7 @@ from pipeline.files import atomic_folder, users_file, write_json
 from pipeline.models import pretrained
 from pipeline.models.build import make_model, save_trained
 from pipeline.models.clip import split_clip
-from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, published_record, read_checkpoint, recognise
+from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, read_checkpoint, recognise
 from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams, Params
 from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION
@@ -49,15 +49,15 @@ def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretraine
         if FAMILIES[kind] != model.family:
             raise InputError(f"{kind.upper()}'s towers need model.family {FAMILIES[kind]}, found {model.family}")
         if kind == "fne":
-            image, text = fne_towers(checkpoint, base_folder)
+            image, text = fne_towers(checkpoint.weights, base_folder)
             made = dataclasses.replace(base, image=image, text=text)
             model = model.model_copy(update={"pooling": "mean_all"})  # what they were trained with
         else:
-            clip_image, clip_text, logit_scale = split_clip(npc_clip(checkpoint))
+            clip_image, clip_text, logit_scale = split_clip(npc_clip(checkpoint.weights))
             made = dataclasses.replace(base, image=clip_image, text=clip_text, logit_scale=logit_scale)
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    return made, model, {"kind": kind, **published_record(checkpoint)}
+    return made, model, {"kind": kind, **checkpoint.record}
 
 
 def take_over(params: Params, key: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, users_path, write_json
 from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, channels
-from pipeline.models.sizes import check_model, check_sizes
+from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,6 +122,7 @@ def silence_transformers() -> None:
 
 
 def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
+    from safetensors import safe_open
     from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
     from transformers.utils import cached_file
 
@@ -146,9 +147,11 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
             place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
         )
         if weights is not None:  # a large model's are in several files, and the hub's word is taken for its sizes
-            check_sizes(config.to_dict(), Path(weights))
             build = halves.get(config.model_type, functools.partial(AutoModel.from_config, trust_remote_code=False))
-            check_model(lambda: build(config), Path(weights))
+            with safe_open(weights, "pt") as opened:
+                keys = opened.keys()
+                shapes = [opened.get_slice(key).get_shape() for key in keys]
+            check_size(config.to_dict(), lambda: build(config), shapes)
         torch.manual_seed(0)  # a pooler that a checkpoint lacks is the same at every fetch
         model, report = halves.get(config.model_type, AutoModel).from_pretrained(
             place,

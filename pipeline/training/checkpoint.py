@@ -17,7 +17,6 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path
-from pipeline.models.foreign.torch_file import load_torch_file
 
 SHARE_OF_TIME = 0.05  # at most this much of a run goes into writing checkpoints
 SHORTEST_PAUSE = 10.0  # seconds
@@ -61,7 +60,7 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            state = load_torch_file(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict):
                 raise TypeError(f"found {type(state).__name__}, expected dict")
         except Exception as error:

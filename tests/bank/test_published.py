@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from numpy.lib import format as npy
 
-from pipeline.bank.published import read_published_bank
+from pipeline.bank.published import read_bank, read_published_bank
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 
@@ -29,6 +31,63 @@ def write_bank(folder: Path, image_entries: dict[Any, Any], text_entries: dict[A
 
 def every_caption(captions: int) -> dict[str, Any]:
     return {str(line): numpy.array([captions - 1 - line]) for line in range(captions)}
+
+
+def test_every_kind_of_whole_number_is_read(tmp_path: Path) -> None:
+    values = {
+        "7": 7,
+        "8": numpy.uint16(65535),
+        "9": numpy.dtype(">i8").type(-5),
+        "10": numpy.array([300]),
+        "11": numpy.array([[300]], dtype=">i4"),  # what indexing by a top-k result leaves
+        "12": numpy.array(5),
+        13: numpy.int16(-2),
+        numpy.int64(14): 1 << 62,
+    }
+    numpy.save(tmp_path / "bank.npy", numpy.array(values))
+    assert read_bank(tmp_path / "bank.npy") == {str(key): numpy.array(value).item() for key, value in values.items()}
+
+
+def test_a_bank_that_numpy_1_wrote_is_read(tmp_path: Path) -> None:
+    """It pickled by protocol 3, and called its module otherwise."""
+    bank = numpy.array({"a": numpy.array([5]), "b": numpy.int64(6)}, dtype=object)
+    program = pickle.dumps(bank, protocol=3).replace(b"cnumpy._core.", b"cnumpy.core.")
+    assert program.count(b"numpy.core.") == 2
+    with open(tmp_path / "bank.npy", "wb") as file:
+        npy.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        file.write(program)
+    assert read_bank(tmp_path / "bank.npy") == {"a": 5, "b": 6}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": 1.5}, "key 'a': float, expected a whole number"),
+        ({"a": numpy.float64(2)}, "key 'a': float"),
+        ({"a": "1"}, "key 'a': str"),
+        ({"a": True}, "key 'a': bool"),
+        ({"a": None}, "key 'a': NoneType"),
+        ({"a": {"b": 1}}, "key 'a': dict"),
+        ({"a": numpy.arange(2)}, "16 bytes for one number"),
+        ({("a",): 1}, "whose keys are texts or whole numbers"),
+        ({"1": 1, 1: 1}, "stands there twice"),
+        ([{"a": 1}, {"a": 2}], "2 values in the place of one"),
+        (numpy.arange(3), "cut off, or not a dict of whole numbers"),
+        (numpy.array("text", dtype=object), "found str"),
+    ],
+)
+def test_anything_but_a_dict_of_whole_numbers_is_refused(tmp_path: Path, content: Any, said: str) -> None:
+    numpy.save(tmp_path / "bank.npy", numpy.array(content))
+    with pytest.raises(InputError, match=rf"bank\.npy: .*{said}"):
+        read_bank(tmp_path / "bank.npy")
+
+
+def test_bytes_after_the_dict_are_refused(tmp_path: Path) -> None:
+    numpy.save(tmp_path / "bank.npy", numpy.array({"0": 1}))
+    with open(tmp_path / "bank.npy", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"bank\.npy: .*something follows"):
+        read_bank(tmp_path / "bank.npy")
 
 
 @pytest.mark.parametrize(

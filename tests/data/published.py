@@ -14,10 +14,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.data.acquire.sources import FNE_JSON
+from pipeline.data.acquire.sources import FNE_JSON, Item
 from pipeline.params import load_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -43,6 +44,11 @@ class Copy:
     served: Path | None = None
     has_truth: bool = False
     notes: list[str] = field(default_factory=list)
+
+
+def unpin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a catalogue without digests: the copies are not the files that it states them of."""
+    monkeypatch.setattr(Item, "sha256", property(lambda _: None))
 
 
 def jpeg(number: int) -> bytes:

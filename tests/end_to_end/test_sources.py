@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.training.record import PLACE
-from tests.data.published import COPIES, Copy, fne_json, serve, write_copy_params, write_files
+from tests.data.published import COPIES, Copy, fne_json, serve, unpin, write_copy_params, write_files
 from tests.stages.running import STAGES, TINY_TOWERS, files_below, finite, run, start, work_in
 
 pytestmark = pytest.mark.end_to_end
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.end_to_end
 
 @pytest.fixture(autouse=True)
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    unpin(monkeypatch)
     return work_in(tmp_path / "clone", monkeypatch)
 
 

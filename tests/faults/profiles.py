@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,10 @@ from hypothesis import HealthCheck, settings
 SOAK = int(os.environ.get("FAULT_EXAMPLES", "0"))
 
 
-def examples(fast: int) -> Callable[[Any], Any]:
-    """Hypothesis' settings for `fast` examples, or for as many as a soak wants; the soak's differ from run to run."""
+def examples(fast: int, share: float = 1.0) -> Callable[[Any], Any]:
+    """Hypothesis' settings for `fast` examples, or for a share of as many as a soak wants, other ones each time."""
     return settings(
-        max_examples=SOAK or fast,
+        max_examples=math.ceil(share * SOAK) or fast,
         deadline=None,
         derandomize=not SOAK,
         suppress_health_check=list(HealthCheck),

@@ -30,6 +30,7 @@ from tests.data.published import (
     mscoco,
     own_folder,
     serve,
+    unpin,
     write_copy_params,
     write_files,
     write_params,
@@ -41,6 +42,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run stages in, as a clone is."""
     folder = tmp_path / "clone"
     folder.mkdir()
+    unpin(monkeypatch)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

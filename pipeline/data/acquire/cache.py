@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.data.acquire.download import fetch_item
+from pipeline.data.acquire.download import check_digest, fetch_item
 from pipeline.data.acquire.sources import Item
 from pipeline.data.archives import check_archive
 from pipeline.errors import InputError
@@ -39,10 +39,13 @@ class Store:
         return bool(items) and all(self._own(item) is not None for item in items)
 
     def get(self, item: Item) -> Kept:
-        """The file of an item, fetched on first use; its digest is recorded then and compared on every later use.
+        """The file of an item, fetched on first use, with the digest that the catalogue states.
+
+        Where it states none, the digest is recorded on first use and compared on every later one.
 
         Raises:
-            InputError: for what cannot be fetched, an archive that is damaged, or a file that is not the one recorded.
+            InputError: for what cannot be fetched, an archive that is damaged, or a file that is not the one published
+                or recorded.
         """
         own = self._own(item)
         path = own or self.folder / item.name
@@ -54,6 +57,9 @@ class Store:
             if not path.exists():
                 fetch_item(item, path, self.mirror, self.limits)
             found = sha256(path)
+            if item.sha256 is not None:
+                check_digest(item, found, f"{path}{'' if own else ' (delete it to have it fetched again)'}")
+                return Kept(path, found, item.address)
             if not record.exists():
                 if path.suffix == ".zip":
                     check_archive(path, limits=self.limits)

@@ -19,7 +19,7 @@ from pipeline.data.acquire.space import require_space
 from pipeline.data.archives import check_archive
 from pipeline.data.text import read_json
 from pipeline.errors import InputError
-from pipeline.files import write_json
+from pipeline.files import sha256, write_json
 from pipeline.params import LimitsParams
 from pipeline.progress import progress
 
@@ -55,15 +55,19 @@ def resolve(item: Item, mirror: str | None) -> str:
 
 
 def fetch_item(item: Item, destination: Path, mirror: str | None, limits: LimitsParams) -> None:
-    """Fetch a published file, a Drive item through gdown; an archive or JSON is read whole before it gets its name.
+    """Fetch a published file, a Drive item through gdown, and check it before it gets its name.
+
+    One with a digest in the catalogue is compared with that; else an archive or JSON is read whole.
 
     Raises:
-        InputError: as `fetch`.
+        InputError: as `fetch`, and for another digest.
     """
     url = resolve(item, mirror)
 
     def verify(path: Path) -> None:
-        if item.name.endswith(".zip"):
+        if item.sha256 is not None:
+            check_digest(item, sha256(path), url)
+        elif item.name.endswith(".zip"):
             check_archive(path, url, limits)
         elif item.name.endswith(".json"):
             read_json(path, url)
@@ -72,6 +76,19 @@ def fetch_item(item: Item, destination: Path, mirror: str | None, limits: Limits
         _fetch_drive(item, destination, verify)
     else:
         fetch(url, destination, verify=verify)
+
+
+def check_digest(item: Item, found: str, label: str) -> None:
+    """Compare a file's SHA-256 with the catalogue's, where that has one.
+
+    Raises:
+        InputError: naming the file and both.
+    """
+    if item.sha256 not in (None, found):
+        raise InputError(
+            f"{label}: not the published {item.name}: its SHA-256 is {found}, expected {item.sha256}. "
+            "If it is right as it is, unpack it into the folder that data.root names"
+        )
 
 
 def fetch(

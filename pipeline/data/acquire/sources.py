@@ -14,6 +14,12 @@ FNE_JSON = "https://drive.google.com/drive/folders/1mondFS6TCbzvz2ZUk4UDFAxnD8xk
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
 COCO = "http://images.cocodataset.org/zips/"
+# As stated by TensorFlow Datasets (url_checksums/coco_captions.txt) for the files under these addresses.
+KARPATHY_SHA256 = "4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817"
+COCO_SHA256 = {
+    "train": "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+    "val": "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+}
 NPC_TEXT = "https://drive.google.com/drive/folders/1VULI0Pxa4Turimkndpb7LoXP34wEGmtS"
 SCAN_FILES = tuple(f"{split}_{part}.txt" for split in ("train", "dev", "test") for part in ("ids", "caps"))
 
@@ -23,11 +29,13 @@ class Item:
     """One published file: the name it is kept under and its address, on the web or in a Drive folder.
 
     `folder` is the top folder of an image archive, where a data set's images are spread over several archives.
+    `sha256` is the digest that its publisher or a library states; a file without one is trusted on first use.
     """
 
     name: str
     address: str
     folder: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Source:
     scan_image: Callable[[str], str] = "{}.jpg".format
 
 
+KARPATHY_ITEMS = (Item("caption_datasets.zip", KARPATHY, sha256=KARPATHY_SHA256),)
 SOURCES: dict[str, Source] = {
     "scenes": Source(
         title="Generated scenes of coloured shapes",
@@ -111,7 +120,7 @@ SOURCES: dict[str, Source] = {
         citation="Young, Lai, Hodosh and Hockenmaier (2014), From Image Descriptions to Visual Denotations, TACL 2, "
         "67-78; split: Karpathy and Fei-Fei (2015), Deep Visual-Semantic Alignments, CVPR",
         layouts={
-            "karpathy": Layout(files=("dataset_flickr30k.json",), items=(Item("caption_datasets.zip", KARPATHY),)),
+            "karpathy": Layout(files=("dataset_flickr30k.json",), items=KARPATHY_ITEMS),
             "fne": Layout(
                 files=tuple(f"flickr30k_{split}.json" for split in ("train", "val", "test")),
                 items=tuple(Item(f"flickr30k_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
@@ -131,14 +140,17 @@ SOURCES: dict[str, Source] = {
         citation="Lin et al. (2014), Microsoft COCO: Common Objects in Context, ECCV; split: Karpathy and Fei-Fei "
         "(2015), Deep Visual-Semantic Alignments, CVPR",
         layouts={
-            "karpathy": Layout(files=("dataset_coco.json",), items=(Item("caption_datasets.zip", KARPATHY),)),
+            "karpathy": Layout(files=("dataset_coco.json",), items=KARPATHY_ITEMS),
             "fne": Layout(
                 files=tuple(f"coco_{split}.json" for split in ("train", "val", "test")),
                 items=tuple(Item(f"coco_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
             ),
             "scan": Layout(files=SCAN_FILES),
         },
-        images=tuple(Item(f"{part}2014.zip", f"{COCO}{part}2014.zip", f"{part}2014") for part in ("train", "val")),
+        images=tuple(
+            Item(f"{part}2014.zip", f"{COCO}{part}2014.zip", f"{part}2014", digest)
+            for part, digest in COCO_SHA256.items()
+        ),
         identity=coco_identity,
         scan_image=lambda identity: f"COCO_2014_{identity:0>12}.jpg",  # as NPC's rename script leaves them
     ),

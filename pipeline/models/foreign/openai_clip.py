@@ -121,11 +121,14 @@ def _tower_sizes(state: Mapping[str, Tensor], prefix: str, width: int) -> dict[s
     for number in range(len(numbers)):
         if number not in numbers:
             raise InputError(f"no parameter of {prefix}transformer.resblocks.{number}, but of {max(numbers)}")
+    heads = max(1, width // HEAD_WIDTH)
+    if width % heads:
+        raise InputError(f"{prefix}transformer: a width of {width}, expected a multiple of {HEAD_WIDTH}")
     return {
         "hidden_size": width,
         "intermediate_size": inner,
         "num_hidden_layers": len(numbers),
-        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "num_attention_heads": heads,
         "hidden_act": "quick_gelu",
     }
 

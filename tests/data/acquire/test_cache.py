@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,3 +61,17 @@ def test_a_file_fetched_anew_must_be_the_one_recorded(tmp_path: Path, fetched: l
     (tmp_path / "a.json.sha256").write_text("0" * 64 + "  a.json\n")
     with pytest.raises(InputError, match=f"its SHA-256 is {first.sha256}, but {'0' * 64} was recorded"):
         published.get(ITEM)
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_file_with_a_published_digest_must_have_it_also_on_first_use(
+    mine: bool, tmp_path: Path, fetched: list[Path]
+) -> None:
+    kept = Store(tmp_path / "kept", tmp_path / "mine" if mine else None, None, LIMITS)
+    if mine:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/a.zip").write_text("published")
+    digest = hashlib.sha256(b"published").hexdigest()
+    assert kept.get(Item("a.zip", ITEM.address, sha256=digest)).sha256 == digest  # no archive: nothing else is asked
+    with pytest.raises(InputError, match=f"not the published a.zip: its SHA-256 is {digest}, expected {'0' * 64}"):
+        kept.get(Item("a.zip", ITEM.address, sha256="0" * 64))

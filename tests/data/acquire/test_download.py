@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,18 @@ def test_an_archive_that_is_cut_off_never_gets_its_name(tmp_path: Path) -> None:
     with server(behaviour) as url, pytest.raises(InputError, match="not a whole ZIP archive"):
         fetch_item(Item("file.zip", url), tmp_path / "kept/file.zip", None, LIMITS)
     assert not list((tmp_path / "kept").iterdir())
+
+
+def test_another_file_than_the_one_published_never_gets_its_name(tmp_path: Path) -> None:
+    with server(Behaviour()) as url:
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        with pytest.raises(
+            InputError, match=rf"^{url}: not the published file\.zip: its SHA-256 is {digest}, expected"
+        ):
+            fetch_item(Item("file.zip", url, sha256="0" * 64), tmp_path / "file.zip", None, LIMITS)
+        assert not list(tmp_path.iterdir())
+        fetch_item(Item("file.zip", url, sha256=digest), tmp_path / "file.zip", None, LIMITS)
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT  # which is no archive: nothing else is asked
 
 
 def test_no_space_is_seen_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

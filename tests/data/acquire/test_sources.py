@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ def test_every_source_says_whose_it_is_and_how_to_get_it(source: Source) -> None
     assert source.citation
     for item in (*source.images, *(item for layout in source.layouts.values() for item in layout.items)):
         assert item.address.startswith(("https://", "http://images.cocodataset.org/"))
+        assert item.sha256 is None or re.fullmatch("[0-9a-f]{64}", item.sha256)
     assert "scan" not in source.layouts or source.scan_image("7").endswith(".jpg")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, layer_norm, linear, normalize
 
 from pipeline.errors import InputError
-from pipeline.models.foreign.checkpoints import npc_clip, published_record, read_checkpoint, recognise
+from pipeline.models.foreign.checkpoints import PublishedCheckpoint, npc_clip, read_checkpoint, recognise
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,8 @@ def test_an_npc_checkpoint_becomes_a_clip_with_the_same_embeddings(
     torch.save(content, tmp_path / "npc_f30k.pt")
     checkpoint = read_checkpoint(tmp_path / "npc_f30k.pt")
     assert recognise(checkpoint) == "npc"
-    assert published_record(checkpoint) == {"epoch": 4, "name": "f30k_0.2"}
-    clip = npc_clip(checkpoint)
+    assert checkpoint.record == {"epoch": 4, "name": "f30k_0.2"}
+    clip = npc_clip(checkpoint.weights)
     pixels_B3HW = torch.randn(3, 3, 8, 8)
     tokens_BL = torch.tensor([[18, 4, 5, 19, 0, 0, 0], [18, 7, 19, 0, 0, 0, 0], [18, 1, 2, 3, 4, 5, 19]])
     with torch.no_grad():
@@ -125,8 +125,8 @@ def test_an_npc_checkpoint_becomes_a_clip_with_the_same_embeddings(
 def test_openais_own_half_precision_state_dict_is_taken_too() -> None:
     state = openai_clip()
     numbers = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
-    plain = {f"module.{name}": value.half() for name, value in {**state, **numbers}.items()}
-    assert recognise(plain) == "npc"
+    plain = {name: value.half() for name, value in {**state, **numbers}.items()}
+    assert recognise(PublishedCheckpoint(plain, {}, ())) == "npc"
     found = npc_clip(plain).visual_projection.weight
     assert torch.equal(found, state["visual.proj"].half().float().T)
 
@@ -142,6 +142,7 @@ def test_openais_own_half_precision_state_dict_is_taken_too() -> None:
         ("transformer.resblocks.0.attn.in_proj_bias", torch.ones(4), r"attn.in_proj_bias' of shape \(4,\)"),
         ("transformer.resblocks.999999999.ln_1.bias", torch.ones(12), r"resblocks\.3, but of 999999999"),
         ("visual.positional_embedding", torch.ones(7, 16), "7 positions"),
+        ("visual.conv1.weight", torch.ones(193, 3, 4, 4), r"visual\.transformer: a width of 193"),
         ("visual.layer1.0.conv1.weight", torch.ones(1), "ResNet"),
     ],
 )
@@ -151,4 +152,12 @@ def test_a_clip_of_another_make_is_refused(name: str, value: Tensor | None, said
     if value is not None:
         state[name] = value
     with pytest.raises(InputError, match=said):
-        npc_clip({"state_dict": state})
+        npc_clip(state)
+
+
+def test_shapes_that_describe_more_numbers_than_the_file_holds_are_refused() -> None:
+    """Each tensor is small; a matrix of the width of one and the height of another would not be."""
+    state = openai_clip()
+    state["visual.conv1.weight"] = torch.ones(64_000, 3, 1, 1)
+    with pytest.raises(InputError, match=r"CLIP: its configuration describes \d+ numbers, but its weights hold \d+"):
+        npc_clip(state)
