@@ -1,4 +1,4 @@
-"""What holds for every test: few threads, and tests for a GPU only where there is one."""
+"""What holds for every test: few threads, one worker a file, and tests for a GPU only where there is one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ import pytest  # noqa: E402
 from tests.stages.running import STAGES, run_in, work_in  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device; torch is imported only if there are any."""
+    """Longest first, for workers that share them out by file or by group; skip `gpu` where there is no CUDA device."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:
         return
-    import torch
+    import torch  # only if there are any
 
     if not torch.cuda.is_available():
         for item in for_gpu:

@@ -51,16 +51,17 @@ def run_charts(
     charts = [Chart(title, said, svg_uri(figure), wide=True)]
     tables = {"history": history, "validation": validation}
     for table, column, title, label in TRAINING:
-        known = tables[table].dropna(subset=[column]) if column in tables[table] else []
-        if len(known):
-            values = known[column]
-            figure = _figure(NARROW)
-            axes = figure.add_subplot()
-            axes.plot(known["step"], values, color=LINE, marker="o" if len(known) == 1 else None)
-            axes.set(xlabel="step", ylabel=label)
-            if label == "share":
-                axes.set_ylim(bottom=0)
-            charts.append(Chart(title, f"From {values.iloc[0]:.4g} to {values.iloc[-1]:.4g}.", svg_uri(figure)))
+        rows = tables[table]
+        known = rows.dropna(subset=[column]) if column in rows else rows[:0]
+        if known.empty:
+            continue
+        values, figure = known[column], _figure(NARROW)
+        axes = figure.add_subplot()
+        axes.plot(known["step"], values, color=LINE, marker="o" if len(known) == 1 else None)
+        axes.set(xlabel="step", ylabel=label)
+        if label == "share":
+            axes.set_ylim(bottom=0)
+        charts.append(Chart(title, f"From {values.iloc[0]:.4g} to {values.iloc[-1]:.4g}.", svg_uri(figure)))
     return charts
 
 

@@ -20,6 +20,8 @@ from tests.report.making import COLOURS, split_of, truth_of, write_page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = (
     '</q></script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">"\'&amp;{{ 7*7 }}'
