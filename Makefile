@@ -35,8 +35,8 @@ repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its re
 ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
 	@$(BIN)/python -m commands.ui --port "$(PORT)" $(ARGS)
 
-# Two workers need two cores and 4 GB; the tests of a file, and all those of DVC, stay with one worker.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Two workers need two cores and 4 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 test: $(DEVELOPMENT)  ## run the tests, in WORKERS (2) processes
 	$(PYTEST) $(ARGS)

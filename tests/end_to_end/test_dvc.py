@@ -26,7 +26,7 @@ from stages.alone import PREPARING
 from tests.data.published import write_params
 from tests.stages.running import OUTSIDE, ROOT, finite
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("dvc")]  # one clone for all
+pytestmark = pytest.mark.end_to_end
 
 SMALL: dict[str, Any] = {
     "data__scenes__train": 40,

@@ -13,7 +13,7 @@ from tests.faults.crowding import crowd, names
 from tests.faults.killing_dvc import CHANGE, Killed, Outcome, copied, end_all, in_training, kill_dvc, outcome, ref_of
 from tests.faults.killing_queue import EXPERIMENTS, kill_queue
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("dvc")]  # one clone for all
+pytestmark = pytest.mark.end_to_end
 
 
 @pytest.fixture(autouse=True)
