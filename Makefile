@@ -3,6 +3,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 PORT ?= 5000
+WORKERS ?= 2
 ARGS ?=
 
 VENV := .venv
@@ -21,7 +22,7 @@ export DVC_STUDIO_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help repro ui test soak coverage mutants audit bench lint format
+.PHONY: help repro ui test check soak coverage mutants audit bench lint format
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile
@@ -34,13 +35,19 @@ repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its re
 ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
 	@$(BIN)/python -m commands.ui --port "$(PORT)" $(ARGS)
 
-test: $(DEVELOPMENT)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+# Two workers need two cores and 4 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder
+
+test: $(DEVELOPMENT)  ## run the tests, in WORKERS (2) processes
+	$(PYTEST) $(ARGS)
+
+check: lint  ## lint, and run the tests that need neither DVC, a server nor a browser: a minute and a half
+	$(PYTEST) -m "not (end_to_end or server or browser or soak)" $(ARGS)
 
 soak: $(DEVELOPMENT)  ## try faults at length: kills at twenty moments of each stage, FAULT_EXAMPLES (10000) damaged files for each reader
 	@failed=; \
 	$(BIN)/python -m tests.faults.soak || failed=1; \
-	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest tests/faults -s $(ARGS) || failed=1; \
+	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest -m "" tests/faults tests/tracking -s $(ARGS) || failed=1; \
 	test -z "$$failed"
 
 coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of pipeline/ they leave out

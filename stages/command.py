@@ -9,14 +9,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from threading import current_thread, main_thread
 
 import click
 
 from pipeline.errors import InputError, printable
 from stages.alone import alone
-from stages.launch import LAUNCHER
 from stages.recorded import recorded
 
 ENVIRONMENT = {
@@ -32,9 +31,6 @@ ENVIRONMENT = {
 DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
 """Environment of stages that somebody waits for, DVC or torch's launcher: killed, these would leave them behind."""
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-ADOPTS = "systemd"
-"""The process that takes orphans over where number 1 does not: that of a desktop's session."""
-BEGAN = os.getpid(), os.getppid()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,10 +47,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from pipeline.paths import maker
-        from pipeline.repository import way_back
 
-        if back := way_back():
-            click.echo(f"warning: {back}", err=True)
         earlier = signal.signal(signal.SIGTERM, _end) if current_thread() is main_thread() else None
         try:
             with alone(), recorded():
@@ -88,31 +81,9 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that started this one is gone, and end if it is gone already."""
-    try:
+    """Ask Linux for SIGTERM when the process that started this one is gone; elsewhere an orphan works to its end."""
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):  # not Linux: an orphan works to its end
-        return
-    if _orphaned():  # Linux tells of no death before it was asked to
-        raise SystemExit(128 + signal.SIGTERM)
-
-
-def _orphaned() -> bool:
-    """Whether whoever started this process was killed meanwhile.
-
-    DVC and the shell that it calls are of one process group with the stage, so that an orphan is told from the stage of
-    a DVC that is itself number 1, as in a container. torch's launcher sets its workers apart and leaves its number.
-    """
-    parent = os.getppid()
-    if os.getpid() == BEGAN[0] and parent != BEGAN[1]:
-        return True
-    if "WORLD_SIZE" in os.environ:
-        return LAUNCHER in os.environ and os.environ[LAUNCHER] != str(parent)
-    try:
-        adopted = parent == 1 or Path(f"/proc/{parent}/comm").read_text().strip() == ADOPTS
-        return adopted and os.getpgid(parent) != os.getpgrp()
-    except OSError:  # gone since it was asked for, which the signal says; or hidden
-        return False
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:

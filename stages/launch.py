@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 GPUS = "FNE_GPUS"
 """Environment: the GPUs that the queue's workers on this machine share out among themselves, `0,1`."""
 
-LAUNCHER = "FNE_LAUNCHER"
-"""Environment of processes that were started together: who started them."""
-
 PAUSE = 1.0  # seconds between two looks for a free GPU
 
 _held: list[BaseFileLock] = []  # until this process ends, however it ends
@@ -53,13 +50,10 @@ def started_together(stage: str, processes: int) -> bool:
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what ails
-    os.environ[LAUNCHER] = str(os.getpid())
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
         raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
-    finally:
-        del os.environ[LAUNCHER]
     return True
 
 

@@ -1,10 +1,11 @@
-"""What holds for every test: few threads, and tests for a GPU only where there is one."""
+"""What holds for every test: few threads, one worker a file, and tests for a GPU only where there is one."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch or numpy, which read these once.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -17,12 +18,26 @@ import pytest  # noqa: E402
 from tests.stages.running import STAGES, run_in, work_in  # noqa: E402
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker a file; the tests of DVC are of two files, and of one worker, for they share a clone."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "dvc" if file.endswith("dvc.py") else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device; torch is imported only if there are any."""
+    """The longest first, for workers that share them out; skip `gpu` where there is no CUDA device."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:
         return
-    import torch
+    import torch  # only if there are any
 
     if not torch.cuda.is_available():
         for item in for_gpu:

@@ -41,7 +41,6 @@ LEFT_OUT = {
     "pipeline/problems.py": "messages",
     "pipeline/progress.py": "progress bars; passes on what it is given",
     "pipeline/paths.py": "names of outputs, which dvc.yaml has too",
-    "pipeline/repository.py": "reads what git says of the workspace, for a warning",
     "pipeline/params.py": "checks values and changes none; those that a stage computes with are in its `params`",
     "pipeline/yaml_text.py": "reads params.yaml, whose values are in `params`",
     "pipeline/tracking": "copies results to MLflow; no stage computes with what MLflow holds",

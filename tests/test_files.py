@@ -347,3 +347,20 @@ def test_the_main_root_is_the_one_dvc_names_or_the_current_folder(
     assert main_root() == tmp_path.resolve()
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
     assert main_root() == tmp_path.resolve() / "elsewhere"
+
+
+def test_half_files_of_processes_that_are_no_more_are_swept(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = [tmp_path / f".out.{gone.stdout.decode().strip()}.part", tmp_path / f".out.{os.getppid()}.part"]
+    other = tmp_path / f".another{left[0].name.removeprefix('.out')}"
+    for path in (*left, other):
+        path.write_text("half")
+    write_text(tmp_path / "out", "whole")
+    assert not left[0].exists()
+    assert left[1].exists(), "its process is still writing"
+    assert other.exists(), "another output's"
+    folder = tmp_path / left[0].name.replace(".part", ".x1_y.part").replace(".out", ".folder")
+    folder.mkdir()
+    with atomic_folder(tmp_path / "folder") as made:
+        (made / "file").write_text("whole")
+    assert not folder.exists()

@@ -1,22 +1,35 @@
-"""The charts of a run, laid out from the tables that its stages wrote."""
+"""The charts of a run, from the tables that its stages wrote."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.report.charts import Chart, Line, line_chart
+from pipeline.report.figures import LINE, draw_similarity, svg_uri
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 SIMILARITY_COLUMNS = ("similarity", "matched", "unmatched", "posterior", "weight")
 FALLS = 0.9  # of its height: a posterior that ends below that is worth a word
+WIDE, NARROW = (4.6, 3.4), (4.6, 2.8)  # inches: narrow enough that a phone shrinks the text by a quarter only
 TRAINING = (
-    # table, column, key, title, label of the axis
-    ("history", "train/loss", "loss", "Training loss", "loss"),
-    ("validation", "val_rsum", "validation", "Validation: sum of the six recalls", "rsum, percent"),
-    ("history", "sampler/false_negative_share", "share", "Sampled negatives that match in truth", "share"),
+    # table, column, title, label of the axis
+    ("history", "train/loss", "Training loss", "loss"),
+    ("validation", "val_rsum", "Validation: sum of the six recalls", "rsum, percent"),
+    ("history", "sampler/false_negative_share", "Sampled negatives that match in truth", "share"),
 )
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture for the page: its name, what it shows in words, and an SVG as a data: URI."""
+
+    title: str
+    description: str
+    uri: str
+    wide: bool = False
 
 
 def run_charts(
@@ -30,19 +43,32 @@ def run_charts(
         validation: the validations' by `step`.
         threshold: at and below which candidates are cut down.
     """
+    figure = _figure(WIDE)
+    draw_similarity(figure, similarity, threshold)
+    said = f"Densities with the false-negative posterior, FNE's sampling weight and the cut-down at {threshold:.2f}. "
+    said += posterior_note(similarity)
+    title = "Similarity of captions to their own image and to the nearest other one"
+    charts = [Chart(title, said, svg_uri(figure), wide=True)]
     tables = {"history": history, "validation": validation}
-    charts = [_similarity_chart(similarity, threshold)]
-    for table, column, key, title, label in TRAINING:
+    for table, column, title, label in TRAINING:
         rows = tables[table]
-        if column in rows:
-            line = Line(title, list(rows["step"]), list(rows[column]), "plain")
-            known = rows[column].dropna()
-            said = f"From {known.iloc[0]:.4g} to {known.iloc[-1]:.4g}." if len(known) else ""
-            zero = key == "share"
-            charts.append(
-                line_chart(f"chart-{key}", title, said, [line], x_label="step", y_label=label, from_zero=zero)
-            )
-    return [chart for chart in charts if chart is not None]
+        known = rows.dropna(subset=[column]) if column in rows else rows[:0]
+        if known.empty:
+            continue
+        values, figure = known[column], _figure(NARROW)
+        axes = figure.add_subplot()
+        axes.plot(known["step"], values, color=LINE, marker="o" if len(known) == 1 else None)
+        axes.set(xlabel="step", ylabel=label)
+        if label == "share":
+            axes.set_ylim(bottom=0)
+        charts.append(Chart(title, f"From {values.iloc[0]:.4g} to {values.iloc[-1]:.4g}.", svg_uri(figure)))
+    return charts
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def posterior_note(similarity: pandas.DataFrame) -> str:
@@ -58,26 +84,3 @@ def posterior_note(similarity: pandas.DataFrame) -> str:
             "taken for normal. So the pairs of the highest posterior are not the most similar ones."
         )
     return note
-
-
-def _similarity_chart(similarity: pandas.DataFrame, threshold: float) -> Chart | None:
-    x = list(similarity["similarity"])
-    lines = [
-        Line("matched pairs", x, list(similarity["matched"]), "matched", filled=True),
-        Line("nearest mismatches", x, list(similarity["unmatched"]), "unmatched", filled=True),
-        Line("false-negative posterior", x, list(similarity["posterior"]), "posterior", right=True),
-        Line("sampling weight", x, list(similarity["weight"]), "weight", right=True),
-    ]
-    return line_chart(
-        "chart-similarity",
-        "Similarity of captions to their own image and to the nearest other one",
-        f"Densities with the false-negative posterior, FNE's sampling weight and the cut-down at {threshold:.2f}. "
-        + posterior_note(similarity),
-        lines,
-        x_label="cosine similarity",
-        y_label="density",
-        size=(680, 330),
-        from_zero=True,
-        right_label="posterior, weight",
-        marker=(threshold, f"cut-down at {threshold:.2f}"),
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.splits.format import Split
-from pipeline.report.charts import Chart
+from pipeline.report.curves import Chart
 from pipeline.report.gallery import Embedded, Group
 from pipeline.report.pictures import Picture, Pictures
 from pipeline.report.suspects import Suspects

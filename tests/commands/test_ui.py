@@ -28,6 +28,7 @@ def listening(port: int) -> list[str]:
     return found
 
 
+@pytest.mark.server
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
 def test_only_this_machine_reaches_it_and_it_ends_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

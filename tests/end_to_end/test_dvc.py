@@ -39,6 +39,8 @@ SMALL: dict[str, Any] = {
     "memory__size": 32,
     "sampler__min_matches": 4,
 }
+TRAINS = ".checkpoints/train-*.lock"
+"""Taken by a training of its own parameters when its imports are done and its steps are not."""
 LONGEST = 240  # seconds for anything here, on a busy machine
 
 
@@ -190,27 +192,20 @@ def test_a_second_repro_runs_nothing(clone: Clone) -> None:
     assert clone.say("git", "status", "--porcelain") == ""
 
 
-def test_another_evaluation_leaves_the_first_ones_figures_alone(clone: Clone) -> None:
+def test_another_evaluation_in_a_temporary_copy_is_a_run_beside_the_first_in_the_same_store(clone: Clone) -> None:
     trained = clone.runs()[0]
-    said = clone.dvc("exp", "run", "--name", "judged", "-S", "evaluate.batch_size=7")
+    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.batch_size=7")
     assert stages_run(said) == {"evaluate", "audit"}
     assert clone.sent(trained, "test/rsum") == 1
     assert clone.client.get_run(trained.info.run_id).data.metrics == trained.data.metrics
     child = clone.run_with("evaluate.batch_size", "7")
+    assert child.data.tags["dvc.experiment"] == "apart"
     assert child.data.tags["mlflow.parentRunId"] == trained.info.run_id
     assert child.data.metrics["test/rsum"] == pytest.approx(trained.data.metrics["test/rsum"])
     assert child.info.status == "FINISHED"
-
-
-def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: Clone) -> None:
-    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.truth=none")
-    assert stages_run(said) == {"evaluate", "audit"}
-    run = clone.run_with("evaluate.truth", "none")
-    assert run.data.tags["dvc.experiment"] == "apart"
-    assert run.data.tags["mlflow.parentRunId"] == clone.runs()[0].info.run_id
-    assert {"similarity.png", "metrics.json"} <= {item.path for item in clone.client.list_artifacts(run.info.run_id)}
+    assert {"similarity.png", "metrics.json"} <= {item.path for item in clone.client.list_artifacts(child.info.run_id)}
     row = next(row for row in clone.experiments() if row["Experiment"] == "apart")
-    assert float(row["test.rsum"]) == pytest.approx(run.data.metrics["test/rsum"])
+    assert float(row["test.rsum"]) == pytest.approx(child.data.metrics["test/rsum"])
     assert clone.say("git", "status", "--porcelain") == "", "the workspace is not touched"
 
 
@@ -218,6 +213,7 @@ def test_an_experiment_in_a_temporary_copy_is_tracked_in_the_same_store(clone: C
 def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Iterator[list[str]]:
     """`dvc` with its stage train stands still meanwhile, then ends; what it said is in the list after that."""
     said: list[str] = []
+    before = set(clone.folder.glob(TRAINS))
     with open(clone.folder.with_name("first.log"), "w+") as log:
         first = subprocess.Popen(
             [sys.executable, "-m", "dvc", *arguments],
@@ -228,7 +224,7 @@ def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Ite
             start_new_session=True,
         )
         give_up = time.monotonic() + LONGEST
-        while not list(clone.folder.glob(".tracking/train-*.jsonl")):  # its imports are done, its steps are not
+        while set(clone.folder.glob(TRAINS)) <= before:
             assert first.poll() is None
             assert time.monotonic() < give_up
             time.sleep(0.02)
@@ -266,7 +262,7 @@ IN_TRAINING = (
 
 def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clone: Clone) -> None:
     assert PREPARING == WORKSPACE_STASH
-    with stopped_in_training(clone, "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12") as said:
+    with stopped_in_training(clone, "exp", "run", "--name", "first", "-S", "sampler.cutdown=0.12", "train") as said:
         assert IN_TRAINING in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
         assert IN_TRAINING in refused(clone, "exp", "run", "--temp", "-S", "sampler.cutdown=0.13")
         assert "is busy, it is being blocked by" in refused(clone, "repro")
@@ -282,25 +278,25 @@ def test_beside_an_experiment_in_the_workspace_others_are_refused_or_queued(clon
 
 def test_a_parameter_changed_while_its_stage_works_is_not_recorded_for_it(clone: Clone) -> None:
     write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
-    with stopped_in_training(clone, "repro", well=False) as said:
+    with stopped_in_training(clone, "repro", "train", well=False) as said:
         write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.16}))
     assert "error: params.yaml: sampler.cutdown was 0.14 when stage train began and is 0.16 now" in said[0]
     assert "failed to reproduce 'train'" in said[0]
     assert "0.16" not in (clone.folder / "dvc.lock").read_text()
     write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.14}))
-    assert "going on at epoch 3" in clone.dvc("repro"), "with the old value back nothing is trained again"
+    assert "going on at epoch 3" in clone.dvc("repro", "train"), "with the old value back nothing is trained again"
     assert clone.run_with("sampler.cutdown", "0.14").info.status == "FINISHED"
 
 
 def test_beside_a_repro_others_are_refused_and_it_goes_on_where_it_was(clone: Clone) -> None:
     write_params(clone.folder, **(SMALL | {"sampler__cutdown": 0.17}))
     params = (clone.folder / "params.yaml").read_text()
-    with stopped_in_training(clone, "repro"):
+    with stopped_in_training(clone, "repro", "train"):
         assert "is busy, it is being blocked by" in refused(clone, "repro")
         assert IN_TRAINING in refused(clone, "exp", "run", "-S", "sampler.cutdown=0.13")
     assert (clone.folder / "params.yaml").read_text() == params
     assert clone.run_with("sampler.cutdown", "0.17").info.status == "FINISHED"
-    assert clone.dvc("status").strip().endswith("Data and pipelines are up to date.")
+    assert clone.dvc("status", "train").strip().endswith("Data and pipelines are up to date.")
 
 
 def test_the_plots_are_one_page_that_loads_nothing(clone: Clone) -> None:

@@ -10,9 +10,7 @@ import pytest
 
 from pipeline.training.record import PLACE
 from tests.data.published import COPIES, Copy, fne_json, serve, unpin, write_copy_params, write_files
-from tests.stages.running import STAGES, TINY_TOWERS, files_below, finite, run, start, work_in
-
-pytestmark = pytest.mark.end_to_end
+from tests.stages.running import STAGES, TINY_TOWERS, finite, run, work_in
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +68,3 @@ def test_heads_over_frozen_features_train_on_a_published_layout(tmp_path: Path) 
     assert finite(json.loads(Path("metrics.json").read_text()))
     assert json.loads(Path("models/trained/model.json").read_text())["width"] == 8
     assert not Path("models/trained/image").exists()
-
-
-def test_a_command_does_the_same_in_an_interpreter_of_its_own(tmp_path: Path) -> None:
-    copy = COPIES["folder, CSV"](tmp_path / "published")
-    write_copy_params(Path(), copy, None, **TINY_TOWERS)
-    run(*STAGES)
-    before = files_below(Path())
-    for output in ("evaluation", "metrics.json"):
-        Path(output).rename(f"before {output}")
-    process = start("evaluate")
-    said, error = process.communicate()
-    assert process.returncode == 0, error
-    assert error == ""
-    assert said.startswith("test rsum ")
-    after = files_below(Path())
-    assert {name: after[name] for name in before} == before

@@ -29,9 +29,7 @@ ARTIFACTS = {"intervals.json", "metrics.json", "ranks.parquet", "reliability.csv
 
 def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> list[str]:
     """Run all at once, with parameters that no other round has, and name all that is not as it should be."""
-    values = {
-        f"crowd-{round_number}-{i}": round(0.4 + 0.01 * round_number + 0.001 * i, 3) for i in range(number_queued + 1)
-    }
+    values = names(round_number, number_queued)
     *queued, own = values
     _workers_gone(clone)
     before = {run.info.run_id for run in clone.runs()} if clone.client.get_experiment_by_name("fne") else set()
@@ -53,6 +51,12 @@ def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> list[
     clone.dvc("queue", "remove", "--success")
     problems += _problems_of(clone, values, before)
     return problems
+
+
+def names(round_number: int, number_queued: int) -> dict[str, float]:
+    """The experiments of a round, with their cut-downs; the last runs in the workspace."""
+    of_round = 0.4 + 0.01 * round_number
+    return {f"crowd-{round_number}-{i}": round(of_round + 0.001 * i, 3) for i in range(number_queued + 1)}
 
 
 def _workers(clone: Clone) -> list[Found]:

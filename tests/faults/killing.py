@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -48,14 +48,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """What `run_whole` may run: end to end without a bank, or everything that the first one leaves out."""
 TRACKED = {
-    "runs": "SELECT status FROM runs WHERE lifecycle_stage = 'active'",
-    "metrics": "SELECT key, step, value FROM metrics JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'",
-    "params": "SELECT key, value FROM params JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'",
-    "models": "SELECT name, version FROM model_versions",
-    "logged models": "SELECT name, status FROM logged_models WHERE lifecycle_stage IS NOT 'deleted'",
-    "data sets": "SELECT datasets.name, digest FROM datasets JOIN inputs ON source_id = dataset_uuid "
+    "runs": "SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'",
+    "metrics": "SELECT run_uuid, key, step, value FROM metrics JOIN runs USING (run_uuid) "
+    "WHERE lifecycle_stage = 'active'",
+    "params": "SELECT run_uuid, key, value FROM params JOIN runs USING (run_uuid) WHERE lifecycle_stage = 'active'",
+    "models": "SELECT run_id, name FROM model_versions",
+    "logged models": "SELECT source_run_id, name, status FROM logged_models WHERE lifecycle_stage IS NOT 'deleted'",
+    "data sets": "SELECT run_uuid, datasets.name, digest FROM datasets JOIN inputs ON source_id = dataset_uuid "
     "JOIN runs ON destination_id = run_uuid WHERE lifecycle_stage = 'active'",
 }
+"""Of each run, its id first."""
 
 
 @dataclass
@@ -185,10 +187,11 @@ def outputs(folder: Path, stage: str) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(files) if path.is_file() and not _half(path)}
 
 
-def tracked(folder: Path) -> dict[str, Any]:
-    """What the store holds, without times and ids: lists, so that what is there twice shows."""
+def tracked(folder: Path, runs: Collection[str] | None = None) -> dict[str, Any]:
+    """What the store holds of these runs, or of all, without times and ids; a list shows what is there twice."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        return {part: sorted(connection.execute(query).fetchall()) for part, query in TRACKED.items()}
+        found = {part: connection.execute(query).fetchall() for part, query in TRACKED.items()}
+    return {part: sorted(rest for run, *rest in rows if runs is None or run in runs) for part, rows in found.items()}
 
 
 def _context() -> ForkServerContext:

@@ -105,6 +105,7 @@ def test_a_disk_too_full_for_the_record_alone_does_not_stop_a_training(
     assert (clone / "train/history.csv").stat().st_size > 0
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("stage", "place", "room"), [("download", "data", "8k"), ("train", ".checkpoints", "16k")])
 def test_a_disk_that_is_really_full_is_one_line_and_loses_nothing(
     stage: str, place: str, room: str, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,6 @@ from PIL import Image
 from pipeline.data.images import MAX_PIXELS, MAX_SCANS, check_image, decode
 from pipeline.errors import InputError
 from tests.faults.guard import bounded
-from tests.faults.profiles import SOAK
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 ORIENTATION = 0x0112
@@ -193,7 +192,7 @@ LARGEST: dict[str, tuple[str, str, dict[str, object]]] = {
 }
 
 
-@pytest.mark.skipif(not SOAK, reason="a minute; `make soak` runs it")
+@pytest.mark.soak
 @pytest.mark.parametrize("name", LARGEST)
 def test_the_largest_picture_allowed_is_decoded_within_bounds(name: str) -> None:
     mode, kind, options = LARGEST[name]

@@ -15,6 +15,8 @@ from tests.faults.killing import VARIANTS, Kill, Reference, gone, run_whole, see
 from tests.faults.killing_dvc import end_all, processes_in
 from tests.stages.running import STAGES
 
+pytestmark = pytest.mark.end_to_end
+
 MOMENTS = {
     "towers": dict.fromkeys(STAGES, 1) | {"train": 2, "evaluate": 2},
     "heads and a bank": {"base": 1, "bank": 1, "train": 1, "evaluate": 1},

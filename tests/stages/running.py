@@ -86,6 +86,13 @@ def start(stage: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def succeed(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process says, having succeeded: its output and its errors."""
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return said, errors
+
+
 def run(*stages: str) -> str:
     """What the stages print, each having succeeded."""
     said = []

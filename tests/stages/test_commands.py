@@ -17,11 +17,13 @@ from pipeline.files import write_json, write_tensors
 from tests.stages.running import (
     ROOT,
     STAGES,
+    files_below,
     finite,
     module_of,
     refused,
     run,
     start,
+    succeed,
     work_in,
     write_empty_store,
     write_tiny_params,
@@ -180,3 +182,15 @@ def test_without_the_run_in_the_store_the_report_is_made_all_the_same(ready: Pat
     write_empty_store(ready)  # as after `dvc pull` in a fresh clone
     assert "report/index.html" in run("audit")
     assert (ready / "report/index.html").exists()
+
+
+@pytest.mark.end_to_end
+def test_a_command_does_the_same_in_an_interpreter_of_its_own(ready: Path) -> None:
+    before = files_below(ready)
+    for output in ("evaluation", "metrics.json"):
+        (ready / output).rename(f"before {output}")
+    said, error = succeed(start("evaluate"))
+    assert error == ""
+    assert said.startswith("test rsum ")
+    after = files_below(ready)
+    assert {name: after[name] for name in before} == before

@@ -80,6 +80,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert files_below(ready) == with_room(stage)
 
 
+@pytest.mark.end_to_end
 def test_two_experiments_that_need_the_same_features_both_get_all_of_them(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

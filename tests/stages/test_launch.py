@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from stages import launch
-from tests.stages.running import ROOT, run, start, work_in, write_tiny_params
+from tests.stages.running import ROOT, STAGES, run, run_in, work_in, write_tiny_params
 
 HOLD = """
 import os, sys
@@ -38,49 +37,29 @@ NPC = {
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, split and small towers; features and bank of one process. Heads, so that features are computed."""
-    folder = tmp_path_factory.mktemp("ready")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, model__train="heads", **NPC)
-        run("download", "split", "base", "features", "bank")
-    return folder
-
-
-def succeed(process: subprocess.Popen[str]) -> str:
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return said
+    return run_in(tmp_path_factory.mktemp("ready"), *STAGES[:5], model__train="heads", **NPC)
 
 
 @pytest.mark.end_to_end
 def test_two_processes_make_the_features_and_the_bank_of_one(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The features started by torchrun from outside, the bank as params.yaml asks."""
     shutil.copytree(ready, tmp_path / "two")
     work_in(tmp_path / "two", monkeypatch)
     for made in ("features", "bank"):
         shutil.rmtree(made)
     write_tiny_params(Path(), model__train="heads", launch__processes=2, **NPC)
-    assert "12/60" in succeed(start("features"))
-    assert json.loads(Path("features/features.json").read_text()) == json.loads(
-        (ready / "features/features.json").read_text()
-    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    said = subprocess.run([*torchrun, "-m", "stages.features"], check=True, capture_output=True, text=True, timeout=300)
+    assert "12/60" in said.stdout
+    assert Path("features/features.json").read_text() == (ready / "features/features.json").read_text()
     for path in sorted(Path("features").rglob("*.safetensors")):
         torch.testing.assert_close(load_file(path), load_file(ready / path))
-    assert " pairs are clean" in succeed(start("bank"))
+    run("bank")  # this process launches the two
     ours, theirs = (pandas.read_parquet(folder / "bank/pairs.parquet") for folder in (Path(), ready))
     pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
-
-
-@pytest.mark.end_to_end
-def test_torchrun_from_outside_starts_a_stage(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ready, tmp_path / "outside")
-    work_in(tmp_path / "outside", monkeypatch)
-    shutil.rmtree("features")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "-m", "stages.features"], env=environment, check=True, timeout=300)
-    assert Path("features/features.json").read_text() == (ready / "features/features.json").read_text()
 
 
 @pytest.fixture

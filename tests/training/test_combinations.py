@@ -1,9 +1,11 @@
-"""Every strategy with either loss, with and without a memory, trains."""
+"""Strategies, losses, memories and families of towers train together: every two settings meet, not every four."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,17 @@ from pipeline.runtime.processes import local_span
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
 from pipeline.training.setup import open_training
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import STAGES, run, run_in, work_in, write_tiny_params
 
 FAMILIES = ("vit_bert", "clip")
 STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
 LOSSES = ("triplet", "infonce")
 MEMORIES = (0, 64)
+ROWS = [
+    (FAMILIES[(column + row // 4) % 2], strategy, loss, MEMORIES[(row + column) % 2])
+    for row, strategy in enumerate(STRATEGIES)
+    for column, loss in enumerate(LOSSES)
+]
 
 
 def open_tiny_training(ready: Path, folder: Path, **changes: object) -> Training:
@@ -34,7 +41,14 @@ def open_tiny_training(ready: Path, folder: Path, **changes: object) -> Training
     return training
 
 
-@pytest.mark.parametrize(("strategy", "loss", "memory"), [*itertools.product(STRATEGIES, LOSSES, MEMORIES)])
+def test_every_two_settings_meet() -> None:
+    every = (FAMILIES, STRATEGIES, LOSSES, MEMORIES)
+    met = {two for row in ROWS for two in itertools.combinations(enumerate(row), 2)}
+    for (first, one), (second, other) in itertools.combinations(enumerate(every), 2):
+        assert {((first, a), (second, b)) for a in one for b in other} <= met
+
+
+@pytest.mark.parametrize(("strategy", "loss", "memory"), [row[1:] for row in ROWS])
 def test_a_step_has_a_finite_loss_and_changes_the_weights(
     strategy: str, loss: str, memory: int, towers_ready: Path, tmp_path: Path
 ) -> None:
@@ -69,47 +83,51 @@ def test_warming_up_stays_in_the_batch_and_fills_the_memory(warmup: str, towers_
     assert all("sampler/cut_down_share" not in row or row["sampler/cut_down_share"] == 0 for row in at.history)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def banked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """Noisy scenes with small towers of either family and a bank: where they are ready, and their parameters."""
-    folder = tmp_path_factory.mktemp(request.param)
-    changes: dict[str, object] = {
-        "model__family": request.param,
-        "pairs__weighting": "npc",
-        "pairs__bank_epochs": 2,
-        "pairs__batch_size": 16,
-        "pairs__clean_threshold": 0.5,
-        "data__noise__ratio": 0.4,
-        "loss__temperature": "learned",
-        "train__epochs": 2,  # the first warms up
-    }
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, **changes)
-        run("download", "split", "base", "features", "bank")
-    return folder, changes
+Banked = Callable[[str], tuple[Path, dict[str, object]]]
 
 
-@pytest.mark.parametrize(("strategy", "loss", "memory"), [*itertools.product(STRATEGIES, LOSSES, MEMORIES)])
+@pytest.fixture(scope="module")
+def banked(tmp_path_factory: pytest.TempPathFactory) -> Banked:
+    """Noisy scenes with small towers of a family and a bank: where they are ready, and their parameters; made once."""
+
+    @functools.cache
+    def made(family: str) -> tuple[Path, dict[str, object]]:
+        changes: dict[str, object] = {
+            "model__family": family,
+            "pairs__weighting": "npc",
+            "pairs__bank_epochs": 2,
+            "pairs__batch_size": 16,
+            "pairs__clean_threshold": 0.5,
+            "data__noise__ratio": 0.4,
+            "loss__temperature": "learned",
+            "train__epochs": 2,  # the first warms up
+        }
+        return run_in(tmp_path_factory.mktemp(family), *STAGES[:5], **changes), changes
+
+    return made
+
+
+@pytest.mark.parametrize(("family", "strategy", "loss", "memory"), ROWS)
 def test_pair_weights_go_with_every_strategy_loss_and_memory(
-    strategy: str, loss: str, memory: int, banked: tuple[Path, dict[str, object]], tmp_path: Path
+    family: str, strategy: str, loss: str, memory: int, banked: Banked, tmp_path: Path
 ) -> None:
-    ready, changes = banked
+    ready, changes = banked(family)
     chosen = {"sampler__strategy": strategy, "loss__name": loss, "memory__size": memory, "sampler__min_matches": 0}
     training = open_tiny_training(ready, tmp_path, **(changes | chosen))
     assert training.impact is not None
     at = training.run()
-    weighed = [row for row in at.history if "pairs/weight_mean" in row]
-    assert {row["epoch"] for row in weighed} == {1}
-    assert all(0 < row["pairs/weight_mean"] <= 1 and row["pairs/bank_loss"] > 0 for row in weighed)
+    weighted = [row for row in at.history if "pairs/weight_mean" in row]
+    assert {row["epoch"] for row in weighted} == {1}
+    assert all(0 < row["pairs/weight_mean"] <= 1 and row["pairs/bank_loss"] > 0 for row in weighted)
     assert bool(training.impact.weight_M.isfinite().all())
     assert 0 <= at.history[-1]["pairs/weight_auc"] <= 1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pair_weights_over_frozen_features(
-    banked: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, banked: Banked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready, changes = banked
+    ready, changes = banked(family)
     shutil.copytree(ready, tmp_path / "heads")
     work_in(tmp_path / "heads", monkeypatch)
     write_tiny_params(tmp_path / "heads", **changes, model__train="heads")
