@@ -1,4 +1,4 @@
-"""Numbers go wrong in a stage: it says so in one line, or its results are finite (trainings: tests/training/test_health)."""
+"""Numbers go wrong in a stage: it says so in one line, or what it writes is finite (trainings: tests/training)."""
 
 from __future__ import annotations
 

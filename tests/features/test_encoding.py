@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from pipeline.features.encoding import encode_split
 from pipeline.models.towers import MatchingModel
-from tests.features.making import frozen_inputs, prepared_inputs
+from tests.features.making import frozen_inputs
+from tests.training.making import PIXELS_N3HW, linear_towers, prepared_pairs
 
 
 def model_with_dropout(width: int) -> MatchingModel:
@@ -34,15 +35,10 @@ def test_rows_are_encoded_without_dropout_and_the_mode_is_kept(training: bool, t
 
 
 def test_pixels_are_normalised_by_the_model_and_never_augmented(tmp_path: Path) -> None:
-    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
-    inputs = prepared_inputs(tmp_path, pixels, [[1], [1]], [0, 1], augment=True)
-    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
-    words = nn.EmbeddingBag(4, 48)
-    text_tower = nn.Module()
-    text_tower.forward = lambda tokens: words(tokens.ids)  # type: ignore[method-assign]
-    model = MatchingModel(nn.Flatten(), text_tower, nn.Identity(), nn.Identity(), width=48, mean=mean, std=std)
-    model.words = words
-    image_ND, _ = encode_split(model, inputs, 8)
-    channel = (3, 1, 1)
-    expected = (pixels / 255 - torch.tensor(mean).view(channel)) / torch.tensor(std).view(channel)
-    torch.testing.assert_close(image_ND, normalize(expected.flatten(1), dim=1))
+    inputs, model = prepared_pairs(tmp_path, augment=True), linear_towers()
+    model.mean, model.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    image_ND, text_MD = encode_split(model, inputs, 4)
+    shift, scale = (torch.tensor(numbers).view(3, 1, 1) for numbers in (model.mean, model.std))
+    features = model.image_tower((PIXELS_N3HW / 255 - shift) / scale)
+    torch.testing.assert_close(image_ND, normalize(features, dim=1).detach())
+    assert text_MD.shape == (12, 4)

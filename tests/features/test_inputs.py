@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.images import decode
 from pipeline.features.augmentation import Augmentation
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
+from pipeline.features.shards import PackedShards
 from pipeline.models.towers import Tokens
 from tests.features.making import PAD, frozen_inputs, prepared_inputs
 
@@ -75,11 +77,9 @@ def test_training_images_are_augmented_and_those_of_evaluation_and_of_entries_ar
 
 
 def test_augmentation_is_fnes_by_the_seed_of_each_place(tmp_path: Path) -> None:
-    from pipeline.data.images import decode
-
     inputs = prepared_inputs(tmp_path, PIXELS, TOKENS, CAPTION_IMAGE, augment=True)
     augmented = inputs.images([1, 1], seeds=[5, 6])
-    stored = inputs._images[1].numpy().tobytes()  # type: ignore[union-attr]
+    stored = PackedShards(tmp_path, "images")[1].numpy().tobytes()
     for pixels, seed in zip(augmented, (5, 6), strict=True):
         assert torch.equal(pixels, Augmentation(16)(decode(stored, "1.png"), seed))
 

@@ -40,7 +40,7 @@ def kept(tmp_path: Path) -> tuple[Training, list[Batch]]:
     training = tiny_training(tmp_path, params, model, own_captions(tmp_path / "inputs", IMAGES))
     steered = [WRONG, RIGHT, 2 * RIGHT, WRONG, WRONG]
     text_weight = model.get_parameter("text_head.weight")
-    seen = watched(training, lambda: text_weight.data.copy_(steered[training.at.epoch]))  # type: ignore[arg-type, func-returns-value]
+    seen = watched(training, lambda: text_weight.data.copy_(steered[training.at.epoch]))  # type: ignore[arg-type]
     training.run()
     return training, seen
 
@@ -145,6 +145,7 @@ def test_the_gradients_of_a_window_are_averaged(size: int, tmp_path: Path) -> No
         training.step(batch, warming_up=False, window=Window(place, size))
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         for own, expected in zip(model.parameters(), alone.parameters(), strict=True):
+            assert own.grad is not None and expected.grad is not None
             torch.testing.assert_close(own.grad, expected.grad * (place + 1) / size)
     training.step(batch, warming_up=False, window=Window(size - 1, size))
     assert not any(torch.equal(own, then) for own, then in zip(model.parameters(), alone.parameters(), strict=True))
