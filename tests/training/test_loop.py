@@ -52,10 +52,12 @@ def test_the_first_of_the_best_validations_is_kept_with_its_own_statistics(kept:
     assert rsums[1] == rsums[2] == training.at.best_rsum == 600 > max(rsums[0], rsums[3], rsums[4])
     best = training.at.best
     assert (best["epoch"], best["step"]) == (1, 4)
-    for side in ("positive", "negative"):
-        assert best["statistics"][side]["mean"] == validations[1][f"similarity/{side}_mean"]
-        assert best["statistics"][side]["count"] == validations[1][f"similarity/{side}_count"]
+    for side, own in best["statistics"].items():
+        found = [validations[1][f"similarity/{side}_{name}"] for name in ("mean", "std", "count")]
+        assert found == [own["mean"], pytest.approx(own["variance"] ** 0.5), own["count"]]
     assert best["statistics"] != training.statistics.as_numbers()
+    threshold = best["statistics"]["positive"]["mean"] - training.params.sampler.cutdown
+    assert validations[1]["sampler/threshold"] == pytest.approx(threshold)
 
 
 def test_the_best_weights_are_those_that_are_restored(kept: tuple[Training, list[Batch]]) -> None:

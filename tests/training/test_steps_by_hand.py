@@ -47,7 +47,7 @@ COMMON: dict[str, Any] = {
     "train__weight_decay": 0.3,
     "train__milestones": [1],
 }
-CLIP = {"triplet": 3.0, "infonce": 8.0, "npc": 12.0}  # some steps' gradients are longer, some are not
+CLIP = {"triplet": 3.0, "infonce": 8.0, "npc": 9.0, "npc, adam": 9.0}  # some steps' gradients are longer, some are not
 CASES: dict[str, dict[str, Any]] = {
     "triplet": {"memory__size": QUEUE, "loss__name": "triplet", "sampler__strategy": "hardest"},
     "infonce": {
@@ -64,6 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
     "npc": {
         "memory__size": QUEUE,
         "loss__name": "infonce",
+        "loss__temperature": "learned",
         "sampler__strategy": "all",
         "train__warmup": "infonce",
         "train__optimiser": "adamw",
@@ -73,6 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
         "pairs__siamese_gradient": 2.0,
     },
 }
+CASES["npc, adam"] = CASES["npc"] | {"train__optimiser": "adam"}
 WINDOWS = {"infonce": (2, 2, 1)}  # batches whose gradients each batch's are averaged with
 
 
@@ -87,25 +89,28 @@ def encoded(weights: Weights, rows_B: Tensor) -> tuple[Tensor, Tensor]:
     return normalize(image, dim=1), normalize(text, dim=1)
 
 
-def one_way(anchor_BD: Tensor, candidate_CD: Tensor, same_BC: Tensor, loss: str, temperature: Any) -> Tensor:
-    """Each anchor's loss; its own pair is among the first B candidates."""
+def one_way(anchor_BD: Tensor, candidate_CD: Tensor, same_BC: Tensor, scale: Tensor | None) -> Tensor:
+    """Each anchor's loss, InfoNCE where similarities have a scale; its own pair is among the first B candidates."""
     similarity_BC = anchor_BD @ candidate_CD.T
-    own_B = similarity_BC.diagonal()
-    if loss == "triplet":
-        return (0.2 + similarity_BC.masked_fill(same_BC, -torch.inf).amax(dim=1) - own_B).clamp(min=0)
-    other_BC = (similarity_BC / temperature).masked_fill(same_BC, -torch.inf)
-    return (torch.cat([own_B[:, None] / temperature, other_BC], dim=1).logsumexp(dim=1) - own_B / temperature) / 2
+    if scale is None:
+        hardest_B = similarity_BC.masked_fill(same_BC, -torch.inf).amax(dim=1)
+        return (0.2 + hardest_B - similarity_BC.diagonal()).clamp(min=0)
+    logits_BC = similarity_BC * scale.exp()
+    own_B, other_BC = logits_BC.diagonal(), logits_BC.masked_fill(same_BC, -torch.inf)
+    return (torch.cat([own_B[:, None], other_BC], dim=1).logsumexp(dim=1) - own_B) / 2
 
 
-def both_ways(image: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor], same_BC: Tensor, *how: Any) -> Tensor:
-    return one_way(image[0], text[1], same_BC, *how) + one_way(text[0], image[1], same_BC, *how)
+def both_ways(
+    image: tuple[Tensor, Tensor], text: tuple[Tensor, Tensor], same_BC: Tensor, scale: Tensor | None
+) -> Tensor:
+    return one_way(image[0], text[1], same_BC, scale) + one_way(text[0], image[1], same_BC, scale)
 
 
 class Adam:
     """Written out, its moments kept by name."""
 
     def __init__(self, case: str) -> None:
-        self.decoupled, self.clip, self.step = case != "triplet", CLIP[case], 0
+        self.decoupled, self.clip, self.step = CASES[case].get("train__optimiser") == "adamw", CLIP[case], 0
         self.mean: Weights = {}
         self.square: Weights = {}
 
@@ -132,13 +137,13 @@ def rate_of(case: str, step: int) -> float:
     return 0.05 if step < BATCHES else 0.005
 
 
-def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Weights], Weights]:
-    """What each step logs, the weights after each, and the momentum weights at the end."""
+def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Weights], Weights, Tensor]:
+    """What each step logs, the weights after each; at the end the momentum weights, and each pair's last weight."""
     weights, averaged = start, start
     optimiser, siamese = Adam(case), Adam(case)
     summed = {name: torch.zeros_like(value) for name, value in weights.items()}
     queue = [torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)]
-    logged, after = [], []
+    logged, after, pair_weight_M = [], [], torch.full((12,), torch.nan)
     for step in range(2 * BATCHES):
         epoch, batch = divmod(step, BATCHES)
         order = np.random.default_rng([5, epoch]).permutation(12)
@@ -148,20 +153,19 @@ def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Wei
         if case != "infonce" and batch % window == 0:
             averaged = {name: 0.7 * value + 0.3 * weights[name] for name, value in averaged.items()}
         live = {name: value.clone().requires_grad_() for name, value in weights.items()}
-        temperature = 1 / live["logit_scale"].exp() if case == "infonce" else 0.1
         image_BD, text_BD = encoded(live, rows_B)
         momentum = encoded(averaged, rows_B)
-        how = "triplet" if case == "triplet" else "infonce", temperature
+        scale = live.get("logit_scale")
         if epoch == 0 or case == "infonce":
             same_BB = image_id_B[:, None] == image_id_B
-            loss_B = both_ways((image_BD, image_BD), (text_BD, text_BD), same_BB, *how)
+            loss_B = both_ways((image_BD, image_BD), (text_BD, text_BD), same_BB, scale)
         else:
             candidates = [torch.cat(pair) for pair in zip(momentum, queue, strict=False)]
             same_BC = image_id_B[:, None] == torch.cat([image_id_B, queue[2]])
-            loss_B = both_ways((image_BD, candidates[0]), (text_BD, candidates[1]), same_BC, *how)
+            loss_B = both_ways((image_BD, candidates[0]), (text_BD, candidates[1]), same_BC, scale)
         row = {"train/loss": loss_B.mean().item(), "train/lr": rate_of(case, step)}
         loss = loss_B.mean()
-        if case == "npc" and epoch == 1:
+        if "pairs__weighting" in CASES[case] and epoch == 1:
             plain = torch.autograd.grad(loss, list(live.values()), retain_graph=True)
             moved = siamese.moved(
                 weights, {name: 2 * value for name, value in zip(live, plain, strict=True)}, row["train/lr"]
@@ -169,6 +173,7 @@ def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Wei
             before, now = ([entry_losses(which, rows, rows_B) for rows in ENTRIES] for which in (live, moved))
             ratio_B = sum(old.detach() / new for old, new in zip(before, now, strict=True)) / 2
             weight_B = torch.tensor([math.tanh(ratio) if ratio < 1 else 1.0 for ratio in ratio_B])  # type: ignore[union-attr]
+            pair_weight_M[rows_B] = weight_B
             loss = (weight_B * loss_B).mean() + 0.6 * (before[0] + before[1]).mean()
             row |= {
                 "pairs/weight_mean": weight_B.mean().item(),
@@ -183,7 +188,7 @@ def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Wei
         queue = [torch.cat([old, new])[-QUEUE:] for old, new in zip(queue, (*momentum, image_id_B), strict=True)]
         logged.append(row)
         after.append(weights)
-    return logged, after, averaged
+    return logged, after, averaged, pair_weight_M
 
 
 def entry_losses(weights: Weights, entries: Any, rows_B: Tensor) -> Tensor:
@@ -191,17 +196,17 @@ def entry_losses(weights: Weights, entries: Any, rows_B: Tensor) -> Tensor:
     entry_B = torch.from_numpy(entries)[rows_B]
     image_BD, text_BD = encoded(weights, entry_B)
     same_BB = IMAGE_OF_M[entry_B][:, None] == IMAGE_OF_M[entry_B]
-    return both_ways((image_BD, image_BD), (text_BD, text_BD), same_BB, "infonce", 0.1)
+    return both_ways((image_BD, image_BD), (text_BD, text_BD), same_BB, weights["logit_scale"])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_is_the_one_by_hand(case: str, tmp_path: Path) -> None:
     params = params_with(**(COMMON | CASES[case]), train__clip=CLIP[case])
     torch.manual_seed(1)
-    model = linear_towers() if case == "infonce" else linear_heads()
-    inputs = (prepared_pairs if case == "infonce" else frozen_pairs)(tmp_path / "inputs")
+    model = linear_heads() if case == "triplet" else linear_towers()
+    inputs = (frozen_pairs if case == "triplet" else prepared_pairs)(tmp_path / "inputs")
     start = copy.deepcopy(dict(model.named_parameters()))
-    logged, weights, averaged = by_hand(case, {name: value.detach() for name, value in start.items()})
+    logged, weights, averaged, pair_weight_M = by_hand(case, {name: value.detach() for name, value in start.items()})
     training = tiny_training(tmp_path, params, model, inputs)
     found: list[Weights] = []
     watched(training, lambda: found.append(copy.deepcopy(dict(model.named_parameters()))))
@@ -211,6 +216,8 @@ def test_every_step_is_the_one_by_hand(case: str, tmp_path: Path) -> None:
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-4)
         assert ("pairs/weight_mean" in row) == ("pairs/weight_mean" in expected)
     torch.testing.assert_close(found, weights, rtol=1e-4, atol=1e-5)
+    if training.impact is not None:
+        torch.testing.assert_close(training.impact.weight_M, pair_weight_M, rtol=1e-4, atol=1e-5)
     if training.momentum_model is not None:
         torch.testing.assert_close(dict(training.momentum_model.named_parameters()), averaged, rtol=1e-4, atol=1e-5)
     assert not all(torch.equal(value, start[name]) for name, value in weights[-1].items())
