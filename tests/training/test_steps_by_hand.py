@@ -167,18 +167,15 @@ def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Wei
         loss = loss_B.mean()
         if "pairs__weighting" in CASES[case] and epoch == 1:
             plain = torch.autograd.grad(loss, list(live.values()), retain_graph=True)
-            moved = siamese.moved(
-                weights, {name: 2 * value for name, value in zip(live, plain, strict=True)}, row["train/lr"]
-            )
-            before, now = ([entry_losses(which, rows, rows_B) for rows in ENTRIES] for which in (live, moved))
-            ratio_B = sum(old.detach() / new for old, new in zip(before, now, strict=True)) / 2
-            weight_B = torch.tensor([math.tanh(ratio) if ratio < 1 else 1.0 for ratio in ratio_B])  # type: ignore[union-attr]
+            doubled = {name: 2 * gradient for name, gradient in zip(live, plain, strict=True)}
+            moved = siamese.moved(weights, doubled, row["train/lr"])
+            before, now = ([entry_losses(which, entries, rows_B) for entries in ENTRIES] for which in (live, moved))
+            ratio_B = (before[0].detach() / now[0] + before[1].detach() / now[1]) / 2
+            weight_B = torch.where(ratio_B < 1, ratio_B.tanh(), 1.0)
+            bank_B = before[0] + before[1]
+            loss = (weight_B * loss_B).mean() + 0.6 * bank_B.mean()
+            row |= {"pairs/weight_mean": weight_B.mean().item(), "pairs/bank_loss": bank_B.mean().item()}
             pair_weight_M[rows_B] = weight_B
-            loss = (weight_B * loss_B).mean() + 0.6 * (before[0] + before[1]).mean()
-            row |= {
-                "pairs/weight_mean": weight_B.mean().item(),
-                "pairs/bank_loss": (before[0] + before[1]).mean().item(),
-            }
         gradients = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
         for name, gradient in zip(live, gradients, strict=True):
             summed[name] = summed[name] + (0 if gradient is None else gradient / window)
