@@ -21,7 +21,6 @@ from pipeline.training.objective import Draw, MatchingObjective, Pairs
 PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
 WIDTH = 8
 TEMPERATURE = 0.05
-STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
 
 
 def features(rows: int, seed: int) -> Tensor:
@@ -147,31 +146,6 @@ def test_the_memory_is_no_part_of_the_gradient_and_the_batch_alone_is_on_both_si
     loss_of(objective(strategy="all", loss="infonce"), alone)[0][0].backward()
     assert alone.text.grad is not None
     assert bool((alone.text.grad.abs().sum(dim=1) > 0).all())  # the first anchor pushes the others' captions
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("loss", ["triplet", "infonce"])
-@pytest.mark.parametrize("size", [0, 5])
-def test_every_strategy_goes_with_every_loss(strategy: str, loss: str, size: int) -> None:
-    batch = pairs([1, 2, 1, 3], 0, gradient=True)
-    momentum, memory = (pairs([1, 2, 1, 3], 1), remembered([1, 5], size)) if size else (None, None)
-    loss_b, _ = loss_of(objective(memory, strategy=strategy, loss=loss), batch, momentum)
-    loss_b.sum().backward()
-    assert loss_b.shape == (4,)
-    assert bool(loss_b.isfinite().all() and (loss_b >= 0).all())
-    assert batch.image.grad is not None and bool(batch.image.grad.isfinite().all())
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("warmup", ["triplet", "infonce", None])
-def test_an_anchor_without_any_negative_has_no_loss(strategy: str, warmup: str | None) -> None:
-    batch = pairs([4, 4], 0, gradient=True)
-    made = objective(strategy=strategy, warmup=warmup or "triplet")
-    loss_b, logged = loss_of(made, batch, warming_up=warmup is not None)
-    loss_b.sum().backward()
-    assert loss_b.tolist() == pytest.approx([0, 0])
-    assert batch.image.grad is not None and bool(batch.image.grad.isfinite().all())
-    assert logged["sampler/cut_down_share"].item() == 0
 
 
 def test_the_triplet_loss_over_all_is_the_mean_violation() -> None:
