@@ -143,7 +143,9 @@ def by_hand(case: str, start: Weights) -> tuple[list[dict[str, float]], list[Wei
     optimiser, siamese = Adam(case), Adam(case)
     summed = {name: torch.zeros_like(value) for name, value in weights.items()}
     queue = [torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)]
-    logged, after, pair_weight_M = [], [], torch.full((12,), torch.nan)
+    logged: list[dict[str, float]] = []
+    after: list[Weights] = []
+    pair_weight_M = torch.full((12,), torch.nan)
     for step in range(2 * BATCHES):
         epoch, batch = divmod(step, BATCHES)
         order = np.random.default_rng([5, epoch]).permutation(12)
