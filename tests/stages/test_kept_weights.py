@@ -47,8 +47,8 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
     content = json.loads(RUN.read_text())
     content["sampler"]["prior"] = 2.0
     populations = [{"mean": mean, "variance": 0.2, "count": 9.0} for mean in (0.5, 0.0)]
-    for moment, (positive, negative) in (("best", populations), ("last", populations[::-1])):
-        content[moment]["statistics"] = {"positive": positive, "negative": negative}
+    for kind, (positive, negative) in (("best", populations), ("last", populations[::-1])):
+        content[kind]["statistics"] = {"positive": positive, "negative": negative}
     RUN.write_text(json.dumps(content))
     run("evaluate")
     kept, metrics = read_run(RUN), json.loads(METRICS.read_text())

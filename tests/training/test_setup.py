@@ -25,6 +25,6 @@ def test_both_towers_compute_activations_twice_where_asked(
     checkpointed: bool, towers_ready: Path, tmp_path: Path
 ) -> None:
     model = open_tiny_training(towers_ready, tmp_path, train__gradient_checkpointing=checkpointed).model
-    assert [model.get_submodule(f"{side}_tower.backbone").is_gradient_checkpointing for side in ("image", "text")] == [
-        checkpointed
-    ] * 2
+    assert [
+        model.get_submodule(f"{side}_tower.backbone").is_activation_checkpointing for side in ("image", "text")
+    ] == [checkpointed] * 2
