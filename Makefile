@@ -56,7 +56,7 @@ coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-mutants: $(DEVELOPMENT)  ## change sampling, objectives and retrieval in some 1 800 ways, and see which the tests notice
+mutants: $(DEVELOPMENT)  ## change what is learned and measured in thousands of ways, and see which the tests notice (hours)
 	$(BIN)/mutmut run --max-children 2 $(ARGS)
 	$(BIN)/python -m tests.faults.survivors --write docs/mutants.md
 

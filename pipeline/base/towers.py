@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.scenes.scenes import generate, vocabulary
+from pipeline.data.scenes.scenes import Scene, generate, vocabulary
 from pipeline.features.pixels import square_pixels
 from pipeline.features.tokens import padded, tokenised
 from pipeline.models import pretrained
@@ -84,10 +84,15 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
     return Pretrained(image, text, tokenizer, *normalisation, source)
 
 
+def base_scenes(params: Params) -> list[Scene]:
+    """The pictures that the small towers learn from: a stream of their own, so that no split contains them."""
+    return generate(params.data.scenes, params.base.seed, params.base.scenes, stream="base")
+
+
 def _learn_scenes(made: Pretrained, params: Params) -> None:
-    """InfoNCE over the batch, other captions of an image left out, on scenes that no split contains."""
+    """InfoNCE over the batch, other captions of an image left out, on `base_scenes`."""
     base = params.base
-    scenes = generate(params.data.scenes, base.seed, base.scenes, stream="base")
+    scenes = base_scenes(params)
     size = params.data.scenes.size
     pixels_N = torch.stack([square_pixels(scene.image(size), params.model.image_size) for scene in scenes])
     captions = [caption for scene in scenes for caption in scene.captions]
@@ -102,7 +107,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
     for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan))):
         for group in optimiser.param_groups:
-            group["lr"] = base.lr * _schedule(step, len(plan))
+            group["lr"] = base.lr * rate_factor(step, len(plan))
         image_B = image_M[captions_B]
         texts = padded([tokens[int(row)] for row in captions_B], made.tokenizer.pad_token_id, None)
         images_BD, texts_BD = model(pixels_N[image_B].to(device), texts.to(device))
@@ -113,7 +118,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     model.cpu()
 
 
-def _schedule(step: int, steps: int) -> float:
+def rate_factor(step: int, steps: int) -> float:
     """Up to 1 in `WARMUP_STEPS`, without which the small towers learn half as much, then half a cosine down to 0."""
     return min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
 

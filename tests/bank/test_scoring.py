@@ -17,8 +17,11 @@ from pipeline.bank.scoring import score_pairs
 from pipeline.bank.table import COLUMNS, read_bank
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
+from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
-from tests.stages.running import invoke, run, work_in, write_tiny_params
+from pipeline.params import load_params
+from tests.features.making import frozen_inputs
+from tests.stages.running import ROOT, invoke, run, work_in, write_tiny_params
 
 NOISY = {
     "data__scenes__train": 60,
@@ -74,6 +77,37 @@ def test_the_bank_finds_noisy_pairs_and_names_clean_ones_of_other_images(noisy: 
         assert bool(entries["clean"].all())
         assert bool((entries["image"].to_numpy() != table["image"].to_numpy()).all())
     assert (table.groupby("image")["image_entry"].nunique() == 1).all()
+
+
+def test_entries_are_the_nearest_clean_pairs_of_other_images_and_the_surest_of_an_image_stands_for_it(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(3)
+    owner = torch.arange(8).repeat_interleave(3)
+    image_NW = torch.randn(8, 6)
+    text_MW = image_NW[owner] + 0.3 * torch.randn(24, 6)
+    text_MW[::4] = torch.randn(6, 6)  # every fourth caption is wrong
+    inputs = frozen_inputs(tmp_path, image_NW, text_MW, owner.tolist())
+    heads = (torch.nn.Linear(6, 6, bias=False) for _ in range(2))
+    model = MatchingModel(torch.nn.Identity(), torch.nn.Identity(), *heads, width=6, temperature=0.2)
+    for parameter in model.parameters():
+        parameter.data.copy_(torch.eye(6))
+    pairs = load_params(ROOT / "params.yaml").pairs.model_copy(update={"batch_size": 24, "clean_threshold": 0.5})
+    table, _ = made_here.make_bank(model, inputs, pairs)
+    image_ND, text_MD = normalize(image_NW, dim=1), normalize(text_MW, dim=1)
+    expected_M = pair_losses(image_ND[owner], text_MD, owner, 0.2)
+    assert table["loss"].tolist() == pytest.approx(expected_M.tolist(), rel=1e-5)
+    clean = [row for row in range(24) if table["clean"][row]]
+    assert clean and len({int(owner[row]) for row in clean}) > 4
+    stood_for = 0
+    for row in range(24):
+        others = [other for other in clean if owner[other] != owner[row]]
+        nearest = max(others, key=lambda other: float(image_ND[owner[row]] @ image_ND[owner[other]]))
+        same = [other for other in others if owner[other] == owner[nearest]]
+        assert table["image_entry"][row] == min(same, key=lambda other: float(expected_M[other]))
+        assert table["text_entry"][row] == max(others, key=lambda other: float(text_MD[row] @ text_MD[other]))
+        stood_for += table["image_entry"][row] != same[0]
+    assert stood_for > 0, "otherwise the first would do as well as the one of the lowest loss"
 
 
 def test_the_bank_is_the_same_again(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

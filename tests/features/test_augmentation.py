@@ -102,6 +102,52 @@ def test_two_operations_are_drawn_evenly_and_half_of_them_applied(monkeypatch: p
     assert sum(sign == 1 for _, sign in applied) == pytest.approx(len(applied) / 2, rel=0.15)
 
 
+def places(height: int, width: int, step: int) -> Tensor:
+    """Red says x, green y, in units of 1 / `step`; blue marks what lies within the picture."""
+    x, y = torch.arange(width).expand(height, width), torch.arange(height)[:, None].expand(height, width)
+    return torch.stack([step * x, step * y, torch.full((height, width), 255)]).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("operation", "source"),
+    [  # where the pixel at (x, y) from the middle comes from; sin and cos of 21 degrees
+        ("shear_x", [[1, 0.21], [0, 1]]),
+        ("shear_y", [[1, 0], [0.21, 1]]),
+        ("rotate", [[0.9336, -0.3584], [0.3584, 0.9336]]),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_shears_and_rotation_are_the_published_ones_and_fill_with_grey(
+    operation: str, source: list[list[float]], sign: int
+) -> None:
+    middle, whole = 40, places(81, 81, step=1)
+    moved = apply(operation, whole, sign)
+    place_2P = whole[:2].flatten(1).float() - middle
+    mixing = torch.tensor(source)
+    mixing[[0, 1], [1, 0]] *= sign
+    inside_P = moved[2].flatten() == 255
+    error_2P = moved[:2].flatten(1).float() - middle - mixing @ place_2P
+    assert error_2P[:, inside_P].abs().max() <= 0.7  # the nearest pixel is taken
+    assert 0.8 < inside_P.float().mean() < 0.96
+    assert bool((moved[:, moved[2] != 255] == 128).all())
+
+
+def test_half_of_the_images_are_flipped_and_half_to_all_of_each_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "OPERATIONS", ("identity",))
+    whole = Image.fromarray(places(100, 100, step=2).permute(1, 2, 0).numpy())
+    kept, flipped, shapes = [], 0, []
+    for seed in range(400):
+        red, green, _ = Augmentation(50)(whole, seed).float() / 2 * 50 / 45  # 45 of 50 rows and columns are measured
+        width, height = float(red[25, 47] - red[25, 2]), float(green[47, 25] - green[2, 25])
+        flipped += width < 0
+        kept.append(abs(width) * height / 100**2)
+        shapes.append(abs(width) / height)
+    assert flipped == pytest.approx(200, abs=40)
+    assert 0.47 < min(kept) < 0.53 and 0.95 < max(kept) < 1.03  # pixels are whole numbers
+    assert sum(kept) / 400 == pytest.approx(0.7, abs=0.03)  # below 3/4: not every shape of a large part fits
+    assert 0.72 < min(shapes) < 0.85 and 1.2 < max(shapes) < 1.4
+
+
 def test_an_unknown_operation_is_named() -> None:
     with pytest.raises(ValueError, match="'solarize'"):
         apply("solarize", pixels(), sign=1)

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.features.inputs import Batch, epoch_plan, training_batches
-from pipeline.models.towers import recompute_activations
-from pipeline.params import load_params, parse_params
+from pipeline.features.inputs import Batch
+from pipeline.models.small import small_image_backbone, small_text_backbone
+from pipeline.models.towers import ImageTower, MatchingModel, TextTower, recompute_activations
 from pipeline.training.accumulation import Window, window_of
-from pipeline.training.loop import Training
-from tests.training.test_combinations import open_tiny_training
-
-IN_BATCH = {"memory__size": 0, "sampler__strategy": "hardest", "train__epochs": 1, "train__warmup_epochs": 0}
-
-
-def first_batch(training: Training) -> Batch:
-    plan = epoch_plan(len(training.train_inputs.caption_image), 16, seed=1, epoch=0)
-    spans = [range(len(batch)) for batch in plan]
-    return next(training_batches(training.train_inputs, plan, spans, seeds=(1, 0), start=0, workers=0))
-
-
-def weights(training: Training) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in training.model.state_dict().items()}
+from tests.features.making import prepared_inputs
+from tests.training.making import (
+    IMAGE_NW,
+    IMAGE_OF_M,
+    WORDS,
+    WORDS_ML,
+    frozen_pairs,
+    linear_heads,
+    params_with,
+    tiny_training,
+)
 
 
 def test_a_window_holds_as_many_batches_as_asked_and_the_last_one_what_is_left() -> None:
@@ -35,71 +33,46 @@ def test_a_window_holds_as_many_batches_as_asked_and_the_last_one_what_is_left()
     assert [window.last for window in windows] == [False, True, False, True, True]
 
 
-def test_a_batch_seen_twice_in_a_window_counts_as_the_batch_alone(towers_ready: Path, tmp_path: Path) -> None:
-    alone, twice = (open_tiny_training(towers_ready, tmp_path, **IN_BATCH) for _ in range(2))
-    batch = first_batch(alone)
-    alone.step(batch, warming_up=False)
-    before = weights(twice)
-    twice.step(batch, warming_up=False, window=Window(0, 2))
-    assert all(torch.equal(value, before[name]) for name, value in weights(twice).items())
-    twice.step(batch, warming_up=False, window=Window(1, 2))
-    for name, value in weights(alone).items():
-        torch.testing.assert_close(weights(twice)[name], value)
-
-
-def test_memory_and_statistics_go_on_within_a_window_and_the_momentum_towers_do_not(
-    towers_ready: Path, tmp_path: Path
-) -> None:
-    training = open_tiny_training(towers_ready, tmp_path, memory__size=40, train__warmup_epochs=0)
+def test_memory_and_statistics_go_on_within_a_window_and_the_momentum_towers_do_not(tmp_path: Path) -> None:
+    model, inputs = linear_heads(), frozen_pairs(tmp_path / "inputs")
+    model.text_head.load_state_dict(model.image_head.state_dict())
+    training = tiny_training(tmp_path, params_with(memory__size=20), model, inputs)
     assert training.memory is not None and training.momentum_model is not None
-    batch = first_batch(training)
+    batch = Batch(IMAGE_NW, IMAGE_NW, torch.arange(6), torch.arange(6), 0, 6)
     training.step(batch, warming_up=False)
     training.step(batch, warming_up=False, window=Window(0, 2))
-    averaged = {name: value.clone() for name, value in training.momentum_model.state_dict().items()}
+    averaged, seen = copy.deepcopy(training.momentum_model.state_dict()), float(training.statistics.positive.count)
     training.step(batch, warming_up=False, window=Window(1, 2))
     assert all(torch.equal(value, averaged[name]) for name, value in training.momentum_model.state_dict().items())
-    assert int(training.memory.filled.sum()) == 40
+    assert int(training.memory.filled.sum()) == 18
+    assert training.statistics.positive.count > seen > 0
 
 
-def test_activations_computed_twice_train_the_same_weights(towers_ready: Path, tmp_path: Path) -> None:
-    answers = []
+@pytest.mark.parametrize("weighting", ["none", "npc"])
+def test_activations_computed_twice_train_the_same_weights(weighting: str, tmp_path: Path) -> None:
+    """Of NPC's siamese step too, which takes its gradient apart."""
+    pixels = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
+    inputs = prepared_inputs(tmp_path, pixels, WORDS_ML.tolist(), IMAGE_OF_M.tolist())
+    settings = {"memory__size": 0, "train__epochs": 2, "train__batch_size": 6, "train__lr": 0.01}
+    params = params_with(**settings, pairs__weighting=weighting, pairs__bank_epochs=1)
+    weights = []
     for checkpointed in (False, True):
-        training = open_tiny_training(towers_ready, tmp_path, **IN_BATCH, train__gradient_checkpointing=checkpointed)
-        training.prepared.train()
+        torch.manual_seed(1)
+        image = ImageTower(small_image_backbone(size=16, patch=8, width=8, layers=2, heads=2))
+        text = TextTower(
+            small_text_backbone(vocabulary_size=WORDS, width=8, layers=2, heads=2, positions=4), "masked_mean"
+        )
+        if checkpointed:
+            recompute_activations(image, "image")
+            recompute_activations(text, "text")
         passes: list[int] = []
-        layer = training.model.get_submodule("image_tower.backbone.layers.0.mlp.fc1")
+        layer = image.get_submodule("backbone.layers.0.mlp.fc1")
         layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
-        training.step(first_batch(training), warming_up=False)
-        assert len(passes) == (2 if checkpointed else 1)
-        answers.append(weights(training))
-    for name, value in answers[0].items():
-        torch.testing.assert_close(answers[1][name], value)
-
-
-def test_npc_takes_its_siamese_step_through_activations_computed_twice(towers_ready: Path, tmp_path: Path) -> None:
-    from contextlib import nullcontext
-
-    import numpy as np
-
-    from pipeline.bank.table import Bank
-    from pipeline.features.inputs import Entries
-    from pipeline.training.impact import NegativeImpact
-
-    answers = []
-    for checkpointed in (False, True):
-        training = open_tiny_training(towers_ready, tmp_path, **IN_BATCH, train__gradient_checkpointing=checkpointed)
-        batch = first_batch(training)
-        pairs = len(training.train_inputs.caption_image)
-        bank = Bank(np.arange(pairs), np.arange(pairs), np.ones(pairs))
-        training.impact = NegativeImpact(training.model, training.params, bank, None, nullcontext, {})
-        twice = torch.cat([batch.image_id, batch.image_id])
-        texts = training.train_inputs.texts(batch.caption_id.tolist() * 2, training=True)
-        entries = Entries(training.train_inputs.images(twice.tolist()), texts, twice)
-        training.prepared.train()
-        training.step(batch._replace(entries=entries), warming_up=False)
-        answers.append(weights(training) | {"given": training.impact.ratio_M.nan_to_num()})
-    for name, value in answers[0].items():
-        torch.testing.assert_close(answers[1][name], value)
+        model = MatchingModel(image, text, nn.Identity(), nn.Identity(), width=8)
+        tiny_training(tmp_path, params, model, inputs).run()
+        weights.append(model.state_dict() | {"passes": torch.tensor(sum(passes))})
+    assert weights[1].pop("passes") > weights[0].pop("passes")
+    torch.testing.assert_close(*weights)
 
 
 def test_a_model_that_cannot_compute_activations_twice_is_named() -> None:
@@ -110,7 +83,5 @@ def test_a_model_that_cannot_compute_activations_twice_is_named() -> None:
 
 
 def test_heads_have_no_activations_worth_computing_twice() -> None:
-    content = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
-    content["train"]["gradient_checkpointing"], content["model"]["train"] = True, "heads"
     with pytest.raises(InputError, match=r"train\.gradient_checkpointing true: model\.train heads trains no tower"):
-        parse_params(content)
+        params_with(train__gradient_checkpointing=True, model__train="heads")

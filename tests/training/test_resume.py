@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas
 import pytest
 import torch
 
-from pipeline.bank.table import write_bank
-from pipeline.data.splits.truth_file import read_truth
+from pipeline.errors import InputError
 from pipeline.features.inputs import Batch
-from pipeline.files import sha256
-from pipeline.params import load_params
-from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
-from pipeline.training.setup import open_training
-from tests.stages.running import invoke, run, work_in, write_tiny_params
+from tests.training.making import frozen_pairs, linear_heads, linear_towers, params_with, prepared_pairs, tiny_training
 
 AN_EPOCH = 4  # steps
 MINUTE = 60.0
@@ -41,19 +33,20 @@ class Clock:
         return self.now
 
 
-def open_run(ready: Path, folder: Path, clock: Clock, told: list[Any] | None = None) -> Training:
-    """A new process's view: nothing but the files."""
+def open_run(case: str, folder: Path, clock: Clock, seen: list[Any] | None = None) -> Training:
+    """A new process's view: nothing but the files, and what the seed gives."""
 
     def on_record(history: Sequence[Mapping[str, Any]]) -> None:
-        if told is not None:
-            told.append([dict(row) for row in history])
+        if seen is not None:
+            seen.append([dict(row) for row in history])
 
-    parts = (ready / "features", ready / "data/split", ready / "models/base")
-    truth = read_truth(ready / "data/split", "train")
-    training, _ = open_training(
-        load_params(folder / "params.yaml"), *parts, truth, Checkpoint(folder, clock), on_record, ready / "bank"
-    )
-    return training
+    kind, changes = CASES[case]
+    params = params_with(**(COMMON | changes))
+    torch.manual_seed(params.seed)
+    model = linear_towers() if kind == "towers" else linear_heads(dropout=0.3 if kind == "dropout" else 0.0)
+    augment = params.train.augment == "fne"
+    inputs = prepared_pairs(folder, augment=augment) if kind == "towers" else frozen_pairs(folder)
+    return tiny_training(folder, params, model, inputs, clock, on_record)
 
 
 def run_until(training: Training, clock: Clock, last_step: int | None, minutes_a_step: float) -> None:
@@ -101,52 +94,30 @@ def assert_same(found: Any, expected: Any, place: str = "") -> None:
         assert found == expected, place
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "towers": {},
-    "heads": {"model__train": "heads"},
-    "dropout": {},
-    "workers": {"train__workers": 2, "train__augment": "fne"},
-    "batch alone, infonce": {"memory__size": 0, "loss__name": "infonce", "sampler__strategy": "random"},
-    "pair weights, cosine": {
-        "pairs__weighting": "npc",
-        "loss__name": "infonce",
-        "loss__temperature": "learned",
-        "train__optimiser": "adamw",
-        "train__weight_decay": 0.1,
-        "train__schedule": "cosine",
-        "train__warmup_steps": 3,
-        "pairs__bank_epochs": 1,
-        "pairs__clean_threshold": 0.5,
-    },
-    "random prefill, running statistics": {
-        "memory__prefill": "random",
-        "sampler__statistics": "running",
-        "train__validations_per_epoch": 2,
-    },
+COMMON = {"train__epochs": 3, "train__batch_size": 3, "memory__size": 7, "sampler__min_matches": 4, "train__lr": 0.01}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "towers": ("towers", {}),
+    "heads": ("heads", {}),
+    "dropout": ("dropout", {}),
+    "workers": ("towers", {"train__workers": 2, "train__augment": "fne"}),
+    "batch alone, infonce": ("towers", {"memory__size": 0, "loss__name": "infonce", "sampler__strategy": "random"}),
+    "pair weights, cosine": (
+        "towers",
+        {
+            "pairs__weighting": "npc",
+            "pairs__bank_epochs": 1,
+            "loss__name": "infonce",
+            "train__optimiser": "adamw",
+            "train__weight_decay": 0.1,
+            "train__schedule": "cosine",
+            "train__warmup_steps": 3,
+        },
+    ),
+    "random prefill, running statistics": (
+        "heads",
+        {"memory__prefill": "random", "sampler__statistics": "running", "train__validations_per_epoch": 2},
+    ),
 }
-
-
-@pytest.fixture
-def with_dropout(towers_ready: Path, tmp_path: Path) -> Path:
-    """The towers with a BERT that drops a tenth of its units."""
-    folder = tmp_path / "dropout"
-    shutil.copytree(towers_ready, folder)
-    path = folder / "models/base/text/config.json"
-    config = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    path.write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture
-def with_bank(towers_ready: Path, tmp_path: Path) -> Path:
-    """A bank that names, for each of the sixty captions, those of the next two images."""
-    folder = tmp_path / "banked"
-    shutil.copytree(towers_ready, folder)
-    rows = np.arange(60)
-    table = {"caption": rows, "image": rows // 5, "loss": 1.0, "clean_probability": 1.0, "clean": True}
-    entries = {"image_entry": (rows // 5 * 5 + 5) % 60, "text_entry": (rows + 10) % 60}
-    write_bank(folder / "bank", pandas.DataFrame(table | entries))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -156,31 +127,18 @@ def with_bank(towers_ready: Path, tmp_path: Path) -> Path:
 )
 @pytest.mark.parametrize("case", CASES)
 def test_killed_again_and_again_it_ends_with_the_same_bits(
-    case: str,
-    minutes_a_step: float,
-    killed_at: tuple[int, ...],
-    towers_ready: Path,
-    heads_ready: Path,
-    with_dropout: Path,
-    with_bank: Path,
-    tmp_path: Path,
+    case: str, minutes_a_step: float, killed_at: tuple[int, ...], tmp_path: Path
 ) -> None:
-    ready = {"heads": heads_ready, "dropout": with_dropout, "pair weights, cosine": with_bank}.get(case, towers_ready)
-    changes = {"train__epochs": 3, "train__batch_size": 16, "memory__size": 24, "sampler__min_matches": 4}
-    folders = [tmp_path / "whole", tmp_path / "killed"]
-    for folder in folders:
-        folder.mkdir()
-        write_tiny_params(folder, **(changes | CASES[case]))
-    whole = open_run(ready, folders[0], Clock())
+    whole = open_run(case, tmp_path / "whole", Clock())
     run_until(whole, Clock(), None, 0.0)
     assert whole.at.step == 3 * AN_EPOCH
 
     lost_at = 0
-    told: list[Any] = []
+    seen: list[Any] = []
     for last_step in (*killed_at, None):
         clock = Clock()
-        training = open_run(ready, folders[1], clock, told)
-        saved = told[-1][-1]["step"] if told else 0
+        training = open_run(case, tmp_path / "killed", clock, seen)
+        saved = seen[-1][-1]["step"] if seen else 0
         if saved:
             torch.manual_seed(0)  # what a process drew before it resumed must not matter
         assert training.resume() == (saved > 0)
@@ -189,76 +147,23 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(
         run_until(training, clock, last_step, minutes_a_step)
 
     assert_same(everything(training), everything(whole))
-    for earlier, later in itertools.pairwise(told):
-        assert later[: len(earlier)] == earlier, "what was once told stays as it is, its time included"
-    assert told[-1] == training.at.history
+    for earlier, later in itertools.pairwise(seen):
+        assert later[: len(earlier)] == earlier, "what was once recorded stays as it is, its time included"
+    assert seen[-1] == training.at.history
 
 
-def test_dropout_draws_anew_at_every_step(with_dropout: Path, towers_ready: Path, tmp_path: Path) -> None:
-    write_tiny_params(tmp_path, train__batch_size=16)
+def test_dropout_draws_anew_at_every_step(tmp_path: Path) -> None:
     losses = []
-    for ready in (with_dropout, towers_ready):
-        training = open_run(ready, tmp_path, Clock())
+    for case in ("heads", "dropout"):
+        training = open_run(case, tmp_path / case, Clock())
         training.run()
         losses.append([row["train/loss"] for row in training.at.history])
     assert losses[0] != losses[1], "otherwise the case `dropout` above proves nothing"
 
 
-def test_a_checkpoint_that_is_cut_off_is_named(towers_ready: Path, tmp_path: Path) -> None:
-    from pipeline.errors import InputError
-
-    write_tiny_params(tmp_path)
-    training = open_run(towers_ready, tmp_path, Clock())
-    training.run()
+def test_a_checkpoint_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    open_run("heads", tmp_path, Clock()).run()
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"state\.pt: not a readable checkpoint .* delete it to start over"):
-        open_run(towers_ready, tmp_path, Clock()).resume()
-
-
-def test_another_parameter_starts_afresh(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "clone"
-    shutil.copytree(towers_ready, folder)
-    work_in(folder, monkeypatch)
-    step = Training.step
-
-    def killed(self: Training, batch: Batch, **how: Any) -> Any:
-        if self.at.epoch == 2:
-            raise KilledError
-        return step(self, batch, **how)
-
-    settings = {"train__epochs": 3, "train__batch_size": 16}
-    write_tiny_params(folder, **settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", killed)
-        with pytest.raises(KilledError):
-            run("train")
-    for changes in ({"train__lr": 0.001}, {"sampler__cutdown": 0.3}):
-        write_tiny_params(folder, **(settings | changes))
-        assert "going on" not in run("train")
-    write_tiny_params(folder, **settings, evaluate__batch_size=7)
-    assert run("train").startswith("going on at epoch 3, step 8\n")
-    assert not list(folder.glob(".checkpoints/*/*")), "a run that is complete leaves no state behind"
-
-
-def test_killed_while_its_checkpoint_is_removed_it_ends_well_all_the_same(
-    heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(heads_ready, tmp_path / "clone")
-    work_in(tmp_path / "clone", monkeypatch)
-    write_tiny_params(Path(), model__train="heads", train__epochs=2, train__batch_size=16)
-    remove = shutil.rmtree
-
-    def killed(folder: Path, **options: Any) -> None:
-        if Path(folder).parent.name == ".checkpoints":
-            (Path(folder) / "best.pt").unlink()
-            raise KilledError
-        remove(folder, **options)
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr("shutil.rmtree", killed)
-        invoke("train")
-    made = {path: sha256(path) for path in Path("models/trained").rglob("*") if path.is_file()}
-    run("train")
-    assert {path: sha256(path) for path in made} == made
-    assert not [path for path in Path(".checkpoints").iterdir() if path.is_dir()]
+        open_run("heads", tmp_path, Clock()).resume()

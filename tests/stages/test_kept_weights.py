@@ -1,0 +1,63 @@
+"""`test` are the weights of the best validation, `last` those of the last epoch, each with its own statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.data.splits.truth_file import read_truths
+from pipeline.evaluation.judgment import Encoded, judge
+from pipeline.features.encoding import encode_split
+from pipeline.features.inputs import open_inputs
+from pipeline.models.build import load_trained
+from pipeline.params import flat, load_params
+from pipeline.paths import EMBEDDINGS, EVALUATION, FEATURES, HISTORY, LAST, METRICS, RUN, SPLIT, TRAINED
+from pipeline.retrieval.recall import recalls
+from pipeline.training.record import read_run
+from tests.stages.running import run, work_in, write_tiny_params
+
+
+def encoded(folder: Path, split: str) -> Encoded:
+    inputs = open_inputs(load_params().model, FEATURES, SPLIT, split, pad=0)
+    return Encoded(*encode_split(load_trained(folder, inputs.feature_widths), inputs, 7), inputs.caption_image)
+
+
+def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in(tmp_path, monkeypatch)
+    vague = {"data__scenes__detail": 0.0, "data__scenes__test": 12}  # so that captions are true of other pictures too
+    write_tiny_params(tmp_path, **vague, model__train="heads", train__epochs=8, train__batch_size=30, train__lr=0.05)
+    run("download", "split", "base", "features", "bank", "train")
+    kept = read_run(RUN)
+    rows = pandas.read_csv(HISTORY).dropna(subset="val/rsum").set_index("step")
+    assert kept.best.step == int(rows["val/rsum"].argmax() + 1) * 2 < kept.last.step == 16, "two steps an epoch"
+    for folder, moment in ((TRAINED, kept.best), (LAST, kept.last)):
+        row = rows.loc[moment.step]
+        assert recalls(*encoded(folder, "val").ranks())["rsum"] == pytest.approx(row["val/rsum"])
+        assert moment.epoch == row["epoch"]
+        assert moment.statistics.positive.mean == pytest.approx(row["similarity/positive_mean"])
+
+    # populations by which similar candidates match and, for the last weights, by which they do not
+    content = json.loads(RUN.read_text())
+    content["sampler"]["prior"] = 2.0
+    populations = [{"mean": mean, "variance": 0.2, "count": 9.0} for mean in (0.5, 0.0)]
+    for kind, (positive, negative) in (("best", populations), ("last", populations[::-1])):
+        content[kind]["statistics"] = {"positive": positive, "negative": negative}
+    RUN.write_text(json.dumps(content))
+    run("evaluate")
+    kept, metrics = read_run(RUN), json.loads(METRICS.read_text())
+    for name, folder, moment in (("test", TRAINED, kept.best), ("last", LAST, kept.last)):
+        expected = judge(encoded(folder, "test"), 1, read_truths(SPLIT, "test"), moment, kept.sampler).report
+        assert flat(metrics[name]) == pytest.approx(flat(expected), rel=1e-4)
+    assert metrics["test"]["rsum"] != metrics["last"]["rsum"]
+    assert metrics["test"]["posterior"]["auc"] == pytest.approx(metrics["test"]["similarity"]["auc"])
+    assert metrics["last"]["posterior"]["auc"] == pytest.approx(1 - metrics["last"]["similarity"]["auc"])
+    best = encoded(TRAINED, "test")
+    vectors = load_file(EVALUATION / EMBEDDINGS.name)
+    torch.testing.assert_close(vectors, {"image_ND": best.image_ND, "text_MD": best.text_MD})

@@ -1,0 +1,124 @@
+"""Trainings of twelve pairs and linear layers, in milliseconds: what tests of the loop train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pipeline.bank.table import Bank
+from pipeline.data.splits.truth_file import read_truth
+from pipeline.features.inputs import Batch, Inputs
+from pipeline.models.towers import MatchingModel, Tokens
+from pipeline.params import Params, load_params, parse_params
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.impact import NegativeImpact
+from pipeline.training.loop import Training
+from pipeline.training.setup import open_training
+from tests.features.making import ROOT, frozen_inputs, prepared_inputs
+from tests.stages.running import write_tiny_params
+
+WIDTH, JOINT, WORDS = 5, 4, 9  # of a feature, of the joint space, of the vocabulary
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGE_OF_M = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5])
+IMAGE_NW, TEXT_MW = torch.randn(6, WIDTH, generator=GENERATOR), torch.randn(12, WIDTH, generator=GENERATOR)
+PIXELS_N3HW = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8, generator=GENERATOR)
+WORDS_ML = torch.randint(1, WORDS, (12, 3), generator=GENERATOR)
+ENTRIES = (np.roll(np.arange(12), 3), np.roll(np.arange(12), 7))  # a bank: for the image, for the caption of each pair
+
+
+class WordMean(nn.Module):
+    """The smallest text tower: the mean of a caption's word vectors."""
+
+    def __init__(self, words: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(words, width)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        mask_BL1 = tokens.mask[:, :, None]
+        return (self.table(tokens.ids) * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
+
+
+def params_with(**changes: Any) -> Params:
+    """The repository's params.yaml with other values by dotted name (dots as double underscores)."""
+    content = load_params(ROOT / "params.yaml").model_dump()
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        (content[section] if section else content)[key] = value
+    return parse_params(content)
+
+
+def linear_heads(width: int = WIDTH, joint: int = JOINT, *, dropout: float = 0.0) -> MatchingModel:
+    """A linear layer a side over frozen features; similarities are divided by 0.1."""
+    heads = (nn.Sequential(nn.Dropout(dropout), nn.Linear(width, joint)) for _ in range(2))
+    return MatchingModel(nn.Identity(), nn.Identity(), *heads, width=joint, temperature=0.1)
+
+
+def linear_towers() -> MatchingModel:
+    """A linear layer over pixels, and the mean of word vectors; the temperature is learned."""
+    towers = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS_N3HW[0].numel(), JOINT)), WordMean(WORDS, JOINT)
+    model = MatchingModel(*towers, nn.Identity(), nn.Identity(), width=JOINT)
+    model.logit_scale = nn.Parameter(torch.tensor(2.0))
+    return model
+
+
+def frozen_pairs(folder: Path) -> Inputs:
+    """The twelve pairs as frozen features."""
+    return frozen_inputs(folder, IMAGE_NW, TEXT_MW, IMAGE_OF_M.tolist())
+
+
+def prepared_pairs(folder: Path, *, augment: bool = False) -> Inputs:
+    """The twelve pairs as pictures and token ids."""
+    return prepared_inputs(folder, PIXELS_N3HW, WORDS_ML.tolist(), IMAGE_OF_M.tolist(), augment=augment)
+
+
+def own_captions(folder: Path, images: int) -> Inputs:
+    """`images` images, all different, with one caption each that has the very same features."""
+    return frozen_inputs(folder, torch.eye(images), torch.eye(images), range(images))
+
+
+def tiny_training(
+    folder: Path,
+    params: Params,
+    model: MatchingModel,
+    inputs: Inputs,
+    clock: Callable[[], float] = time.monotonic,
+    on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+) -> Training:
+    """A training on the CPU that validates on what it trains on."""
+    impact = None
+    if params.pairs.weighting == "npc":
+        impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, nullcontext, {})
+    parts = (model, inputs, inputs, Accelerator(cpu=True), Checkpoint(folder, clock))
+    return Training(params, *parts, impact=impact, on_record=on_record)
+
+
+def watched(training: Training, after: Callable[[], None] = lambda: None) -> list[Batch]:
+    """The batches that the training sees; `after` is called behind each step."""
+    step, seen = training.step, []
+
+    def steps(batch: Batch, **how: Any) -> Any:
+        seen.append(batch)
+        logged = step(batch, **how)
+        after()
+        return logged
+
+    training.step = steps  # type: ignore[method-assign]
+    return seen
+
+
+def open_tiny_training(ready: Path, folder: Path, **changes: Any) -> Training:
+    """A training of tiny towers as stage `train` opens it, over what earlier stages have made in `ready`."""
+    write_tiny_params(folder, **({"train__batch_size": 16, "train__lr": 0.01} | changes))
+    parts = (ready / "features", ready / "data/split", ready / "models/base")
+    truth = read_truth(ready / "data/split", "train")
+    params = load_params(folder / "params.yaml")
+    training, _ = open_training(params, *parts, truth, Checkpoint(folder), lambda history: None, ready / "bank")
+    return training

@@ -1,0 +1,162 @@
+"""What the loop keeps and in which order it goes on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from pipeline.features.inputs import Batch
+from pipeline.models.towers import MatchingModel
+from pipeline.runtime.processes import uniform
+from pipeline.training.accumulation import Window
+from pipeline.training.loop import Training
+from tests.training.making import (
+    linear_heads,
+    linear_towers,
+    own_captions,
+    params_with,
+    prepared_pairs,
+    tiny_training,
+    watched,
+)
+
+IMAGES = 6
+WRONG, RIGHT = torch.eye(IMAGES).roll(1, 0), torch.eye(IMAGES)  # of the captions: each like the next image, or its own
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Training, list[Batch]]:
+    """Five epochs of which the second and the third are best, and alike; the training, and the batches it has seen."""
+    heads = (nn.Linear(IMAGES, IMAGES, bias=False) for _ in range(2))
+    model = MatchingModel(nn.Identity(), nn.Identity(), *heads, width=IMAGES)
+    model.get_parameter("image_head.weight").data.copy_(RIGHT)
+    params = params_with(memory__size=0, train__epochs=5, train__warmup_epochs=0, train__batch_size=3, train__lr=1e-9)
+    training = tiny_training(tmp_path, params, model, own_captions(tmp_path / "inputs", IMAGES))
+    steered = [WRONG, RIGHT, 2 * RIGHT, WRONG, WRONG]
+    text_weight = model.get_parameter("text_head.weight")
+    seen = watched(training, lambda: text_weight.data.copy_(steered[training.at.epoch]))  # type: ignore[arg-type]
+    training.run()
+    return training, seen
+
+
+def test_the_first_of_the_best_validations_is_kept_with_its_own_statistics(kept: tuple[Training, list[Batch]]) -> None:
+    training, _ = kept
+    validations = {row["epoch"]: row for row in training.at.history if "val/rsum" in row}
+    rsums = [row["val/rsum"] for row in validations.values()]
+    assert rsums[1] == rsums[2] == training.at.best_rsum == 600 > max(rsums[0], rsums[3], rsums[4])
+    best = training.at.best
+    assert (best["epoch"], best["step"]) == (1, 4)
+    for side, own in best["statistics"].items():
+        found = [validations[1][f"similarity/{side}_{name}"] for name in ("mean", "std", "count")]
+        assert found == [own["mean"], pytest.approx(own["variance"] ** 0.5), own["count"]]
+    assert best["statistics"] != training.statistics.as_numbers()
+    threshold = best["statistics"]["positive"]["mean"] - training.params.sampler.cutdown
+    assert validations[1]["sampler/threshold"] == pytest.approx(threshold)
+
+
+def test_the_best_weights_are_those_that_are_restored(kept: tuple[Training, list[Batch]]) -> None:
+    training, _ = kept
+    assert torch.equal(training.model.get_parameter("text_head.weight"), WRONG)
+    training.restore_best()
+    assert torch.equal(training.model.get_parameter("text_head.weight"), RIGHT)
+    assert torch.equal(training.model.get_parameter("image_head.weight").detach().round(), RIGHT)
+
+
+def test_statistics_begin_anew_with_every_epoch(kept: tuple[Training, list[Batch]]) -> None:
+    training, _ = kept
+    counts = {row["epoch"]: row["similarity/positive_count"] for row in training.at.history}
+    assert counts[2] == IMAGES, "of the third epoch every pair matches, its own and no other epoch's"
+    assert counts[4] < IMAGES
+
+
+def test_every_epoch_sees_each_pair_once_and_in_an_order_of_its_own(kept: tuple[Training, list[Batch]]) -> None:
+    _, seen = kept
+    rows = torch.cat([batch.caption_id for batch in seen]).view(5, IMAGES)
+    assert all(sorted(order) == list(range(IMAGES)) for order in rows.tolist())
+    assert len({tuple(order) for order in rows.tolist()}) == 5
+
+
+def test_the_memory_holds_what_momentum_towers_give_without_dropout(tmp_path: Path) -> None:
+    inputs = own_captions(tmp_path / "inputs", IMAGES)
+    params = params_with(memory__size=IMAGES, train__epochs=2, train__batch_size=IMAGES, model__momentum=0.5)
+    model = linear_heads(IMAGES, 4, dropout=0.5)
+    start, training = copy.deepcopy(model), tiny_training(tmp_path, params, model, inputs)
+    weights: list[dict[str, Tensor]] = []
+    watched(training, lambda: weights.append(copy.deepcopy(dict(model.named_parameters()))))
+    training.run()
+    averaged = {  # the first step finds it equal to the model, the second moves it half of the way
+        name: (value + weights[0][name]) / 2 for name, value in start.named_parameters()
+    }
+    assert training.memory is not None and training.momentum_model is not None
+    for name, value in training.momentum_model.named_parameters():
+        torch.testing.assert_close(value, averaged[name].detach())
+    for side, remembered in (("image", training.memory.image), ("text", training.memory.text)):
+        rows = torch.eye(IMAGES)[training.memory.image_id]
+        weight, bias = (averaged[f"{side}_head.1.{part}"] for part in ("weight", "bias"))
+        torch.testing.assert_close(remembered, normalize(rows @ weight.T + bias, dim=1).detach())
+
+
+def test_every_step_draws_by_the_seed_and_its_own_number(tmp_path: Path) -> None:
+    params = params_with(memory__size=0, train__epochs=2, train__warmup_epochs=0, train__batch_size=3)
+    inputs = own_captions(tmp_path / "inputs", IMAGES)
+    training = tiny_training(tmp_path, params, linear_heads(IMAGES, 4), inputs)
+    drawn: list[Tensor] = []
+
+    def draw(weights_bC: Tensor, uniform_b: Tensor) -> Tensor:
+        drawn.append(uniform_b)
+        return weights_bC.argmax(dim=1)
+
+    training.objective.draw = draw
+    training.run()
+    assert torch.equal(torch.stack(drawn), torch.cat([uniform(params.seed, step, 3) for step in range(4)]))
+
+
+def test_every_epoch_augments_by_numbers_of_its_own(tmp_path: Path) -> None:
+    params = params_with(memory__size=0, train__epochs=2, train__batch_size=8)
+    inputs = prepared_pairs(tmp_path / "inputs", augment=True)
+    training = tiny_training(tmp_path, params, linear_towers(), inputs)
+    seen = watched(training)
+    training.run()
+    for number, batch in enumerate(seen):
+        epoch, place = divmod(number, 2)
+        seeds = np.random.SeedSequence([params.seed, epoch, place]).generate_state(len(batch.image_id))
+        assert torch.equal(batch.images, inputs.images(batch.image_id.tolist(), seeds.tolist()))
+        assert not torch.equal(batch.images, inputs.images(batch.image_id.tolist()))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_gradients_of_a_window_are_averaged(size: int, tmp_path: Path) -> None:
+    params = params_with(memory__size=0, sampler__strategy="all", loss__name="infonce")
+    model, inputs = linear_heads(IMAGES, 4), own_captions(tmp_path / "inputs", IMAGES)
+    training = tiny_training(tmp_path, params, model, inputs)
+    alone = copy.deepcopy(model)
+    everything = torch.arange(IMAGES)
+    batch = Batch(torch.eye(IMAGES), torch.eye(IMAGES), everything, everything, 0, IMAGES)
+    image_BD, text_BD = alone(batch.images, batch.texts)
+    logits_BB = image_BD @ text_BD.T / 0.1
+    losses = (nn.functional.cross_entropy(logits, everything) for logits in (logits_BB, logits_BB.T))
+    (sum(losses) / 2).backward()  # type: ignore[union-attr]
+    for place in range(size - 1):
+        before = copy.deepcopy(model.state_dict())
+        training.step(batch, warming_up=False, window=Window(place, size))
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        for own, expected in zip(model.parameters(), alone.parameters(), strict=True):
+            assert own.grad is not None and expected.grad is not None
+            torch.testing.assert_close(own.grad, expected.grad * (place + 1) / size)
+    training.step(batch, warming_up=False, window=Window(size - 1, size))
+    assert not any(torch.equal(own, then) for own, then in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("asked", "batches"), [(1, [7]), (2, [4, 7]), (3, [3, 5, 7]), (100, [1, 2, 3, 4, 5, 6, 7])])
+def test_validations_are_spread_over_the_epoch_and_end_it(asked: int, batches: list[int], tmp_path: Path) -> None:
+    params = params_with(memory__size=0, train__epochs=1, train__batch_size=2, train__validations_per_epoch=asked)
+    training = tiny_training(tmp_path, params, linear_heads(14, 4), own_captions(tmp_path / "inputs", 14))
+    at = training.run()
+    assert [row["step"] for row in at.history if "val/rsum" in row] == batches
+    assert [row["step"] for row in at.history] == [1, 2, 3, 4, 5, 6, 7], "ten records an epoch, where it is that long"
