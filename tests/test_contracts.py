@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from pipeline.evidence.alignment import fit_cca
+from pipeline.evidence.captions import caption_agreement
+from pipeline.evidence.posterior import fit_posterior
+from pipeline.evidence.trust import pair_trust
 from pipeline.models.memory import Memory
 from pipeline.objectives.contrastive import infonce_loss
 from pipeline.objectives.triplet import triplet_loss
@@ -29,6 +33,13 @@ from pipeline.sampling.strategies import fne_weights
         (triplet_loss, ["similarity_BC", "own_similarity_B", "negative_B", "margin"]),
         (infonce_loss, ["similarity_BC", "own_similarity_B", "weights_BC", "temperature"]),
         (Memory, ["size", "width", "prefill='empty'"]),
+        (caption_agreement, ["caption_MV", "caption_image_M", "image_K", "caption_K"]),
+        (pair_trust, ["image_NW", "caption_MV", "caption_image_M", "folds=5", "seed=1"]),
+        (fit_posterior, ["positive_KF", "negative_KF", "prior"]),
+        (
+            fit_cca,
+            ["image_NW", "caption_MV", "caption_image_M", "image_ridge=1.0", "text_ridge=0.5", "weight_M=None"],
+        ),
     ],
 )
 def test_arguments_keep_their_names_order_and_defaults(function: Callable[..., Any], arguments: list[str]) -> None:

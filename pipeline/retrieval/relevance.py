@@ -135,3 +135,17 @@ def reliability(probability_P: Tensor, true_P: Tensor) -> list[dict[str, float]]
         for index in range(bins)
         if count[index]
     ]
+
+
+def calibration_error(probability_P: Tensor, true_P: Tensor) -> float:
+    """Expected calibration error: how far a bin's mean probability is from the share that is true, over all pairs.
+
+    Args:
+        probability_P: in [0, 1].
+        true_P: bool.
+
+    Returns:
+        The mean over pairs of their bin's distance, in [0, 1]; bins as `reliability`.
+    """
+    rows = reliability(probability_P, true_P)
+    return sum(row["count"] * abs(row["mean_posterior"] - row["true_share"]) for row in rows) / len(true_P)

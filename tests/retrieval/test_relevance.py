@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from pipeline.retrieval.relevance import (
     RELIABILITY_EDGES,
+    calibration_error,
     judged_precision_at_r,
     precision_at_r,
     ranking_quality,
@@ -152,3 +153,9 @@ def test_a_calibrated_probability_is_as_often_true_as_it_says() -> None:
     for row in reliability(probability_P, true_P):
         if row["count"] > 1000:
             assert row["true_share"] == pytest.approx(row["mean_posterior"], abs=0.03)
+
+
+def test_the_calibration_error_is_the_mean_distance_of_a_pairs_bin() -> None:
+    probability_P = torch.tensor([0.0, 0.25, 0.29, 0.3, 0.95, 1.0])
+    true_P = torch.tensor([False, True, False, True, True, True])
+    assert calibration_error(probability_P, true_P) == pytest.approx((0 + 2 * 0.23 + 0.7 + 2 * 0.025) / 6)

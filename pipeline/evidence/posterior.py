@@ -1,0 +1,147 @@
+"""How probably an unpaired caption matches an image, from several numbers that are evidence of it (Bayes' rule).
+
+FNE's rule of two normals (`pipeline.sampling.posterior`) with more than one number, and calibrated.
+
+Shapes: K pairs, F kinds of evidence. NaN is evidence that does not exist for a pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pipeline.errors import InputError
+from pipeline.evidence.normals import Normals, fit_normals
+
+FEWEST = 2  # values of a kind of evidence in each population, or the kind is left out
+FARTHEST_STD = 1e6  # evidence farther out counts as if it were there: its square stays finite
+FEWEST_ABOVE = 0.01  # share of the positives above a threshold of `estimated_prior`
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Two populations of normals, the temperature of their log-ratio, and K: one pair in K matches beforehand."""
+
+    positive: Normals
+    negative: Normals
+    temperature: float
+    prior: float
+
+    def log_ratio(self, evidence_KF: Tensor) -> Tensor:
+        """The tempered log-likelihood ratio (K,), float64, finite; 0 for a pair without any evidence."""
+        return self.temperature * _log_ratio(evidence_KF, self.positive, self.negative)
+
+    def probability(self, evidence_KF: Tensor) -> Tensor:
+        """`sigmoid(log ratio - log(K - 1))` (K,), float64, in [0, 1]; 1 / K for a pair without any evidence."""
+        return torch.sigmoid(self.log_ratio(evidence_KF) - math.log(self.prior - 1))
+
+    def as_numbers(self) -> dict[str, Any]:
+        """Plain numbers, fit for JSON; None for a kind of evidence that is left out."""
+        populations = {"positive": self.positive, "negative": self.negative}
+        return {
+            **{
+                side: {
+                    name: [None if math.isnan(value) else value for value in numbers.tolist()]
+                    for name, numbers in (("mean", normals.mean_F), ("variance", normals.variance_F))
+                }
+                for side, normals in populations.items()
+            },
+            "temperature": self.temperature,
+            "prior": self.prior,
+        }
+
+    @classmethod
+    def from_numbers(cls, numbers: Mapping[str, Any]) -> Posterior:
+        """What `as_numbers` wrote."""
+        positive, negative = (
+            Normals(
+                *(
+                    torch.tensor([math.nan if v is None else v for v in numbers[side][name]], dtype=torch.float64)
+                    for name in ("mean", "variance")
+                )
+            )
+            for side in ("positive", "negative")
+        )
+        return cls(positive, negative, numbers["temperature"], numbers["prior"])
+
+
+def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> Posterior:
+    """Naive Bayes of normals, and one temperature on their log-ratio.
+
+    Kinds of evidence repeat one another, and naive Bayes counts what they share once for each. The temperature, between
+    0 and 1, undoes it: the logistic regression of match on the log-ratio, on the same pairs, without an intercept, both
+    populations of equal weight. A temperature above 1 would count evidence more often than it was given.
+
+    Args:
+        positive_KF: evidence of pairs that match: captions against their own image's other captions.
+        negative_KF: evidence of random unpaired pairs, any number; the same kinds in the same order.
+        prior: K above 1: one pair in K is taken for a match beforehand, as `sampler.prior`.
+
+    Raises:
+        InputError: when the prior is not above 1, or no kind of evidence has two values in both populations.
+    """
+    if not prior > 1:
+        raise InputError(f"prior = {prior}: one pair in K matches beforehand, K above 1")
+    positive_KF, negative_KF = positive_KF.double(), negative_KF.double()
+    missing_F = torch.stack([(~part.isnan()).sum(0) < FEWEST for part in (positive_KF, negative_KF)]).any(0)
+    if missing_F.all():
+        raise InputError(
+            f"posterior: {len(positive_KF)} matching and {len(negative_KF)} unpaired pairs; no kind of evidence has "
+            f"{FEWEST} values in both"
+        )
+    positive, negative = (
+        fit_normals(part.masked_fill(missing_F, torch.nan), part.new_ones(len(part)))
+        for part in (positive_KF, negative_KF)
+    )
+    temperature = _temperature(_log_ratio(positive_KF, positive, negative), _log_ratio(negative_KF, positive, negative))
+    return Posterior(positive, negative, temperature, float(prior))
+
+
+def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) -> float:
+    """K, such that at least one unpaired pair in K seems to match: the smallest ratio of tails.
+
+    If a share π of the unpaired pairs matches as the positives do, then at any threshold the share of unpaired pairs
+    above it is at least π times that of the positives. The smallest ratio over thresholds (the positives' percentiles)
+    therefore bounds π from above for matches that are like the positives. An image's own captions agree more than
+    foreign ones that are true of it, so that in practice π is *larger* (on Flickr8k three to four times).
+
+    Args:
+        positive_log_ratio_K: `Posterior.log_ratio` of pairs that match.
+        unpaired_log_ratio_K: that of uniformly drawn unpaired pairs.
+
+    Returns:
+        1 / π, above 1. One unpaired pair more than there is counts as above each threshold.
+    """
+    positive_K = positive_log_ratio_K.double()
+    share_T = torch.linspace(FEWEST_ABOVE, 1, 100, dtype=torch.float64, device=positive_K.device)
+    ordered_K = positive_K.sort(descending=True).values
+    threshold_T = ordered_K[((share_T * len(positive_K)).ceil().long() - 1).clamp(min=0)]
+    unpaired_K = unpaired_log_ratio_K.double().sort().values
+    above_T = len(unpaired_K) - torch.searchsorted(unpaired_K, threshold_T)
+    tail_T = (above_T + 1) / (len(unpaired_K) + 1)
+    return max(float((share_T / tail_T).max()), math.nextafter(1, 2))
+
+
+def _log_ratio(evidence_KF: Tensor, positive: Normals, negative: Normals) -> Tensor:
+    evidence_KF = evidence_KF.double()
+    reach_F = FARTHEST_STD * torch.maximum(positive.variance_F, negative.variance_F).sqrt()
+    low_F = torch.minimum(positive.mean_F, negative.mean_F) - reach_F
+    high_F = torch.maximum(positive.mean_F, negative.mean_F) + reach_F
+    evidence_KF = evidence_KF.clamp(low_F, high_F)
+    return (positive.log_densities(evidence_KF) - negative.log_densities(evidence_KF)).nansum(1)
+
+
+def _temperature(positive_K: Tensor, negative_K: Tensor) -> float:
+    """The factor of the log-ratio that makes the pairs most probable."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(factor: float) -> float:
+        return float(softplus(-factor * positive_K).mean() + softplus(factor * negative_K).mean())
+
+    return float(minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-9}).x)

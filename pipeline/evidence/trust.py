@@ -1,0 +1,102 @@
+"""Is a training pair wrong? What the image's other captions and a regression on other images say, before any training.
+
+Shapes: N images, M captions (one training pair each), W and V widths, F kinds of evidence, R random pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.evidence.captions import caption_agreement, centred_captions, pair_similarity
+from pipeline.evidence.moments import mean_direction
+from pipeline.evidence.normals import fit_normals
+from pipeline.evidence.regression import out_of_fold_images
+
+MOST_ROUNDS = 500
+SMALLEST_CHANGE = 1e-5  # of a probability in a round: the mixture has settled
+SMALLEST_VARIANCE = 1e-3  # of standardised evidence within a component: none shrinks to a few equal pairs
+SMALLEST_SHARE = 1e-6
+
+
+def pair_trust(
+    image_NW: Tensor, caption_MV: Tensor, caption_image_M: Tensor, *, folds: int = 5, seed: int = 1
+) -> Tensor:
+    """How probably each training pair is right.
+
+    Two kinds of evidence: sibling agreement, the caption's largest cosine with the image's *other* captions, and its
+    cosine with what a ridge regression that did not see the image makes of it. They are compared with the same of
+    random pairs, each image's captions with one other image (`mixture_posterior`). No labels, no training; the same for
+    the same input. An image's only caption has no siblings: for it the regression decides alone.
+
+    Args:
+        image_NW: frozen features of the training images.
+        caption_MV: frozen vectors of their captions, of any length.
+        caption_image_M: the row of each caption's image.
+        folds: groups of images of the regression.
+        seed: of the folds and of the random pairs.
+
+    Returns:
+        p_M: in [0, 1], float64; 1 for every pair where nothing tells pairs apart, or fewer than two images have
+        captions.
+    """
+    with_caption_I = caption_image_M.unique()
+    if len(with_caption_I) < 2:
+        return torch.ones(len(caption_MV), dtype=torch.float64, device=caption_MV.device)
+    order_I = with_caption_I[torch.randperm(len(with_caption_I), generator=torch.Generator().manual_seed(seed))]
+    other_N = caption_image_M.new_zeros(len(image_NW)).index_put((order_I,), order_I.roll(1))
+    every_M = torch.arange(len(caption_MV), device=caption_image_M.device)
+    text_MV = centred_captions(caption_MV, mean_direction(caption_MV))
+    image_NV = out_of_fold_images(image_NW, caption_MV, caption_image_M, folds=folds, seed=seed)
+
+    def evidence(image_M: Tensor) -> Tensor:
+        siblings_M = caption_agreement(text_MV, caption_image_M, image_M, every_M)
+        regression_M = pair_similarity(image_NV, text_MV, image_M, every_M)
+        return torch.stack([siblings_M, regression_M], dim=1).double()
+
+    return mixture_posterior(evidence(caption_image_M), evidence(other_N[caption_image_M]))
+
+
+def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:
+    """The posterior of the better component, in a naive-Bayes mixture of normals whose worse component is known.
+
+    Wrong pairs look as random ones do, so that the worse component is fitted to those, once. The better one and its
+    share are found by expectation and maximisation (Dempster et al. 1977), started from the mean ranks of the evidence,
+    so that nothing is drawn. Were both components free, they would split a data set without wrong pairs in halves.
+
+    Args:
+        evidence_MF: the larger, the more probably right; NaN is evidence that does not exist, and is left out.
+        random_RF: the same kinds of random pairs.
+
+    Returns:
+        p_M: in [0, 1], float64. Kinds of evidence that are the same for all pairs, or that no random pair has, are left
+        out; where no kind is left every pair is trusted: 1. A pair without evidence has the share of the better
+        component.
+    """
+    all_pairs = fit_normals(evidence_MF, evidence_MF.new_ones(len(evidence_MF)), 0.0)
+    spread_F = all_pairs.variance_F.sqrt()
+    used_F = (spread_F > 1e-6 * (1 + all_pairs.mean_F.abs())) & ~random_RF.isnan().all(0)  # a NaN spread is not above
+    if not used_F.any():
+        return evidence_MF.new_ones(len(evidence_MF))
+    evidence_MF, random_RF = (
+        (part[:, used_F] - all_pairs.mean_F[used_F]) / spread_F[used_F] for part in (evidence_MF, random_RF)
+    )
+    worse = fit_normals(random_RF, random_RF.new_ones(len(random_RF)), SMALLEST_VARIANCE)
+    worse_MF = worse.log_densities(evidence_MF)
+    p_M = _mean_rank(evidence_MF)
+    for _ in range(MOST_ROUNDS):
+        better = fit_normals(evidence_MF, p_M, SMALLEST_VARIANCE)
+        share = p_M.mean().clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
+        previous_M, p_M = p_M, torch.sigmoid((better.log_densities(evidence_MF) - worse_MF).nansum(1) + share.logit())
+        if float((p_M - previous_M).abs().max()) < SMALLEST_CHANGE:
+            break
+    return p_M
+
+
+def _mean_rank(evidence_MF: Tensor) -> Tensor:
+    """The mean over kinds of each row's rank, from 0 to 1; equal values share a rank; 1/2 for a row without any."""
+    from scipy.stats import rankdata
+
+    rank_MF = torch.from_numpy(rankdata(evidence_MF.cpu().numpy(), axis=0, nan_policy="omit")).to(evidence_MF.device)
+    rank_MF = (rank_MF - 0.5) / (~evidence_MF.isnan()).sum(0)
+    return rank_MF.nanmean(1).nan_to_num(0.5)
