@@ -78,7 +78,9 @@ def test_a_weight_that_is_no_number_stops_with_the_last_good_checkpoint(
             next(training.model.image_head.parameters()).fill_(value)
 
     after_epoch(training, 1, poison)
-    with pytest.raises(InputError, match=r"loss is nan at epoch 1, step \d+: training cannot go on.*last checkpoint"):
+    with pytest.raises(
+        InputError, match=r"loss is nan at epoch 1, step \d+: training cannot continue.*last checkpoint"
+    ):
         training.run()
     again = open_run(ready, tmp_path / "poisoned")
     assert again.resume()
@@ -115,7 +117,7 @@ def test_the_command_says_so_in_one_line_and_the_run_has_failed(
     result = invoke("train")
     assert result.exit_code == 1
     (error,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert "training cannot go on" in error
+    assert "training cannot continue" in error
     assert not (folder / "train/run.json").exists()
 
 
