@@ -33,7 +33,7 @@ def main(
 
     if (image_path is None) == (not (sentence or "").strip()):
         raise InputError("search for one thing: a sentence, or --image FILE")
-    params = load_params()  # before the heavy imports: a misspelt key is told at once
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
     from pipeline.data.images import ImageArchive, decode
     from pipeline.data.splits.format import read_split
     from pipeline.evaluation.embedding import Embedder

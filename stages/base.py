@@ -14,7 +14,7 @@ def main() -> None:
     """Fetch the towers that params.yaml names, or make small ones, into models/base."""
     from pipeline.params import load_params
 
-    params = load_params()  # before the heavy imports: a misspelt key is told at once
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
     take_gpus(1)
     from pipeline.base.towers import make_base
     from pipeline.data.splits.vocabulary import read_vocabulary

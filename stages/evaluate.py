@@ -19,7 +19,7 @@ def main(weights: str | None) -> None:
     """Rank the test split with the trained model, into metrics.json and evaluation."""
     from pipeline.params import dotted, load_params
 
-    params = load_params()  # before the heavy imports: a misspelt key is told at once
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
     if weights is not None:
         params = params.model_copy(update={"model": params.model.model_copy(update={"weights": weights})})
     take_gpus(1)

@@ -30,7 +30,7 @@ def main() -> None:
     from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
-    params = load_params()  # before the heavy imports: a misspelt key is told at once
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
     from pipeline.evaluation.takeover import take_over
     from pipeline.training.checkpoint import Checkpoint
 
@@ -109,9 +109,9 @@ def _name_data(tracker: Tracker, params: Params) -> None:
 
     rows = read_record(MANIFEST, "features")["rows"]
     source: dict[str, Any] = read_record(SOURCE) if SOURCE.exists() else {}
-    told = {"stage": "download"} | {key: str(source[key]) for key in ("title", "licence") if key in source}
+    origin = {"stage": "download"} | {key: str(source[key]) for key in ("title", "licence") if key in source}
     for part, context in (("train", "training"), ("val", "validation")):
-        tracker.data_set(f"{params.data.name} {part}", context, sha256(SPLIT / f"{part}.json"), told, rows[part])
+        tracker.data_set(f"{params.data.name} {part}", context, sha256(SPLIT / f"{part}.json"), origin, rows[part])
 
 
 if __name__ == "__main__":

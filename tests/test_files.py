@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipeline.errors import InputError
 from pipeline.files import (
     CHUNK_BYTES,
     atomic_folder,
@@ -24,6 +25,8 @@ from pipeline.files import (
     digest_of,
     main_root,
     move_folder,
+    read_json,
+    read_record,
     sha256,
     write_bytes,
     write_json,
@@ -364,3 +367,18 @@ def test_half_files_of_processes_that_are_no_more_are_swept(tmp_path: Path) -> N
     with atomic_folder(tmp_path / "folder") as made:
         (made / "file").write_text("whole")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[" * 100_000, b"\xff", b"9" * 5000])
+def test_what_is_no_json_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: not readable as JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_record_that_is_missing_or_something_else_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.json: not found; `dvc repro split` makes it"):
+        read_record(tmp_path / "a.json", "split")
+    write_json(tmp_path / "a.json", [1])
+    with pytest.raises(InputError, match=r"a\.json: expected an object, found list"):
+        read_record(tmp_path / "a.json", "split")

@@ -1,4 +1,4 @@
-"""How good a trained model is: ranks, recalls, figures against the truth, and the curves behind the plots."""
+"""How good a trained model is: ranks, recalls, metrics against the truth, and the curves behind the plots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' simila
 RECALL_DEPTH = 50
 PAIR_CHUNK = 1 << 16  # pairs whose vectors are gathered at a time
 MOST_FOLDS = 20  # that a message lists
-MOST_PAIRS = 8_000_000  # unpaired pairs that the posterior is judged on, a source: 3 GB, of MS-COCO 320 images
+MOST_PAIRS = 8_000_000  # unpaired pairs that the posterior is measured on, a source: 3 GB, of MS-COCO 320 images
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Judgment:
-    """One model's figures, what each query contributed to them, and how reliable its posterior is."""
+    """One model's metrics, what each query contributed to them, and how reliable its posterior is."""
 
     report: dict[str, Any]
     """As `metrics.json` nests them."""
@@ -58,7 +58,7 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Unpaired:
-    """Pairs that nobody put together: their similarity and posterior, whether they match all the same, (P,)."""
+    """Pairs that the split does not list: their similarity and posterior, and whether they match in truth, (P,)."""
 
     image_P: Tensor
     similarity_P: Tensor
@@ -85,7 +85,7 @@ def judge(
 ) -> Judgment:
     """Everything there is to say of one model on one split.
 
-    Figures against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
+    Metrics against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
     further one `truth_expert` and so on.
 
     Args:
@@ -103,9 +103,9 @@ def judge(
         suffix = f"_{source}" if number else ""
         graded: dict[str, dict[str, float]] = {}
         for direction in DIRECTIONS:
-            query_A, figures = _graded(encoded, truth, direction)
+            query_A, metrics = _graded(encoded, truth, direction)
             row_A = query_A.numpy() + (len(encoded.image_ND) if direction == "t2i" else 0)
-            for name, value_A in figures.items() if len(query_A) else ():
+            for name, value_A in metrics.items() if len(query_A) else ():
                 graded.setdefault(direction, {})[name] = 100 * value_A.mean().item()
                 if name + suffix not in queries:
                     queries[name + suffix] = float("nan")
@@ -189,7 +189,7 @@ def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
 
 
 def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:
-    """95 % intervals of every figure of a judgment's report, nested alike: `{"i2t": {"R1": [low, high], …}, …}`."""
+    """95 % intervals of every metric of a judgment's report, nested like it: `{"i2t": {"R1": [low, high], …}, …}`."""
     nested: dict[str, Any] = {}
     for name, interval in intervals(judgment.queries, replicates, seed).items():
         *path, last = name.split("/")
@@ -202,7 +202,7 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
             found = quality_intervals(
                 score_P.double().numpy(), pairs.true_P.numpy(), pairs.image_P.numpy(), replicates, seed
             )
-            nested[f"{name}_{source}" if number else name] = {figure: list(value) for figure, value in found.items()}
+            nested[f"{name}_{source}" if number else name] = {metric: list(value) for metric, value in found.items()}
     return nested
 
 
@@ -304,7 +304,7 @@ def _all_pairs(image_P: Tensor, caption_P: Tensor, captions: int) -> tuple[Tenso
 
 
 def _mean(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of equally nested figures."""
+    """The mean of equally nested metrics."""
     first = reports[0]
     return {
         name: _mean([report[name] for report in reports])

@@ -224,7 +224,7 @@ def training_batches(
         seeds: of this epoch's augmentation: the training's seed and the epoch.
         start: where to begin, in the middle of an epoch after a resume.
         workers: processes that prepare batches; 0: none.
-        entries: where each pair's clean entries are wanted beside it: those for its image, and for its caption.
+        entries: where each pair's clean entries are wanted too: those for its image, and for its caption.
     """
     loader = DataLoader(
         _PlannedBatches(inputs, plan, spans, seeds, entries),

@@ -34,7 +34,7 @@ def check_finite(loss: float, model: nn.Module, epoch: int, step: int) -> None:
     Raises:
         InputError: when the loss is not finite, or a weight is not: that shows in the loss only a step later.
     """
-    where = f"at epoch {epoch}, step {step}: training cannot go on. {ADVICE}"
+    where = f"at epoch {epoch}, step {step}: training cannot continue. {ADVICE}"
     if not torch.tensor(loss).isfinite():
         raise InputError(f"loss is {loss} {where}")
     if not get_total_norm([parameter.detach() for parameter in model.parameters()]).isfinite():

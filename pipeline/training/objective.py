@@ -57,7 +57,7 @@ class MatchingObjective:
         memory: None: the batch is all.
         truth_NM: (N, M) bool, where every match of the training split is known: how often the loss is handed a
             negative that is none is then reported.
-        draw: chooses one candidate an anchor from weights (b, C) and uniform figures (b,).
+        draw: chooses one candidate an anchor from weights (b, C) and uniform numbers (b,).
     """
 
     def __init__(

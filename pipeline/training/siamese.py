@@ -1,4 +1,4 @@
-"""The siamese model A' of NPC: one optimiser step beside the model, without a copy of it.
+"""The siamese model A' of NPC: one optimiser step away from the model, without a copy of it.
 
 A' equals the model at the beginning of every step and is forgotten at its end; what it keeps are its optimiser's
 moments (Zhang, Li and Ye 2024, section "negative impact"; methods in docs/methods.md).

@@ -25,7 +25,7 @@ def test_the_command_says_so_in_one_line_and_the_run_has_failed(
     result = invoke("train")
     assert result.exit_code == 1
     (error,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert "training cannot go on" in error
+    assert "training cannot continue" in error
     assert not (folder / "train/run.json").exists()
 
 

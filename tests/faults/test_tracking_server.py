@@ -290,7 +290,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(
     )
     result = invoke("train")
     assert result.exit_code == 1
-    assert "training cannot go on" in result.output
+    assert "training cannot continue" in result.output
     assert [found.info.status for found in runs(server, tmp_path.name)] == ["FAILED"]
 
 
