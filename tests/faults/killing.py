@@ -88,9 +88,15 @@ class Kill:
 
 def seeded_kills(reference: Reference, stage: str, count: int, seed: int) -> list[Kill]:
     """`count` moments of a stage, one in each part of its time, the signals in turn."""
-    rng = np.random.default_rng([seed, STAGES.index(stage)])
-    moments = (np.arange(count) + rng.random(count)) / count * reference.seconds[stage]
-    return [Kill(stage, SIGNALS[(i + STAGES.index(stage)) % 3], float(moment)) for i, moment in enumerate(moments)]
+    first = STAGES.index(stage)
+    drawn = enumerate(moments(count, reference.seconds[stage], [seed, first]))
+    return [Kill(stage, SIGNALS[(i + first) % len(SIGNALS)], moment) for i, moment in drawn]
+
+
+def moments(count: int, seconds: float, seed: Sequence[int]) -> list[float]:
+    """One in each part of so many seconds."""
+    drawn: list[float] = ((np.arange(count) + np.random.default_rng(seed).random(count)) / count * seconds).tolist()
+    return drawn
 
 
 def run_whole(folder: Path, stages: Sequence[str] = STAGES, **changes: Any) -> Reference:
@@ -129,13 +135,11 @@ def start_warm(stage: str, folder: Path, between: signal.Signals | None = None) 
     return process
 
 
-def try_kill(kill: Kill, reference: Reference, folder: Path) -> list[str]:
-    """Kill a stage, start it again, and name everything that is not as in `reference`; empty when all is well."""
-    return try_kill_and_tell(kill, reference, folder)[1]
+def try_kill(kill: Kill, reference: Reference, folder: Path) -> tuple[bool, list[str]]:
+    """Kill a stage, start it again, and name everything that is not as in `reference`; nothing when all is well.
 
-
-def try_kill_and_tell(kill: Kill, reference: Reference, folder: Path) -> tuple[bool, list[str]]:
-    """Also whether it was killed, as often as `kill` says: a stage may have ended before."""
+    Also whether it was killed, as often as `kill` says: a stage may have ended before.
+    """
     shutil.copytree((reference.after if kill.over else reference.before)[kill.stage], folder)
     landed, problems = True, []
     for seconds in (kill.seconds, kill.again):

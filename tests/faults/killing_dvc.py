@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,6 @@ Outcome = dict[str, Any]
 """By the cut-down, and by a name for the report: metrics, every output's digest, and what MLflow holds."""
 Moment = Callable[[Clone], object]
 """What waits in a clone until it is time to kill."""
-
-
-@dataclass
-class Killed:
-    """Whether the kill ended what it was meant to end before its time, and all that was not as it should be."""
-
-    landed: bool = False
-    problems: list[str] = field(default_factory=list)
 
 
 def copied(clone: Clone, folder: Path) -> Clone:
@@ -76,48 +68,34 @@ def in_training(clone: Clone) -> None:
         time.sleep(0.02)
 
 
-def uninterrupted(clone: Clone, command: str) -> tuple[Outcome, float]:
-    """What `command` makes when nobody kills it, and its seconds."""
+def uninterrupted(clone: Clone, command: str) -> float:
+    """The seconds that `command` takes when nobody kills it."""
     started = time.monotonic()
+    assert _start(clone, command).wait(LONGEST) == 0, _said(clone)
+    return time.monotonic() - started
+
+
+def kill_dvc(clone: Clone, command: str, moment: Moment, number: signal.Signals, expected: Outcome) -> bool:
+    """Kill `command` when `moment` has come and run it again; whether the kill ended it before its time.
+
+    Nothing may be left of the first, and the second has to make what is expected.
+    """
     process = _start(clone, command)
-    assert process.wait(LONGEST) == 0, _said(clone)
-    return _outcome(clone, command), time.monotonic() - started
-
-
-def kill_dvc(clone: Clone, command: str, moment: Moment, number: signal.Signals, expected: Outcome) -> Killed:
-    """Kill `command` when `moment` has come, run it again, and name everything that is not as it should be."""
-    process, killed = _start(clone, command), Killed()
     moment(clone)
     if process.poll() is None:
         if number == signal.SIGINT:  # a terminal sends it to all that run in it; DVC leaves it to its stage
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        try:
-            killed.landed = process.wait(DYING) != 0
-        except subprocess.TimeoutExpired:
-            killed.problems.append(f"{DYING:.0f} s after {number.name} it still ran: {_said(clone)}")
-            process.kill()
-            process.wait()
-    if left := _left_after(clone.folder, 15):
-        killed.problems.append(f"left behind: {[found.command for found in left]}")
+    landed = process.wait(DYING) != 0
+    left = _left_after(clone.folder, 15)
+    assert not left, [found.command for found in left]
     if not on_a_branch(clone):
         clone.say("git", "symbolic-ref", "HEAD", "refs/heads/main")  # as docs/experiments.md says
-    again = _start(clone, command)
-    try:
-        code = again.wait(LONGEST)
-    except subprocess.TimeoutExpired:
-        killed.problems.append(f"the second time it ran for more than {LONGEST:.0f} s: {_said(clone)}")
-        again.kill()
-        again.wait()
-        return killed
-    if code:
-        killed.problems.append(f"the second time it ended with {code}: {_said(clone)}")
-        return killed
-    killed.problems += differences(_outcome(clone, command), expected)
-    if not on_a_branch(clone):
-        killed.problems.append("git is left on a detached HEAD")
-    return killed
+    assert _start(clone, command).wait(LONGEST) == 0, _said(clone)
+    assert differences(_outcome(clone, command), expected) == []
+    assert on_a_branch(clone)
+    return landed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How many examples a property is tried on: few by default, FAULT_EXAMPLES of them in `make soak`."""
+"""How often a fault is tried: few times by default, FAULT_EXAMPLES files and FAULT_MOMENTS kills in `make soak`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 SOAK = int(os.environ.get("FAULT_EXAMPLES", "0"))
+MANY = int(os.environ.get("FAULT_MOMENTS", "20"))
 
 
 def examples(fast: int, share: float = 1.0) -> Callable[[Any], Any]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.killing import VARIANTS, Kill, Reference, gone, run_whole, seeded_kills, start_warm, try_kill_and_tell
+from tests.faults.killing import VARIANTS, Kill, Reference, gone, run_whole, seeded_kills, start_warm, try_kill
 from tests.faults.killing_dvc import end_all, processes_in
+from tests.faults.profiles import MANY
 from tests.stages.running import STAGES
 
 pytestmark = pytest.mark.end_to_end
@@ -21,13 +22,13 @@ MOMENTS = {
     "towers": dict.fromkeys(STAGES, 1) | {"train": 2, "evaluate": 2},
     "heads and a bank": {"base": 1, "bank": 1, "train": 1, "evaluate": 1},
 }
-"""`make soak` tries twenty a stage."""
 KILLS = [
     (variant, stage, number)
     for variant, stages in MOMENTS.items()
     for stage in stages
     for number in range(stages[stage])
 ]
+SOAKED = [(variant, stage, number) for variant in VARIANTS for stage in STAGES for number in range(MANY)]
 TRIES = 4
 
 Whole = Callable[[str], Reference]
@@ -40,8 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
     def of(variant: str) -> Reference:
         if variant not in made:
-            stages = STAGES if variant == "towers" else STAGES[: STAGES.index("evaluate") + 1]
-            made[variant] = run_whole(tmp_path_factory.mktemp("whole"), stages, **VARIANTS[variant])
+            made[variant] = run_whole(tmp_path_factory.mktemp("whole"), **VARIANTS[variant])
         return made[variant]
 
     return of
@@ -53,6 +53,19 @@ def test_a_killed_stage_ends_like_one_that_was_not(
 ) -> None:
     kills = seeded_kills(whole(variant), stage, MOMENTS[variant][stage], seed=6)
     ends_well(kills[number], whole(variant), tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("variant", "stage", "number"), SOAKED)
+def test_killed_at_many_moments(variant: str, stage: str, number: int, whole: Whole, tmp_path: Path) -> None:
+    """Every fourth over an earlier run's outputs, every fifth with its second start killed too."""
+    reference = whole(variant)
+    kill = seeded_kills(reference, stage, MANY, seed=0)[number]
+    again = reference.seconds[stage] / 2 if number % 5 == 4 else None
+    landed, problems = try_kill(replace(kill, over=number % 4 == 3, again=again), reference, tmp_path / "clone")
+    assert problems == []
+    if not landed:
+        pytest.skip("it had ended before")
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
@@ -92,7 +105,7 @@ def ends_well(kill: Kill, reference: Reference, folder: Path) -> None:
     Then in the middle, and ever earlier.
     """
     for number in range(TRIES):
-        landed, problems = try_kill_and_tell(kill, reference, folder / str(number))
+        landed, problems = try_kill(kill, reference, folder / str(number))
         assert problems == [], kill
         if landed:
             return

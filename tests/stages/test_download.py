@@ -11,14 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pandas
 import pytest
-from click.testing import CliRunner, Result
 
 from pipeline.data.splits.format import read_split
-from stages.download import main as download
-from stages.split import main as split
 from tests.data.published import (
     COPIES,
     Copy,
@@ -35,43 +31,21 @@ from tests.data.published import (
     write_files,
     write_params,
 )
+from tests.stages.running import files_below, invoke, refused, run, work_in
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run stages in, as a clone is."""
-    folder = tmp_path / "clone"
-    folder.mkdir()
     unpin(monkeypatch)
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return folder
+    return work_in(tmp_path / "clone", monkeypatch)
 
 
-def run(stage: click.Command) -> str:
-    result = CliRunner().invoke(stage, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refused(stage: click.Command) -> str:
-    """The one line with which a stage refuses, having changed nothing."""
-    before = files_below(Path("data"))
-    result: Result = CliRunner().invoke(stage, catch_exceptions=False)
-    assert result.exit_code == 1
-    assert result.output.startswith("error: ")
-    assert result.output.count("\n") == 1
-    assert files_below(Path("data")) == before
-    return result.output
-
-
-def files_below(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def download(copy: Copy) -> str:
+    """What the stage says of a copy, served where it is to be fetched."""
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror if copy.served else None)
+        return run("download")
 
 
 def packed() -> dict[str, bytes]:
@@ -83,10 +57,8 @@ def packed() -> dict[str, bytes]:
 def test_every_source_goes_through_download_and_split(build: Callable[[Path], Copy], tmp_path: Path) -> None:
     copy = build(tmp_path / "published")
     before = files_below(tmp_path / "published")
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        said = run(download)
-    run(split)
+    said = download(copy)
+    run("split")
 
     assert packed() == {name: copy.content[name] for name in copy.expected}
     assert all(note in said.splitlines() for note in copy.notes)
@@ -105,12 +77,10 @@ def test_every_source_goes_through_download_and_split(build: Callable[[Path], Co
 
 def test_what_was_downloaded_is_used_again_without_a_server(tmp_path: Path) -> None:
     copy = mscoco(tmp_path / "published", "karpathy")
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
+    download(copy)
     first = files_below(Path("data"))
     shutil.rmtree("data")
-    run(download)
+    run("download")
     assert files_below(Path("data")) == first
     assert not list(Path(".downloads").rglob("*.part*"))
 
@@ -119,36 +89,31 @@ def test_a_queued_experiment_shares_the_downloads_of_the_main_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = flickr8k(tmp_path / "published")
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
+    download(copy)
     temporary = tmp_path / "experiment"
     temporary.mkdir()
-    write_copy_params(temporary, copy, mirror)
+    shutil.copy("params.yaml", temporary)
     monkeypatch.setenv("DVC_ROOT", str(Path.cwd()))
     monkeypatch.chdir(temporary)
-    run(download)
+    run("download")
     assert not Path(".downloads").exists()
 
 
 def test_an_archive_in_the_users_folder_is_used_in_place(tmp_path: Path) -> None:
     copy = flickr8k(tmp_path / "published")
     copy.root = next((tmp_path / "published").rglob("Flickr8k_text.zip")).parent
-    write_copy_params(Path(), copy, None)
-    run(download)
+    download(copy)
     assert packed().keys() == copy.expected.keys()
     assert not list(Path(".downloads").rglob("*.zip"))
 
 
 def test_an_archive_that_has_changed_since_its_first_use_is_refused(tmp_path: Path) -> None:
     copy = flickr8k(tmp_path / "published")
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
+    download(copy)
     kept = Path(".downloads/flickr8k/Flickr8k_text.zip")
     recorded = sha256(kept.read_bytes()).hexdigest()
     kept.write_bytes(kept.read_bytes() + b"x")
-    said = refused(download)
+    said = refused("download")
     assert recorded in said
     assert sha256(kept.read_bytes()).hexdigest() in said
     assert str(kept) in said
@@ -158,9 +123,7 @@ def test_only_the_missing_half_of_coco_is_fetched(tmp_path: Path) -> None:
     copy = mscoco(tmp_path / "published", "karpathy")
     copy.root = tmp_path / "mine"
     write_files(copy.root, {name: data for name, data in copy.content.items() if name.startswith("train2014")})
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
+    download(copy)
     assert packed() == copy.content
     assert sorted(path.name for path in Path(".downloads").rglob("*.zip")) == ["caption_datasets.zip", "val2014.zip"]
 
@@ -169,38 +132,34 @@ def test_coco_images_are_found_under_the_names_that_npc_gives_them(tmp_path: Pat
     copy = mscoco(tmp_path / "published", "fne")
     copy.root = tmp_path / "mine"
     write_files(copy.root / "images", {f"COCO_2014_{name[-16:]}": data for name, data in copy.content.items()})
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
+    download(copy)
     assert packed() == copy.content
 
 
 def test_the_same_images_make_the_same_archive(tmp_path: Path) -> None:
     copy = own_folder(tmp_path / "mine", "csv")
-    write_copy_params(Path(), copy, None)
-    run(download)
+    download(copy)
     first = files_below(Path("data"))
     for path in sorted((tmp_path / "mine/images").rglob("*.jpg"), reverse=True):
         path.touch()
-    run(download)
+    run("download")
     assert files_below(Path("data")) == first
 
 
 def test_a_folder_that_changed_since_it_was_packed_is_reported(tmp_path: Path) -> None:
     copy = own_folder(tmp_path / "mine", "csv")
     write_copy_params(Path(), copy, None)
-    assert "has changed" not in run(download)
-    assert "has changed" not in run(download)
+    assert "has changed" not in run("download")
+    assert "has changed" not in run("download")
     write_files(tmp_path / "mine/images", {"one more.jpg": jpeg(30)})
-    assert "data.root has changed since it was last packed: 10 images" in run(download)
+    assert "data.root has changed since it was last packed: 10 images" in run("download")
 
 
 def test_scenes_need_no_network_and_their_truth_holds_their_own_pairs() -> None:
     write_params(
         Path(), data__scenes__train=6, data__scenes__val=2, data__scenes__test=3, data__mirror="http://0.0.0.0:1"
     )
-    run(download)
-    run(split)
+    run("download", "split")
     truth = pandas.read_parquet("data/split/truth.parquet")
     pairs = set(truth[["split", "caption", "image"]].itertuples(index=False, name=None))
     for name in ("train", "val", "test"):
@@ -212,19 +171,17 @@ def test_scenes_need_no_network_and_their_truth_holds_their_own_pairs() -> None:
 
 def test_a_larger_split_of_scenes_keeps_the_smaller_one() -> None:
     write_params(Path(), data__scenes__train=3, data__scenes__val=2, data__scenes__test=2)
-    run(download)
+    run("download")
     small = packed()
     write_params(Path(), data__scenes__train=5, data__scenes__val=2, data__scenes__test=2)
-    run(download)
+    run("download")
     assert small.items() < packed().items()
 
 
 def test_the_train_file_is_one_that_fnes_published_reader_takes(tmp_path: Path) -> None:
     copy = flickr8k(tmp_path / "published")
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror)
-        run(download)
-    run(split)
+    download(copy)
+    run("split")
     rows = json.loads(Path("data/split/train.json").read_text())
     assert [set(row) for row in rows] == [{"image", "caption", "image_id"}] * 25
     assert [row["image_id"] for row in rows] == [number for number in range(5) for _ in range(5)]
@@ -239,20 +196,19 @@ def test_the_train_file_is_one_that_fnes_published_reader_takes(tmp_path: Path) 
 def good_then(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
     """A good run on a folder with FNE's JSON, whose outputs must outlive what `spoil` does to the folder."""
     copy = own_folder(tmp_path / "mine", "fne")
-    write_copy_params(Path(), copy, None)
-    run(download)
-    run(split)
+    download(copy)
+    run("split")
     spoil(tmp_path / "mine")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     good_then(tmp_path, shutil.rmtree)
-    assert f"data.root = '{tmp_path / 'mine'}': there is no folder" in refused(download)
+    assert f"data.root = '{tmp_path / 'mine'}': there is no folder" in refused("download")
 
 
 def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
     good_then(tmp_path, lambda mine: shutil.rmtree(mine / "images"))
-    assert str(tmp_path / "mine/images") in refused(download)
+    assert str(tmp_path / "mine/images") in refused("download")
 
 
 @pytest.mark.parametrize(
@@ -280,17 +236,16 @@ def test_broken_annotations_are_named(spoil: Callable[[str], str], expected: str
         path.write_text(spoil(path.read_text()))
 
     good_then(tmp_path, spoil_test)
-    assert expected in refused(download)
+    assert expected in refused("download")
 
 
 def test_an_image_that_does_not_decode_is_named_or_skipped(tmp_path: Path) -> None:
     broken = tmp_path / "mine/images/holiday/day 3.jpg"
     good_then(tmp_path, lambda _: broken.write_bytes(broken.read_bytes()[:-60]))
-    assert f"{broken}: does not decode" in refused(download)
+    assert f"{broken}: does not decode" in refused("download")
 
     write_params(Path(), data__name="folder", data__root=str(tmp_path / "mine"), data__on_bad_image="skip")
-    assert "skipped: 1 images that are missing or do not decode: holiday/day 3.jpg" in run(download)
-    run(split)
+    assert "skipped: 1 images that are missing or do not decode: holiday/day 3.jpg" in run("download", "split")
     assert len(packed()) == 9
     assert json.loads(Path("data/raw/source.json").read_text())["skipped"] == ["holiday/day 3.jpg"]
     assert len(read_split(Path("data/split/train.json")).images) == 5
@@ -299,24 +254,24 @@ def test_an_image_that_does_not_decode_is_named_or_skipped(tmp_path: Path) -> No
 def test_a_full_disk_is_seen_before_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good_then(tmp_path, lambda _: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    assert "no space left for packing 10 images" in refused(download)
+    assert "no space left for packing 10 images" in refused("download")
 
 
 def test_two_layouts_in_one_folder_need_a_choice(tmp_path: Path) -> None:
     good_then(tmp_path, lambda mine: own_folder(mine, "csv"))
-    assert "2 layouts: fne, table; set data.annotations" in refused(download)
+    assert "2 layouts: fne, table; set data.annotations" in refused("download")
     write_params(Path(), data__name="folder", data__root=str(tmp_path / "mine"), data__annotations="table")
-    run(download)
+    run("download")
 
 
 def test_half_of_a_layout_is_named(tmp_path: Path) -> None:
     good_then(tmp_path, lambda mine: (mine / "mine_val.json").unlink())
-    assert "found mine_test.json, mine_train.json but not val.json or *_val.json" in refused(download)
+    assert "found mine_test.json, mine_train.json but not val.json or *_val.json" in refused("download")
 
 
 def test_flickr30k_says_where_its_images_are_given_out(tmp_path: Path) -> None:
     write_params(Path(), data__name="flickr30k")
-    said = refused(download)
+    said = refused("download")
     assert "signed form" in said
     assert "https://shannon.cs.illinois.edu/DenotationGraph/" in said
     assert "flickr30k-images/" in said
@@ -324,17 +279,17 @@ def test_flickr30k_says_where_its_images_are_given_out(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "mine/flickr30k-images")
     with serve(copy.served) as mirror:
         write_copy_params(Path(), copy, mirror)
-        assert "signed form" in refused(download)
+        assert "signed form" in invoke("download").output
 
 
 def test_a_layout_that_a_source_does_not_have_is_refused(tmp_path: Path) -> None:
     write_copy_params(Path(), cc120k(tmp_path / "mine"), None, data__annotations="fne")
-    assert "data.annotations = 'fne': data.name = 'cc120k' can be read with auto, scan" in refused(download)
+    assert "data.annotations = 'fne': data.name = 'cc120k' can be read with auto, scan" in refused("download")
 
 
 def test_split_without_download_says_what_to_run() -> None:
     write_params(Path())
-    assert "`dvc repro download` makes it" in refused(split)
+    assert "`dvc repro download` makes it" in refused("split")
 
 
 def test_rows_of_an_image_may_lie_apart_in_a_train_file(tmp_path: Path) -> None:
@@ -343,7 +298,6 @@ def test_rows_of_an_image_may_lie_apart_in_a_train_file(tmp_path: Path) -> None:
     assert fne_json(copy.expected, "mine")["mine_train.json"] == path.read_text()
     rows = json.loads(path.read_text())
     path.write_text(json.dumps(rows[::2] + rows[1::2]))
-    write_copy_params(Path(), copy, None)
-    run(download)
-    run(split)
+    download(copy)
+    run("split")
     assert len(read_split(Path("data/split/train.json")).images) == 6
