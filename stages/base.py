@@ -16,12 +16,14 @@ def main() -> None:
 
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
     take_gpus(1)
+    from pipeline.base.links import link_local_towers
     from pipeline.base.towers import make_base
     from pipeline.data.splits.vocabulary import read_vocabulary
     from pipeline.files import atomic_folder
     from pipeline.models import pretrained
-    from pipeline.paths import BASE, VOCABULARY
+    from pipeline.paths import BASE, LOCAL_TOWERS, VOCABULARY
 
+    link_local_towers(LOCAL_TOWERS, params.model)
     made = make_base(params, read_vocabulary(VOCABULARY))
     with atomic_folder(BASE) as folder:
         pretrained.save(folder, made)

@@ -67,10 +67,10 @@ def main() -> None:
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:
     from pipeline.data.splits.truth_file import read_truth
-    from pipeline.files import atomic_folder, write_json, write_table
-    from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION, WEIGHTS
+    from pipeline.files import atomic_folder
+    from pipeline.paths import BASE, FEATURES, LAST, SPLIT, TRAINED
     from pipeline.runtime.processes import process_index
-    from pipeline.training.record import write_history, write_validations
+    from pipeline.training.record import write_training
     from pipeline.training.setup import open_training
 
     sent = 0
@@ -92,13 +92,10 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         last_statistics = training.statistics.as_numbers()
         training.restore_best()
         save(trained)
-    write_history(HISTORY, at.history)
-    write_validations(VALIDATION, at.history)
-    if training.impact is not None:
-        write_table(WEIGHTS, training.impact.table(training.train_inputs.caption_image))
+    pairs = None if training.impact is None else training.impact.table(training.train_inputs.caption_image)
     final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
     settings = params.sampler.model_dump() | {"loss": params.loss.name}
-    write_json(RUN, {"key": key, "best": at.best, "last": final, "sampler": settings})
+    write_training(at.history, {"key": key, "best": at.best, "last": final, "sampler": settings}, pairs)
     send(at.history)
     click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
 

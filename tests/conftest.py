@@ -15,7 +15,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest  # noqa: E402
 
-from tests.stages.running import STAGES, run_in, work_in  # noqa: E402
+from pipeline.paths import LAST, MADE_BY  # noqa: E402
+from tests.stages.running import EARLIER, STAGES, run_in, work_in  # noqa: E402
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,8 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage has run."""
-    return run_in(tmp_path_factory.mktemp("finished"), *STAGES)
+    """A folder in which every stage has run, once more than somebody who left a file in each of their outputs."""
+    folder = tmp_path_factory.mktemp("finished")
+    for output in (*MADE_BY, LAST):
+        if not output.suffix:
+            (folder / output).mkdir(parents=True)
+            (folder / output / EARLIER).write_text("of an earlier run")
+    return run_in(folder, *STAGES)
 
 
 @pytest.fixture

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MODULE = re.compile(r"(pipeline|stages)(\.\w+)+")
 
 
 def import_closure(start: str, left_out: Collection[str] = ()) -> set[str]:
     """Paths of the modules that `start` needs to run, itself included; what is left out is not looked into.
 
-    Imports inside functions count, those under `if TYPE_CHECKING:` do not. A package counts by its `__init__.py`
-    where that holds more than a docstring.
+    Imports inside functions count, and a text that is a module's name, for a process that runs it; those under
+    `if TYPE_CHECKING:` do not. A package counts by its `__init__.py` where that holds more than a docstring.
     """
     found, to_read = set[str](), [start]
     while to_read:
@@ -38,6 +40,8 @@ def _imported(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, "the project imports by full names"
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+        yield node.value
     types_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
     for child in node.orelse if isinstance(node, ast.If) and types_only else ast.iter_child_nodes(node):
         yield from _imported(child)

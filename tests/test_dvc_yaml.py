@@ -14,6 +14,7 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from pipeline.base.links import link_local_towers
 from pipeline.data.scenes.scenes import generate
 from pipeline.features.tokens import padded
 from pipeline.objectives.negative_impact import pair_losses
@@ -177,3 +178,20 @@ def test_byte_code_runs_nothing(repository: Path) -> None:
     (repository / "pipeline/models/__pycache__").mkdir()
     (repository / "pipeline/models/__pycache__/towers.pyc").write_bytes(b"1")
     assert changed_stages(repository) == set()
+
+
+def test_a_local_tower_that_has_changed_runs_base_again(repository: Path, tmp_path: Path) -> None:
+    model = load_params(ROOT / "params.yaml").model.model_copy(update={"image": str(tmp_path)})
+    weights, lock = tmp_path / "model.safetensors", (repository / "dvc.lock").read_text()
+    weights.write_text("1")
+    try:
+        link_local_towers(repository / ".towers", model)
+        assert changed_stages(repository) == {"base"}
+        with chdir(repository), Repo() as repo:
+            repo.commit("base", force=True)
+        assert changed_stages(repository) == set()
+        weights.write_text("2")
+        assert changed_stages(repository) == {"base"}
+    finally:
+        link_local_towers(repository / ".towers", model.model_copy(update={"image": None}))
+        (repository / "dvc.lock").write_text(lock)

@@ -11,19 +11,19 @@ import torch
 from pipeline.errors import InputError
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import epoch_plan, open_inputs
-from pipeline.files import atomic_folder, users_file, write_json
+from pipeline.files import atomic_folder, users_file
 from pipeline.models import pretrained
 from pipeline.models.build import make_model, save_trained
 from pipeline.models.clip import split_clip
 from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, read_checkpoint, recognise
 from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams, Params
-from pipeline.paths import BASE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED, VALIDATION
+from pipeline.paths import BASE, FEATURES, LAST, SPLIT, TRAINED
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import own_device
 from pipeline.sampling.statistics import SimilarityStatistics
-from pipeline.training.record import write_history, write_validations
+from pipeline.training.record import write_training
 
 FAMILIES = {"fne": "vit_bert", "npc": "clip"}
 
@@ -83,9 +83,7 @@ def take_over(params: Params, key: str) -> str:
         for folder in (trained, trained / LAST.relative_to(TRAINED)):
             save_trained(folder, matching.cpu(), model, made)
     history = [{"epoch": 0, "step": 0, **{f"val/{name.replace('_', '/')}": value for name, value in found.items()}}]
-    write_history(HISTORY, history)
-    write_validations(VALIDATION, history)
     moment = {"epoch": 0, "step": 0, "statistics": statistics.as_numbers()}
     settings = params.sampler.model_dump() | {"loss": params.loss.name}
-    write_json(RUN, {"key": key, "best": moment, "last": moment, "sampler": settings, "published": origin})
+    write_training(history, {"key": key, "best": moment, "last": moment, "sampler": settings, "published": origin})
     return f"{origin['kind'].upper()}'s published weights: validation rsum {found['rsum']:.1f}"

@@ -77,17 +77,32 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     return Pretrained(image, text, tokenizer, mean, std, {"image": origin, "text": origin}, logit_scale)
 
 
+def local_folder(side: str, name: str) -> Path | None:
+    """The folder that `model.image` or `model.text` names (a relative one: of the main repository); None for the hub's.
+
+    Raises:
+        InputError: for a path at which there is no folder.
+    """
+    local = users_path(name, f"model.{side}").resolve()
+    if local.is_dir():
+        return local
+    if name.startswith((".", "/", "~")):
+        raise InputError(f"model.{side} = {name!r}: no such folder ({local})")
+    return None
+
+
 def save(folder: Path, pretrained: Pretrained) -> None:
-    """Write `image/`, `text/` (with its tokenizer) and `base.json`: sources, revisions, normalisation, digests."""
+    """Write `image/`, `text/` (with its tokenizer) and `base.json`: sources, normalisation, digests of all files."""
     pretrained.image.save_pretrained(folder / "image")
     pretrained.text.save_pretrained(folder / "text")
     pretrained.tokenizer.save_pretrained(folder / "text")
+    files = [file for side in ("image", "text") for file in sorted((folder / side).iterdir())]
     record = {
         **pretrained.source,
         "mean": list(pretrained.mean),
         "std": list(pretrained.std),
         "logit_scale": pretrained.logit_scale,
-        "sha256": {side: sha256(folder / side / "model.safetensors") for side in ("image", "text")},
+        "sha256": {str(file.relative_to(folder)): sha256(file) for file in files},
     }
     write_json(folder / "base.json", record)
 
@@ -131,16 +146,12 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
     # transformers' automatic class drops the projection of a CLIP's half
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
-    local = users_path(name, f"model.{side}").resolve()
-    if local.is_dir():
+    local = local_folder(side, name)
+    if local is not None:
         for needed in ("config.json", "model.safetensors"):
             if not (local / needed).is_file():
                 raise InputError(f"model.{side} = {name!r}: the folder has no {needed}; transformers' format is needed")
-        place = str(local)
-    elif name.startswith((".", "/", "~")):
-        raise InputError(f"model.{side} = {name!r}: no such folder ({local})")
-    else:
-        place = name
+    place = name if local is None else str(local)
     with _explained(side, name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
         weights = cached_file(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from pipeline.errors import InputError
-from pipeline.files import read_as, write_text
-from pipeline.paths import maker
+from pipeline.files import atomic_folder, read_as, write_json, write_table, write_text
+from pipeline.paths import HISTORY, RUN, TRAIN, VALIDATION, WEIGHTS, maker
 from pipeline.sampling.strategies import cutdown_threshold
 
 if TYPE_CHECKING:
@@ -82,6 +82,18 @@ def read_run(path: Path) -> Run:
         InputError: naming the file and what in it is not as the stage writes it.
     """
     return read_as(Run, path, "train")
+
+
+def write_training(
+    history: Sequence[dict[str, Any]], run: dict[str, Any], pairs: pandas.DataFrame | None = None
+) -> None:
+    """Write folder `train` as a whole, so that nothing of an earlier training stays: history, run and NPC's pairs."""
+    with atomic_folder(TRAIN) as folder:
+        write_history(folder / HISTORY.name, history)
+        write_validations(folder / VALIDATION.name, history)
+        if pairs is not None:
+            write_table(folder / WEIGHTS.name, pairs)
+        write_json(folder / RUN.name, run)
 
 
 def write_history(path: Path, history: Sequence[dict[str, Any]]) -> None:

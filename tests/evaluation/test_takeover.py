@@ -39,7 +39,10 @@ def ready(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready: Path) -> None:
     write_tiny_params(ready, model__weights="model_best.pth.tar")
+    (ready / "train").mkdir()
+    (ready / "train/pairs.parquet").write_text("of an earlier training")
     assert "FNE's published weights" in run("train")
+    assert not (ready / "train/pairs.parquet").exists()
     record = json.loads((ready / "models/trained/model.json").read_text())
     assert record["pooling"] == "mean_all"
     assert json.loads((ready / "train/run.json").read_text())["published"]["kind"] == "fne"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.files import write_json, write_tensors
 from tests.stages.running import (
+    EARLIER,
     ROOT,
     STAGES,
     files_below,
@@ -194,3 +195,7 @@ def test_a_command_does_the_same_in_an_interpreter_of_its_own(ready: Path) -> No
     assert said.startswith("test rsum ")
     after = files_below(ready)
     assert {name: after[name] for name in before} == before
+
+
+def test_nothing_of_an_earlier_run_stays_in_a_stages_output(ready: Path) -> None:
+    assert not list(ready.rglob(EARLIER)), "it may be a file that a run writes only with other parameters"

@@ -1,0 +1,33 @@
+"""Links to the files of towers in local folders, by which DVC sees that these have changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.files import digest_of
+from pipeline.models.pretrained import local_folder
+from pipeline.params import ModelParams
+
+READ = {".json", ".safetensors", ".txt", ".model"}
+"""What transformers reads of a tower and its tokenizer; DVC need not hash the same weights in other formats."""
+
+
+def link_local_towers(links: Path, model: ModelParams) -> None:
+    """Have `links`, a folder that stage base depends on, hold a link to each file of the local folders in `model`.
+
+    dvc.yaml cannot name a folder that params.yaml chooses, but DVC hashes what links lead to. A link's name tells the
+    place too: a copy of a folder is another tower.
+
+    Raises:
+        InputError: when a path names no folder.
+    """
+    links.mkdir(exist_ok=True)
+    for link in links.iterdir():
+        if link.is_symlink():
+            link.unlink()
+    for side in ("image", "text"):
+        name = getattr(model, side)
+        folder = None if name is None else local_folder(side, name)
+        for file in () if folder is None else folder.iterdir():
+            if file.suffix in READ and file.is_file():
+                (links / f"{side}-{digest_of(str(folder))[:8]}-{file.name}").symlink_to(file)
