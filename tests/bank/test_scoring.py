@@ -21,7 +21,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import load_params
 from tests.features.making import frozen_inputs
-from tests.stages.running import ROOT, invoke, run, work_in, write_tiny_params
+from tests.stages.running import ROOT, invoke, run, run_in, write_tiny_params
 
 NOISY = {
     "data__scenes__train": 60,
@@ -37,12 +37,7 @@ NOISY = {
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("noisy")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, **NOISY)
-        run("download", "split", "base", "features", "bank")
-    return folder
+    return run_in(tmp_path_factory.mktemp("noisy"), "download", "split", "base", "features", "bank", **NOISY)
 
 
 def test_every_pair_is_scored_once_in_batches_that_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,19 +25,14 @@ from pipeline.params import load_params
 from pipeline.report.search_page import Match, write_search_page
 from pipeline.serving import Matcher, example
 from pipeline.tracking import store_uri
-from tests.stages.running import STAGES, run, work_in, write_tiny_params
+from tests.stages.running import STAGES, run_in
 
 TRAINED, BASE = Path("models/trained"), Path("models/base")
 
 
 @pytest.fixture(scope="module", params=["towers", "heads"])
 def _finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, model__train=request.param, tracking__model="tried")
-        run(*STAGES)
-    return folder
+    return run_in(tmp_path_factory.mktemp(request.param), *STAGES, model__train=request.param, tracking__model="tried")
 
 
 @pytest.fixture

@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pandas
 import torch
 from PIL import Image
-from safetensors.torch import save
 
 from pipeline.bank.published import read_published_bank
-from pipeline.bank.table import COLUMNS, read_bank
 from pipeline.data.acquire.layouts import Files, files_in_archive
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.archives import check_archive
@@ -30,12 +27,10 @@ from pipeline.data.scenes.scenes import generate
 from pipeline.data.splits.annotations import read_annotations
 from pipeline.data.splits.format import SPLITS, Split, read_split, write_split
 from pipeline.data.splits.noise import make_noise, noisy
-from pipeline.data.splits.partition import read_source, seeded_split
+from pipeline.data.splits.partition import seeded_split
 from pipeline.data.splits.truth import write_truth
-from pipeline.data.splits.truth_file import read_noise, read_truths
+from pipeline.data.splits.truth_file import read_truths
 from pipeline.errors import InputError
-from pipeline.features.shards import PackedShards, feature_shards, pack
-from pipeline.files import read_record
 from pipeline.models.foreign.checkpoints import npc_clip, read_checkpoint, recognise
 from pipeline.models.pretrained import fetch
 from pipeline.params import load_params
@@ -134,36 +129,6 @@ def _noise(name: str) -> Callable[[Path], object]:
     return read
 
 
-def _noise_record(folder: Path) -> object:
-    write_split(folder / "train.json", TRAIN, one_row_a_caption=True)
-    noise = read_noise(folder)
-    if noise is not None:
-        assert noise.wrong_M.shape == (len(TRAIN.captions),)
-    return noise
-
-
-def _parquet(table: pandas.DataFrame) -> bytes:
-    content = BytesIO()
-    table.to_parquet(content, index=False)
-    return content.getvalue()
-
-
-def _bank_table() -> bytes:
-    rows = len(TRAIN.captions)
-    values = {name: range(rows) if kind == "int32" else [0.5] * rows for name, kind in COLUMNS.items()}
-    return _parquet(pandas.DataFrame(values).astype(COLUMNS))
-
-
-def _truth_table() -> bytes:
-    columns = {"split": ["test", "test", "val"], "image": [0, 1, 0], "caption": [1, 0, 0], "relevance": [1.0, 0.5, 1.0]}
-    return _parquet(pandas.DataFrame(columns | {"source": ["crowd", "eccv_i2t", "cxc"]}))
-
-
-def _truths(folder: Path) -> object:
-    write_split(folder / "test.json", TRAIN, one_row_a_caption=False)
-    return read_truths(folder, "test")
-
-
 def _saved(content: object, *, before_1_6: bool = False) -> bytes:
     written = BytesIO()
     torch.save(content, written, _use_new_zipfile_serialization=not before_1_6)
@@ -190,12 +155,6 @@ def _towers() -> Path:
 
 def _tower(folder: Path) -> object:
     return fetch(str(folder), str(_towers() / "bert"), image_revision=None, text_revision=None)
-
-
-def _shards(folder: Path) -> object:
-    features = feature_shards(folder, "captions")
-    packed = PackedShards(folder, "images")
-    return features[torch.arange(len(features))].sum(), [packed[row].sum() for row in range(len(packed))]
 
 
 def _archive(folder: Path) -> object:
@@ -274,9 +233,6 @@ def readers() -> list[Reader]:
     )
     scan = scan_text(_few(), lambda _, number: str(number)) | {"image_name.txt": "0.jpg\n1.jpg\n2.jpg\n3.jpg\n"}
     bank = {str(row): row for row in range(len(TRAIN.captions))}
-    source = {"name": "folder", "layout": "table", "skipped": [], "counts": {}}
-    record = {"permutation": list(range(12))[::-1], "true_image": [0] * 12, "chosen": 12, "ratio": None}
-    kind = json.dumps({"kind": "pooled", "how": "asked"}).encode()
     state = {"epoch": 3, "name": "clip", "state_dict": openai_clip(), "optimizer": {"lr": 1e-7}}
     made = [
         Reader("FNE's JSON", _encoded(fne_json(_few(), "own")), _layout("fne", "folder")),
@@ -288,7 +244,6 @@ def readers() -> list[Reader]:
         Reader("scenes.json", {"scenes.json": _scenes()}, _layout("scenes", "scenes"), 40),
         Reader("a noise index", {"noise.npy": _npy(numpy.arange(12)[::-1].copy())}, _noise("noise.npy")),
         Reader("noisy captions", {"noise.txt": "\n".join(TRAIN.captions[::-1]).encode()}, _noise("noise.txt")),
-        Reader("noise.json", {"noise.json": json.dumps(record).encode()}, _noise_record),
         Reader(
             "a published bank",
             {"img.npy": _npy({str(row): row for row in range(4)}), "txt.npy": _npy(bank)},
@@ -296,23 +251,11 @@ def readers() -> list[Reader]:
             12,
             0.1,
         ),
-        Reader("pairs.parquet", {"pairs.parquet": _bank_table()}, lambda at: read_bank(at, len(TRAIN.captions))),
-        Reader("truth.parquet", {"truth.parquet": _truth_table(), "truth.json": kind}, _truths),
-        Reader("source.json", {"source.json": json.dumps(source).encode()}, lambda at: read_source(at / "source.json")),
-        Reader("a stage's record", {"base.json": b'{"a": [1, 2]}'}, lambda at: read_record(at / "base.json")),
         Reader(
             "params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25, 0.1
         ),
         Reader("a published checkpoint", {"model.pt": _saved(state)}, _published, 4, 0.05),
         Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published, 4, 0.05),
-        Reader(
-            "safetensors",
-            {
-                "captions-00000.safetensors": save({"feature": torch.ones(3, 4)}),
-                "images-00000.safetensors": save(pack([torch.ones(3), torch.ones(2)])),
-            },
-            _shards,
-        ),
         Reader(
             "a tower's folder",
             {

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.files import sha256
 from pipeline.training.checkpoint import Checkpoint
-from tests.stages.running import ROOT, files_below, invoke, run, work_in, write_tiny_params
+from tests.stages.running import ROOT, files_below, invoke, run, run_in, work_in
 
 SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train__batch_size": 16}
 
@@ -24,12 +24,7 @@ SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train_
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage before training has run."""
-    folder = tmp_path_factory.mktemp("ready")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, **SETTINGS)
-        run("download", "split", "base", "features", "bank")
-    return folder
+    return run_in(tmp_path_factory.mktemp("ready"), "download", "split", "base", "features", "bank", **SETTINGS)
 
 
 @pytest.fixture

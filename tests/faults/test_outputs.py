@@ -5,47 +5,23 @@ DVC makes a changed output anew before a stage reads it; these are stages that s
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from pipeline.comparison.paired import read_queries
 from pipeline.data.splits.format import write_split
 from pipeline.errors import InputError, printable
 from pipeline.report.gallery import read_embedded
-from pipeline.report.suspects import suspected_pairs
 from pipeline.tracking.journal import Journal
-from pipeline.training.record import read_rows
-from tests.faults.guard import bounded
-from tests.faults.mutations import mutated
-from tests.faults.profiles import examples
-from tests.report.making import COLOURS, embedded_of, split_of
-from tests.stages.running import refused, run, work_in, write_tiny_params
+from tests.report.making import split_of
+from tests.stages.running import refused
 
 KEY = "0" * 64
 SPLIT = split_of()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone after all stages but the last."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = work_in(tmp_path_factory.mktemp("outputs") / "clone", patch)
-        write_tiny_params(folder)
-        run("download", "split", "base", "features", "bank", "train", "evaluate")
-    return folder
-
-
-@pytest.fixture
-def ready(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(finished, tmp_path / "clone")
-    return work_in(tmp_path / "clone", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -108,48 +84,6 @@ def test_ranks_that_a_server_gave_are_checked(change: dict[str, list[str]], tmp_
     ranks().assign(**change).to_parquet(tmp_path / "ranks.parquet")
     with pytest.raises(InputError, match="run 1: "):
         read_queries(tmp_path / "ranks.parquet", "run 1")
-
-
-def pairs() -> pandas.DataFrame:
-    table = pandas.DataFrame({"image": [0, 1], "caption": [0, 1], "weight": [0.1, 0.2]})
-    return table.astype({"image": "int32", "caption": "int32"})
-
-
-def tables(folder: Path) -> dict[str, bytes]:
-    """A whole example of each."""
-    folder.mkdir()
-    ranks().to_parquet(folder / "ranks.parquet")
-    pairs().to_parquet(folder / "pairs.parquet")
-    (folder / "history.csv").write_text("epoch,step,train/loss,sampler/matches\n0,1,0.5,\n0,2,0.25,3\n")
-    write_split(folder / "train.json", SPLIT, one_row_a_caption=True)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("name", ["ranks.parquet", "pairs.parquet", "history.csv"])
-def test_a_mutated_table_is_read_or_refused_by_name(name: str, tmp_path: Path) -> None:
-    whole = tables(tmp_path / "whole")
-    similarity = torch.eye(len(COLOURS)).tolist()
-
-    @examples(60)
-    @given(mutated({name: whole[name]}), st.none())
-    def tries(files: dict[str, bytes], _: None) -> None:
-        for other, content in (whole | files).items():
-            (tmp_path / other).write_bytes(content)
-        path = tmp_path / name
-        try:
-            with bounded():
-                if name == "ranks.parquet":
-                    read_queries(path, str(path))
-                elif name == "pairs.parquet":
-                    nowhere = tmp_path / "none.parquet"
-                    train = tmp_path / "train.json"
-                    suspected_pairs(embedded_of(similarity), "test", train, path, nowhere, 2)
-                else:
-                    read_rows(path)
-        except InputError as error:
-            assert name in str(error)
-
-    tries()
 
 
 def test_an_error_moves_no_cursor_and_writes_no_clipboard() -> None:

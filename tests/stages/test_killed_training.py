@@ -1,64 +1,21 @@
-"""Stage `train` killed and started again: the same files, and nothing of another run."""
+"""Stage `train` stopped and started again; `tests/faults/test_kills.py` has it killed."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from pipeline.features.inputs import Batch
 from pipeline.files import sha256
 from pipeline.training.loop import Training
-from tests.stages.running import invoke, run, start, work_in, write_tiny_params
+from tests.stages.running import invoke, run, work_in, write_tiny_params
 
 
 class KilledError(Exception):
     """What stands for a kill."""
-
-
-def outputs(folder: Path) -> dict[str, str]:
-    paths = [*(folder / "models/trained").rglob("*"), *(folder / "train").rglob("*")]
-    return {str(path.relative_to(folder)): sha256(path) for path in sorted(paths) if path.is_file()}
-
-
-def test_a_killed_command_goes_on_and_writes_the_same_files(
-    towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("whole", "killed"):
-        shutil.copytree(towers_ready, tmp_path / name)
-        write_tiny_params(tmp_path / name, train__epochs=20, train__batch_size=16, memory__size=24)
-    work_in(tmp_path / "whole", monkeypatch)
-    assert "going on" not in run("train")
-
-    killed = work_in(tmp_path / "killed", monkeypatch)
-    process = start("train")
-    give_up = time.monotonic() + 120
-    while not list(killed.glob(".checkpoints/train-*/state.pt")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (killed / "train/run.json").exists(), "it was to be killed in the middle"
-    said = run("train")
-    assert said.startswith("going on at epoch ")
-    assert outputs(killed) == outputs(tmp_path / "whole")
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{killed / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'fne'")
-    (tracked,) = client.search_runs([experiment.experiment_id])
-    assert tracked.info.status == "FINISHED"
-    written = (killed / "train/history.csv").read_text().splitlines()
-    losses = client.get_metric_history(tracked.info.run_id, "train/loss")
-    assert [metric.step for metric in sorted(losses, key=lambda metric: metric.step)] == [
-        int(line.split(",")[1]) for line in written[1:]
-    ]
 
 
 def test_another_parameter_starts_afresh(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import STAGES, run, run_in, work_in, write_tiny_params
 from tests.training.making import open_tiny_training
 
 
 @pytest.fixture(scope="module", params=["vit_bert", "clip"])
 def banked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """Noisy scenes with small towers of either family and a bank: where they are ready, and their parameters."""
-    folder = tmp_path_factory.mktemp(request.param)
     changes: dict[str, object] = {
         "model__family": request.param,
         "pairs__weighting": "npc",
@@ -25,11 +24,7 @@ def banked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "loss__temperature": "learned",
         "train__epochs": 2,  # the first warms up
     }
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        work_in(folder, monkeypatch)
-        write_tiny_params(folder, **changes)
-        run("download", "split", "base", "features", "bank")
-    return folder, changes
+    return run_in(tmp_path_factory.mktemp(request.param), *STAGES[:5], **changes), changes
 
 
 def test_pair_weights_go_with_towers_of_either_family(banked: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
