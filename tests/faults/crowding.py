@@ -46,7 +46,7 @@ def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> None:
         time.sleep(1)
     clone.say("git", "checkout", "--quiet", "--force", "main")
     clone.dvc("queue", "remove", "--success")
-    assert _problems_of(clone, values, before) == []
+    _check(clone, values, before)
 
 
 def names(round_number: int, number_queued: int) -> dict[str, float]:
@@ -95,41 +95,29 @@ def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
     return most, process.returncode, log.read_text()
 
 
-def _problems_of(clone: Clone, values: dict[str, float], before: set[str]) -> list[str]:
-    problems = []
+def _check(clone: Clone, values: dict[str, float], before: set[str]) -> None:
+    """One finished run with its own name, commit and model for each experiment, and no store beside the shared one."""
     head = clone.say("git", "rev-parse", "HEAD").strip()
-    new = [run for run in clone.runs() if run.info.run_id not in before]
-    if len(new) != len(values):
-        problems.append(f"{len(new)} runs in MLflow for {len(values)} experiments")
+    new = {run.data.params["sampler.cutdown"]: run for run in clone.runs() if run.info.run_id not in before}
+    assert len(clone.runs()) - len(before) == len(values)
     for name, value in values.items():
-        runs = [run for run in new if run.data.params["sampler.cutdown"] == str(value)]
-        if len(runs) != 1 or runs[0].info.status != "FINISHED" or runs[0].data.tags["dvc.experiment"] != name:
-            problems.append(f"{name}: {[(run.info.run_name, run.info.status) for run in runs]} in MLflow")
-        else:
-            if not str(runs[0].info.run_name).startswith(f"{name} · ") or runs[0].data.tags["dvc.baseline"] != head:
-                problems.append(f"{name}: {runs[0].info.run_name}, of {runs[0].data.tags['dvc.baseline']}, in MLflow")
-            problems += [f"{name}: {problem}" for problem in _faults(clone, ref_of(clone, name), runs[0])]
-    of_new = {run.info.run_id for run in new}
-    models = [str(version.run_id) for version in clone.client.search_model_versions() if version.run_id in of_new]
-    if sorted(models) != sorted(of_new):
-        problems.append(f"{len(models)} models registered for {len(of_new)} runs")
-    if others := list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db")):
-        problems.append(f"stores of their own: {others}")
-    return problems
+        run = new[str(value)]
+        assert (run.info.status, run.data.tags["dvc.experiment"]) == ("FINISHED", name)
+        assert (str(run.info.run_name).partition(" · ")[0], run.data.tags["dvc.baseline"]) == (name, head)
+        _check_run(clone, ref_of(clone, name), run)
+    ids = sorted(run.info.run_id for run in new.values())
+    assert sorted(str(model.run_id) for model in clone.client.search_model_versions() if model.run_id in ids) == ids
+    assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
 
 
-def _faults(clone: Clone, ref: str, run: Run) -> list[str]:
-    """Where MLflow's run and DVC's cache are not as the experiment's commit says."""
+def _check_run(clone: Clone, ref: str, run: Run) -> None:
+    """MLflow's run and DVC's cache are as the experiment's commit says."""
     files = files_of(clone, ref)
-    problems = missing_from_cache(clone, files["outputs"])
-    if problems:
-        return problems
+    assert missing_from_cache(clone, files["outputs"]) == []
     written = parse_params(parse_yaml(clone.say("git", "show", f"{ref}:params.yaml"), Path("params.yaml")))
     params = {name: "null" if value is None else str(value) for name, value in dotted(written).items()}
-    problems += differences(dict(run.data.params), params, "parameters in MLflow")
-    artifacts = {item.path for item in clone.client.list_artifacts(run.info.run_id)}
-    if artifacts != ARTIFACTS:
-        problems.append(f"{artifacts ^ ARTIFACTS} among MLflow's artifacts")
+    assert differences(dict(run.data.params), params) == []
+    assert {item.path for item in clone.client.list_artifacts(run.info.run_id)} == ARTIFACTS
     history = list(csv.DictReader(io.StringIO(_cached(clone, files["outputs"]["train"], "history.csv").decode())))
     wanted = {
         name: sorted((int(row["step"]), float(row[name])) for row in history if row[name] and _finite(row[name]))
@@ -139,9 +127,8 @@ def _faults(clone: Clone, ref: str, run: Run) -> list[str]:
     for name, rows in wanted.items():
         told = clone.client.get_metric_history(run.info.run_id, name)
         sent = sorted((metric.step if name in history[0] else -1, metric.value) for metric in told)
-        if len(sent) != len(rows) or not np.allclose(sent, rows, rtol=1e-9):  # MLflow is told ten digits
-            problems.append(f"{name} in MLflow: {len(sent)} figures, not the {len(rows)} of the files")
-    return problems
+        assert len(sent) == len(rows), name
+        assert np.allclose(sent, rows, rtol=1e-9), name  # MLflow is told ten digits
 
 
 def _cached(clone: Clone, folder: str, name: str) -> bytes:
