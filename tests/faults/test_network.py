@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-Fault = Callable[[Handler], None]
+Fault = Callable[[Handler], object]
 
 
 def good(handler: Handler) -> None:
@@ -90,8 +90,7 @@ def good(handler: Handler) -> None:
 
 def cuts(handler: Handler) -> None:
     start = handler.asked_from()
-    piece = CONTENT[start : start + 70_000]
-    length = str(len(CONTENT) - start)
+    piece, length = CONTENT[start : start + 70_000], str(len(CONTENT) - start)
     if start:
         place = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
         handler.answer(piece, 206, Content_Length=length, Content_Range=place)
@@ -104,53 +103,27 @@ def stalls(handler: Handler) -> None:
     handler.release.wait(STALL_S)
 
 
-def never_answers(handler: Handler) -> None:
-    handler.release.wait(STALL_S)
+def wrong(shift: int = 0, larger: int = 0, shorter: int = 0) -> Fault:
+    """A 206 that says another place or another size, or whose rest ends early."""
 
+    def answer(handler: Handler) -> None:
+        start, size = handler.asked_from(), len(CONTENT)
+        place = f"bytes {max(0, start - shift)}-{size - 1 - shift + larger}/{size + larger}"
+        handler.answer(CONTENT[start : size - shorter], 206, Content_Range=place)
 
-def cuts_without_a_length(handler: Handler) -> None:
-    handler.answer(CONTENT[:HALF], Content_Length=None)
-
-
-def other_place(handler: Handler) -> None:
-    start = handler.asked_from()
-    place = f"bytes {max(0, start - 7)}-{len(CONTENT) - 8}/{len(CONTENT)}"
-    handler.answer(CONTENT[start:], 206, Content_Range=place)
-
-
-def other_size(handler: Handler) -> None:
-    start = handler.asked_from()
-    handler.answer(CONTENT[start:], 206, Content_Range=f"bytes {start}-{len(CONTENT)}/{len(CONTENT) + 1}")
-
-
-def other_file(handler: Handler) -> None:
-    handler.rest(handler.asked_from(), OTHER, ETag='"2"')
-
-
-def shorter_rest(handler: Handler) -> None:
-    start = handler.asked_from()
-    place = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
-    handler.answer(CONTENT[start:-50], 206, Content_Range=place)
-
-
-def no_place(handler: Handler) -> None:
-    handler.answer(CONTENT[handler.asked_from() :], 206)
-
-
-def no_http(handler: Handler) -> None:
-    handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+    return answer
 
 
 FAULTS: dict[str, Fault] = {
     "cuts": cuts,
     "stalls": stalls,
-    "never answers": never_answers,
-    "cuts without a length": cuts_without_a_length,
-    "206 from another place": other_place,
-    "206 of another size": other_size,
-    "206 of another file": other_file,
-    "206 that is too short": shorter_rest,
-    "206 without a place": no_place,
+    "never answers": lambda handler: handler.release.wait(STALL_S),
+    "cuts without a length": lambda handler: handler.answer(CONTENT[:HALF], Content_Length=None),
+    "206 from another place": wrong(shift=7),
+    "206 of another size": wrong(larger=1),
+    "206 of another file": lambda handler: handler.rest(handler.asked_from(), OTHER, ETag='"2"'),
+    "206 that is too short": wrong(shorter=50),
+    "206 without a place": lambda handler: handler.answer(CONTENT[handler.asked_from() :], 206),
     "206 from a place of 5000 digits": lambda handler: handler.rest(HALF, Content_Range=f"bytes {'9' * 5000}-1/*"),
     "206 of the rest of nothing": lambda handler: handler.rest(HALF),
     "ignores Range": lambda handler: handler.answer(CONTENT),
@@ -167,7 +140,7 @@ FAULTS: dict[str, Fault] = {
     "416 at once": lambda handler: handler.answer(b"", 416),
     "500": lambda handler: handler.answer(b"", 500),
     "404": lambda handler: handler.answer(b"", 404),
-    "no HTTP": no_http,
+    "no HTTP": lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
     **{
         f"a redirect to {place}": lambda handler, place=place: handler.answer(b"", 302, Location=place)  # type: ignore[misc]
         for place in ("file:///etc/passwd", "ftp://127.0.0.1/x", "http://localhost:9/x", "http://[", "/again")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
@@ -20,73 +19,18 @@ SOURCES = sorted(
     path for folder in ("pipeline", "stages", "commands", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 )
 MAY_UNPICKLE = ROOT / "pipeline/models/foreign/convert.py"
-
-MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code"}
-CALLS = {
-    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.startfile"),
-    *("torch.hub.load", "torch.jit.load", "torch.package.PackageImporter", "pandas.read_pickle"),
-}
-# An argument, and the one value that it may have; where a call is named it must be there.
-ARGUMENTS = {"allow_pickle": False, "trust_remote_code": False, "weights_only": True, "shell": False, "typ": "safe"}
-NEEDED = {
-    "torch.load": "weights_only",
-    **dict.fromkeys(("np.load", "numpy.load", "np.save", "numpy.save"), "allow_pickle"),
-    **{f"Auto{kind}.from_pretrained": "trust_remote_code" for kind in ("Config", "Model", "Tokenizer", "Processor")},
-}
-
-
-def violations(source: str, *, may_unpickle: bool = False) -> Iterator[str]:
-    """What in a module could run a file's content, a line each."""
-    for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name.partition(".")[0] for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [(node.module or "").partition(".")[0]]
-        for name in MODULES.intersection(names):
-            if not (may_unpickle and name == "pickle"):
-                yield f"line {node.lineno}: imports {name}"  # type: ignore[attr-defined]
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            given = {keyword.arg: keyword.value for keyword in node.keywords}
-            if called in CALLS:
-                yield f"line {node.lineno}: calls {called}"
-            if (needed := NEEDED.get(called)) is not None and needed not in given:
-                yield f"line {node.lineno}: {called} without {needed}"
-            for name, allowed in ARGUMENTS.items():
-                value = given.get(name)
-                if value is not None and not (isinstance(value, ast.Constant) and value.value == allowed):
-                    yield f"line {node.lineno}: {name}={ast.unparse(value)}"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_can_run_what_a_file_holds(path: Path) -> None:
-    assert list(violations(path.read_text(), may_unpickle=path == MAY_UNPICKLE)) == []
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        *(
-            "import pickle",
-            "from pickle import loads",
-            "import torch, dill",
-            "import yaml",
-            "eval(text)",
-            "os.system(x)",
-        ),
-        *("torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)"),
-        *("np.load(path)", "numpy.load(path, allow_pickle=True)", "run(x, shell=True)", "run(x, shell=flag)"),
-        *(
-            "AutoTokenizer.from_pretrained(x)",
-            "f(x, trust_remote_code=True)",
-            "YAML(typ='unsafe')",
-            "torch.hub.load(x)",
-        ),
-    ],
+# Where an argument is left out, numpy, torch and transformers refuse what could run.
+RUNS = re.compile(
+    r"^\s*(?:import|from) (?:_?pickle|dill|cloudpickle|joblib|marshal|shelve|yaml|code)\b"
+    r"|(?<![\w.])(?:eval|exec|compile|__import__)\(|os\.(?:system|popen|execv)\(|(?:hub|jit)\.load|read_pickle"
+    r"|allow_pickle=(?!False)|trust_remote_code=(?!False)|weights_only=(?!True)|shell=(?!False)|typ=(?!.safe)",
+    re.MULTILINE,
 )
-def test_the_search_finds(source: str) -> None:
-    assert len(list(violations(source))) == 1
+
+
+def test_no_module_can_run_what_a_file_holds() -> None:
+    found = {path: RUNS.findall(path.read_text()) for path in SOURCES}
+    assert {path: text for path, text in found.items() if text} == {MAY_UNPICKLE: ["import pickle"]}
 
 
 def test_no_rule_of_ruff_on_pickles_shells_and_evaluation_is_switched_off() -> None:
