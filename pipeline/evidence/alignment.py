@@ -103,9 +103,7 @@ def fit_cca(
     u_WD, correlation_D, v_DV = torch.linalg.svd(
         image_whitening_WW @ (sums.cross_WV / sums.weight) @ text_whitening_VV, full_matrices=False
     )
-    return Alignment(
-        frame, (image_whitening_WW @ u_WD * correlation_D).contiguous(), (text_whitening_VV @ v_DV.T).contiguous()
-    )
+    return Alignment(frame, image_whitening_WW @ u_WD * correlation_D, text_whitening_VV @ v_DV.T)
 
 
 def _inverse_root(covariance_WW: Tensor, ridge: float) -> Tensor:

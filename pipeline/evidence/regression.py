@@ -75,9 +75,9 @@ def out_of_fold_images(
     image_I = image_I[torch.randperm(len(image_I), generator=torch.Generator().manual_seed(seed)).to(image_I.device)]
     dtype = torch.promote_types(caption_MV.dtype, torch.float32)
     made_NV = image_NW.new_full((len(image_NW), caption_MV.shape[1]), torch.nan, dtype=dtype)
-    parts = image_I.tensor_split(min(folds, len(image_I)))
-    if len(parts) < 2:
+    if len(image_I) < 2:
         return made_NV
+    parts = image_I.tensor_split(min(folds, len(image_I)))
     sums = [pair_sums(image_NW, caption_MV, captions, weight_M, frame, image_I=part, unit=True) for part in parts]
     total = Sums(*(torch.stack(part).sum(0) for part in zip(*sums, strict=True)))
     for part, left_out in zip(parts, sums, strict=True):

@@ -61,21 +61,20 @@ def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:
     """The posterior of the better component, in a naive-Bayes mixture of normals whose worse component is known.
 
     Wrong pairs look as random ones do, so that the worse component is fitted to those, once. The better one and its
-    share are found by expectation and maximisation (Dempster et al. 1977), started from the mean ranks of the evidence,
-    so that nothing is drawn. Were both components free, they would split a data set without wrong pairs in halves.
+    share are found by expectation and maximisation (Dempster et al. 1977), started from a half for every pair, so that
+    nothing is drawn. Were both components free, they would split a data set without wrong pairs in halves.
 
     Args:
         evidence_MF: the larger, the more probably right; NaN is evidence that does not exist, and is left out.
         random_RF: the same kinds of random pairs.
 
     Returns:
-        p_M: in [0, 1], float64. Kinds of evidence that are the same for all pairs, or that no random pair has, are left
-        out; where no kind is left every pair is trusted: 1. A pair without evidence has the share of the better
-        component.
+        p_M: in [0, 1], float64. Kinds of evidence that are the same for all pairs are left out; where no kind is left
+        every pair is trusted: 1. A pair without evidence has the share of the better component.
     """
     all_pairs = fit_normals(evidence_MF, evidence_MF.new_ones(len(evidence_MF)), 0.0)
     spread_F = all_pairs.variance_F.sqrt()
-    used_F = (spread_F > 1e-6 * (1 + all_pairs.mean_F.abs())) & ~random_RF.isnan().all(0)  # a NaN spread is not above
+    used_F = spread_F > 1e-6 * (1 + all_pairs.mean_F.abs())  # False for a kind that no pair has: NaN
     if not used_F.any():
         return evidence_MF.new_ones(len(evidence_MF))
     evidence_MF, random_RF = (
@@ -83,7 +82,7 @@ def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:
     )
     worse = fit_normals(random_RF, random_RF.new_ones(len(random_RF)), SMALLEST_VARIANCE)
     worse_MF = worse.log_densities(evidence_MF)
-    p_M = _mean_rank(evidence_MF)
+    p_M = torch.full_like(worse_MF[:, 0], 0.5)
     for _ in range(MOST_ROUNDS):
         better = fit_normals(evidence_MF, p_M, SMALLEST_VARIANCE)
         share = p_M.mean().clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
@@ -91,12 +90,3 @@ def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:
         if float((p_M - previous_M).abs().max()) < SMALLEST_CHANGE:
             break
     return p_M
-
-
-def _mean_rank(evidence_MF: Tensor) -> Tensor:
-    """The mean over kinds of each row's rank, from 0 to 1; equal values share a rank; 1/2 for a row without any."""
-    from scipy.stats import rankdata
-
-    rank_MF = torch.from_numpy(rankdata(evidence_MF.cpu().numpy(), axis=0, nan_policy="omit")).to(evidence_MF.device)
-    rank_MF = (rank_MF - 0.5) / (~evidence_MF.isnan()).sum(0)
-    return rank_MF.nanmean(1).nan_to_num(0.5)

@@ -112,6 +112,9 @@ def test_extreme_evidence_and_evidence_without_spread_give_numbers() -> None:
         assert bool(posterior.log_ratio(asked).isfinite().all())
         probability_K = posterior.probability(asked.float())
         assert bool(((probability_K >= 0) & (probability_K <= 1)).all())
+    farther_KF = torch.tensor([[1e30, 0.5], [1e300, 0.5], [torch.inf, 0.5]], dtype=torch.float64)
+    near, far_out, infinite = fit_posterior(POSITIVE, NEGATIVE, prior=50).log_ratio(farther_KF).tolist()
+    assert near == far_out == infinite != 0  # not as if there were no evidence
     assert constant.probability(torch.tensor([[1.0, 1], [0, 0]])).tolist() == pytest.approx([1, 0])
 
 
