@@ -41,6 +41,7 @@ SMALL: dict[str, Any] = {
 }
 TRAINS = ".checkpoints/train-*.lock"
 """Taken by a training of its own parameters when its imports are done and its steps are not."""
+RESULTS = ("dvc.lock", "metrics.json")  # what README asks to commit
 LONGEST = 240  # seconds for anything here, on a busy machine
 
 
@@ -48,7 +49,7 @@ class Clone:
     """A repository with this working tree's files, committed, and what DVC says in it."""
 
     def __init__(self, folder: Path) -> None:
-        """Copy what git tracks or would track, make the pipeline small, commit."""
+        """Copy what git tracks or would track, without results, make the pipeline small, commit."""
         self.folder = folder / "clone"
         outside = {name for name in os.environ if name in OUTSIDE or name.startswith(("DVC_", "GIT_", "MLFLOW_"))}
         self.environment = {name: value for name, value in os.environ.items() if name not in outside} | {
@@ -67,7 +68,7 @@ class Clone:
             check=True,
         ).stdout
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file() and not name.startswith("tests/"):
+            if (ROOT / name).is_file() and not name.startswith("tests/") and name not in RESULTS:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name)
         write_params(self.folder, **SMALL)
