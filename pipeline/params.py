@@ -16,6 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Sharpness = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Section(BaseModel):
@@ -138,7 +139,8 @@ class SamplerParams(Section):
 
     strategy: Literal["fne", "hardest", "semi_hard", "random", "all"]
     cutdown: Annotated[float, Field(ge=0, le=2)]
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    alpha: Sharpness
+    suspect_alpha: Sharpness | None
     prior: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     suspect: Share
     min_matches: Annotated[int, Field(ge=0)]

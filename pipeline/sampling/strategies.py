@@ -16,6 +16,9 @@ from torch import Tensor
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
 
+LARGEST_DISTANCE = 4  # (s - s⁺)² of cosines
+LARGEST_EXPONENT = 80  # e^-87 is the smallest number that float32 holds in full
+
 Mean = TypeVar("Mean", float, Tensor)
 
 
@@ -38,6 +41,10 @@ class SamplerSettings(Protocol):
     @property
     def alpha(self) -> float:
         """How sharply a weight falls."""
+
+    @property
+    def suspect_alpha(self) -> float | None:
+        """The same of suspects; None: `alpha`."""
 
     @property
     def prior(self) -> float:
@@ -72,12 +79,16 @@ def fne_weights(
     prior: float,
     suspect: float,
     min_matches: int,
+    suspect_alpha: float | None = None,
 ) -> Tensor:
     """FNE's sampling weight, cut-down and fall-back (Li et al. 2023), before the draw.
 
     A suspected false negative, `p(s) > suspect`, weighs `exp(-α p(s))`; any other candidate `exp(-α (s - s⁺)²)`;
     a known positive and a simple negative, `s ≤ μ+ - cutdown`, weigh 0. An anchor left without any candidate gives
     weight 1 to its hardest negative; if all its candidates are known positives, its row stays 0.
+
+    α may be so large that all weights of a row are too small for the number format. The row is then divided by its
+    largest weight: the draw's probabilities stay the same, and the anchor keeps a negative.
 
     Args:
         similarity_BC: (B, C) cosine similarities.
@@ -90,6 +101,7 @@ def fne_weights(
         prior: K of the posterior.
         suspect: posterior above which a candidate is suspected.
         min_matches: positives that must have been seen.
+        suspect_alpha: α of suspects, which a large one eliminates; None: `alpha`.
 
     Returns:
         weights_BC: (B, C), no gradient.
@@ -104,6 +116,7 @@ def fne_weights(
         prior=prior,
         suspect=suspect,
         min_matches=min_matches,
+        suspect_alpha=suspect_alpha,
     ).weights_BC
 
 
@@ -133,6 +146,7 @@ def sample(
         prior=settings.prior,
         suspect=settings.suspect,
         min_matches=settings.min_matches,
+        suspect_alpha=settings.suspect_alpha,
     )
     match settings.strategy:
         case "fne":
@@ -208,6 +222,7 @@ def _fne_sample(
     prior: float,
     suspect: float,
     min_matches: int,
+    suspect_alpha: float | None,
 ) -> Sample:
     # passes over (B, C) are what this costs: few of them, and in place where nobody else looks
     threshold = cutdown_threshold(statistics.positive.mean, cutdown)
@@ -217,9 +232,14 @@ def _fne_sample(
     posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior)
     suspected_BC = (posterior_BC > suspect).logical_and_(statistics.positive.count > min_matches)
     suspected_BC &= ~excluded_BC
-    distance_BC = (similarity_BC - own_similarity_B[:, None]).square_()
-    weights_BC = torch.where(suspected_BC, posterior_BC, distance_BC).mul_(-alpha).exp_().masked_fill_(dropped_BC, 0)
-    # a weight may underflow where alpha is large: ask the similarities whether anything was left
+    distance_BC = (similarity_BC - own_similarity_B[:, None]).square_().mul_(-alpha)
+    suspect_alpha = alpha if suspect_alpha is None else suspect_alpha
+    weights_BC = torch.where(suspected_BC, posterior_BC.mul_(-suspect_alpha), distance_BC)
+    weights_BC.masked_fill_(dropped_BC, -torch.inf)
+    if max(suspect_alpha, alpha * LARGEST_DISTANCE) > LARGEST_EXPONENT:
+        largest_B1 = weights_BC.amax(dim=1, keepdim=True)
+        weights_BC -= largest_B1.where((largest_B1 < -LARGEST_EXPONENT) & largest_B1.isfinite(), 0)
+    weights_BC.exp_()
     only_B1 = (hardest_B1 <= threshold) & hardest_B1.isfinite()
     if weights_BC.device.type != "cpu" or only_B1.any():  # a GPU's answer the host would have to wait for
         place_B1 = candidate_BC.argmax(dim=1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,14 @@ from pipeline.sampling.strategies import (
     semi_hard_weights,
 )
 
-FNE = {"cutdown": 0.2, "alpha": 0.5, "prior": 10_000.0, "suspect": 0.001, "min_matches": 1}
+FNE: dict[str, Any] = {
+    "cutdown": 0.2,
+    "alpha": 0.5,
+    "suspect_alpha": None,
+    "prior": 10_000.0,
+    "suspect": 0.001,
+    "min_matches": 1,
+}
 CHI_SQUARE_3 = 11.34  # the 99th percentile of chi-square with three degrees of freedom
 UNIFORM = st.floats(0, 1, exclude_min=True, exclude_max=True, width=32)
 
@@ -115,6 +123,17 @@ def test_every_strategy_reports_what_fne_would_suspect() -> None:
         other = answer(strategy, torch.zeros(6, 20, dtype=torch.bool), similarity_BC)
         assert torch.equal(other.suspected_BC, by_fne.suspected_BC)
         assert not other.cut_down_BC.any()
+
+
+def test_fne_is_given_all_of_its_settings() -> None:
+    generator = torch.Generator().manual_seed(1)
+    similarity_BC, own_B, statistics = torch.rand(6, 20, generator=generator), torch.rand(6), SimilarityStatistics()
+    statistics.update(torch.eye(4) * 0.8 + 0.1 + torch.diag(torch.tensor([0.01, 0.02, 0.03, 0.04])))
+    none_BC, chosen = torch.zeros(6, 20, dtype=torch.bool), FNE | {"cutdown": 0.7, "suspect_alpha": 3.0}
+    settings = SimpleNamespace(strategy="fne", **chosen)
+    found = sample(similarity_BC, own_B, none_BC, statistics, settings, margin=0.2, uniform_B=torch.full((6,), 0.5))
+    assert torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **chosen))
+    assert not torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **FNE))
 
 
 def test_what_was_cut_down_is_reported_without_what_is_excluded() -> None:
