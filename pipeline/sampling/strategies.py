@@ -16,6 +16,8 @@ from torch import Tensor
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
 
+MANY = 1 << 16  # candidates
+COARSE_STEPS = 1 << 22  # whose middles, scaled in float32, never round to either end
 LARGEST_DISTANCE = 4  # (s - s⁺)² of cosines
 LARGEST_EXPONENT = 80  # e^-87 is the smallest number that float32 holds in full
 
@@ -196,6 +198,9 @@ def all_weights(excluded_BC: Tensor) -> Tensor:
 def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
     """Draw one candidate of each anchor with probability proportional to its weight.
 
+    Fewer than `MANY` candidates are told apart by `COARSE_STEPS` draws, in the weights' own precision. Of more some
+    would be drawn too often or never: these take the draw's full precision, in float64.
+
     Args:
         weights_BC: (B, C), not negative.
         uniform_B: (B,) in (0, 1), the draw: the same figure gives the same candidate on any number of processes.
@@ -203,8 +208,12 @@ def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
     Returns:
         negative_B: (B,) column indices; a candidate of weight 0 is never drawn, unless its whole row is 0.
     """
-    cumulative_BC = weights_BC.cumsum(dim=1)
-    target_B1 = uniform_B.to(weights_BC.dtype)[:, None] * cumulative_BC[:, -1:]
+    if weights_BC.shape[1] < MANY:
+        cumulative_BC = weights_BC.cumsum(dim=1)
+        uniform_B = ((uniform_B.double() * COARSE_STEPS).floor() + 0.5) / COARSE_STEPS
+    else:
+        cumulative_BC = weights_BC.cumsum(dim=1, dtype=torch.float64)
+    target_B1 = uniform_B.to(cumulative_BC.dtype)[:, None] * cumulative_BC[:, -1:]
     drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True).clamp(max=weights_BC.shape[1] - 1)
     # a parallel scan on a GPU may round so that a weight of 0 seems to add something
     drawn_B1 = torch.where(weights_BC.gather(1, drawn_B1) > 0, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
