@@ -265,6 +265,16 @@ class Params(Section):
             self._npc_makes_sense()
         if self.train.gradient_checkpointing and self.model.train == "heads":
             raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
+        if self.train.augment != "none" and self.model.train == "heads":
+            raise ValueError(
+                f"train.augment {self.train.augment}: model.train heads reads features that were computed once, from "
+                "images as they are; use none"
+            )
+        if self.train.batch_size == 1 and (self.memory.size == 0 or self.train.warmup_epochs >= self.train.epochs):
+            raise ValueError(
+                "train.batch_size 1: a pair alone has no negative, so that epochs without the memory learn nothing; "
+                "use 2 or more, or a memory.size above 0 and fewer train.warmup_epochs than train.epochs"
+            )
         if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
             raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self
