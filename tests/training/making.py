@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,8 @@ def params_with(**changes: Any) -> Params:
     """The repository's params.yaml with other values by dotted name (dots as double underscores)."""
     content = load_params(ROOT / "params.yaml").model_dump()
     for name, value in changes.items():
-        section, _, key = name.rpartition("__")
-        (content[section] if section else content)[key] = value
+        *sections, key = name.split("__")
+        reduce(getitem, sections, content)[key] = value
     return parse_params(content)
 
 
