@@ -290,7 +290,9 @@ class Params(Section):
                 "a clean pair; let them learn for 1 epoch or more before they judge"
             )
         if self.train.precision == "fp16":
-            raise ValueError("train.precision fp16: pairs.weighting npc compares small changes; use bf16 or no")
+            raise ValueError(
+                "train.precision fp16: pairs.weighting npc takes gradients that fp16 would scale; use bf16 or no"
+            )
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighed after the warm-up, and of "
