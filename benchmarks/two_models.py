@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class Ours:
         self.model, self.clip = model, params.train.clip
         self.optimiser = make_optimiser(model, params.train)
         bank = Bank(np.arange(PAIRS), np.arange(PAIRS), np.ones(PAIRS))
-        self.impact = NegativeImpact(model, params, bank, None, nullcontext, {})
+        self.impact = NegativeImpact(model, params, bank, None, {})
 
     def step(self, batch: Batch) -> None:
         """One step."""

@@ -16,6 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Sharpness = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Section(BaseModel):
@@ -138,7 +139,8 @@ class SamplerParams(Section):
 
     strategy: Literal["fne", "hardest", "semi_hard", "random", "all"]
     cutdown: Annotated[float, Field(ge=0, le=2)]
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    alpha: Sharpness
+    suspect_alpha: Sharpness | None
     prior: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     suspect: Share
     min_matches: Annotated[int, Field(ge=0)]
@@ -263,6 +265,16 @@ class Params(Section):
             self._npc_makes_sense()
         if self.train.gradient_checkpointing and self.model.train == "heads":
             raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
+        if self.train.augment != "none" and self.model.train == "heads":
+            raise ValueError(
+                f"train.augment {self.train.augment}: model.train heads reads features that were computed once, from "
+                "images as they are; use none"
+            )
+        if self.train.batch_size == 1 and (self.memory.size == 0 or self.train.warmup_epochs >= self.train.epochs):
+            raise ValueError(
+                "train.batch_size 1: a pair alone has no negative, so that epochs without the memory learn nothing; "
+                "use 2 or more, or a memory.size above 0 and fewer train.warmup_epochs than train.epochs"
+            )
         if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
             raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self
@@ -278,7 +290,9 @@ class Params(Section):
                 "a clean pair; let them learn for 1 epoch or more before they judge"
             )
         if self.train.precision == "fp16":
-            raise ValueError("train.precision fp16: pairs.weighting npc compares small changes; use bf16 or no")
+            raise ValueError(
+                "train.precision fp16: pairs.weighting npc takes gradients that fp16 would scale; use bf16 or no"
+            )
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighed after the warm-up, and of "

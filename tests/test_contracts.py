@@ -53,8 +53,8 @@ def test_the_sampling_weights_choices_go_by_name() -> None:
     by_place = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
     by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert by_place == ["similarity_BC", "own_similarity_B", "known_positive_BC", "statistics"]
-    assert by_name == ["cutdown", "alpha", "prior", "suspect", "min_matches"]
-    assert all(p.default is p.empty for p in parameters)
+    assert by_name == ["cutdown", "alpha", "prior", "suspect", "min_matches", "suspect_alpha"]
+    assert {p.name: p.default for p in parameters if p.default is not p.empty} == {"suspect_alpha": None}
 
 
 def test_statistics_answer_with_mean_variance_and_count() -> None:

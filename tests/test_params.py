@@ -142,10 +142,17 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"model__image": "google/vit", "model__text": None}, "model.text is null but the other tower is named"),
         ({"model__image": None, "model__text": "bert"}, "model.image is null but the other tower is named"),
         ({"sampler__strategy": "semi_hard", "loss__margin": 0}, "sampler.strategy semi_hard needs loss.margin above 0"),
+        ({"model__train": "heads", "train__augment": "fne"}, "train.augment fne: model.train heads"),
+        ({"train__batch_size": 1, "memory__size": 0}, "train.batch_size 1: a pair alone has no negative"),
+        ({"train__batch_size": 1, "train__warmup_epochs": 5}, "train.batch_size 1: a pair alone has no negative"),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(changes: dict[str, Any], message: str) -> None:
     assert complaint(**changes).startswith(f"params.yaml: {message}")
+
+
+def test_a_batch_of_one_may_learn_from_the_memory() -> None:
+    parse_params(content_with(train__batch_size=1, memory__size=8))
 
 
 def test_towers_from_a_hub_may_have_any_image_size() -> None:

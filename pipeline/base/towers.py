@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.scenes.scenes import Scene, generate, vocabulary
+from pipeline.data.scenes.scenes import Scene, generate, generate_splits, vocabulary
 from pipeline.features.pixels import square_pixels
 from pipeline.features.tokens import padded, tokenised
 from pipeline.models import pretrained
@@ -85,8 +85,13 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
 
 
 def base_scenes(params: Params) -> list[Scene]:
-    """The pictures that the small towers learn from: a stream of their own, so that no split contains them."""
-    return generate(params.data.scenes, params.base.seed, params.base.scenes, stream="base")
+    """The pictures that the small towers learn from: a stream of their own, and none that a split has, jitter aside.
+
+    Raises:
+        InputError: when the splits leave no other.
+    """
+    taken = {scene.description for split in generate_splits(params.data.scenes).values() for scene in split}
+    return generate(params.data.scenes, params.base.seed, params.base.scenes, stream="base", avoid=taken)
 
 
 def _learn_scenes(made: Pretrained, params: Params) -> None:

@@ -67,11 +67,9 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
 
 
 def _prepare_scenes(params: DataParams, folder: Path) -> list[str]:
-    from pipeline.data.scenes.scenes import generate
+    from pipeline.data.scenes.scenes import generate_splits
 
-    counts = {"train": params.scenes.train, "val": params.scenes.val, "test": params.scenes.test}
-    # A stream a split: making one larger adds to it and changes nothing else.
-    scenes = {split: generate(params.scenes, params.scenes.seed, counts[split], stream=split) for split in SPLITS}
+    scenes = generate_splits(params.scenes)
 
     def pictures() -> Iterator[tuple[str, bytes]]:
         for split in sorted(SPLITS):

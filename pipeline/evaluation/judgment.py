@@ -246,6 +246,7 @@ def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) 
         prior=sampler.prior,
         suspect=sampler.suspect,
         min_matches=sampler.min_matches,
+        suspect_alpha=sampler.suspect_alpha,
     )
     return pandas.DataFrame(
         {

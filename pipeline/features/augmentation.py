@@ -1,11 +1,13 @@
-"""FNE's training augmentation: random crop, flip, then two random operations (methods, section 1, recipe)."""
+"""FNE's training augmentation: random crop, flip, then two random operations, each as the published code has it."""
 
 from __future__ import annotations
 
+from math import cos, radians, sin
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -30,7 +32,9 @@ FACTOR = 1.36  # of brightness and sharpness
 SHEAR = 0.21  # tangent
 TRANSLATION = 7  # pixels
 ROTATION = 21.0  # degrees
-FILL = [128.0, 128.0, 128.0]
+FILL = 128.0
+
+Row = tuple[float, float, float]
 
 
 class Augmentation:
@@ -56,32 +60,63 @@ class Augmentation:
 
 def apply(operation: str, pixels: Tensor, sign: int) -> Tensor:
     """One operation of `OPERATIONS` on (3, H, W) uint8; `sign` turns shears, translations and rotations around."""
-    degrees = float(torch.rad2deg(torch.atan(torch.tensor(SHEAR))))
     match operation:
         case "identity":
             return pixels
         case "autocontrast":
-            return functional.autocontrast(pixels)
+            return _autocontrast(pixels)
         case "equalize":
             return functional.equalize(pixels)
         case "brightness":
             return functional.adjust_brightness(pixels, FACTOR)
         case "sharpness":
-            return functional.adjust_sharpness(pixels, FACTOR)
+            return _sharpened(pixels)
         case "shear_x":
-            return _affine(pixels, shear=[sign * degrees, 0.0])
+            return _moved(pixels, (1, sign * SHEAR, 0), (0, 1, 0))
         case "shear_y":
-            return _affine(pixels, shear=[0.0, sign * degrees])
+            return _moved(pixels, (1, 0, 0), (sign * SHEAR, 1, 0))
         case "translate_x":
-            return _affine(pixels, translate=[sign * TRANSLATION, 0])
+            return _moved(pixels, (1, 0, sign * TRANSLATION), (0, 1, 0))
         case "translate_y":
-            return _affine(pixels, translate=[0, sign * TRANSLATION])
+            return _moved(pixels, (1, 0, 0), (0, 1, sign * TRANSLATION))
         case "rotate":
-            return functional.rotate(pixels, sign * ROTATION, fill=FILL)
+            return _moved(pixels, *_rotation(pixels.shape[2] / 2, pixels.shape[1] / 2, radians(sign * ROTATION)))
     raise ValueError(f"unknown operation {operation!r}")
 
 
-def _affine(pixels: Tensor, *, shear: list[float] | None = None, translate: list[int] | None = None) -> Tensor:
-    return functional.affine(
-        pixels, angle=0.0, translate=translate or [0, 0], scale=1.0, shear=shear or [0.0, 0.0], fill=FILL
-    )
+def _rotation(x: float, y: float, angle: float) -> tuple[Row, Row]:
+    """Counter-clockwise about (x, y), radians."""
+    along, across = cos(angle), sin(angle)
+    return (along, across, (1 - along) * x - across * y), (-across, along, across * x + (1 - along) * y)
+
+
+def _moved(pixels: Tensor, *rows: Row) -> Tensor:
+    """Pixel (x, y) moves to `rows` · (x, y, 1), bilinear, grey where nothing comes from; (0, 0) is the corner's."""
+    _, height, width = pixels.shape
+    back = torch.linalg.inv(torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64))[:2]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    source_HW2 = torch.stack([x, y, torch.ones_like(x)], dim=2).double() @ back.T
+    grid_HW2 = source_HW2 / torch.tensor([width - 1, height - 1]) * 2 - 1
+    # what lies outside counts as 0, so that 0 has to be grey
+    moved = grid_sample((pixels - FILL)[None], grid_HW2[None].float(), align_corners=True)[0]
+    return (moved + FILL).round().to(torch.uint8)
+
+
+def _autocontrast(pixels: Tensor) -> Tensor:
+    """Each channel's darkest value becomes 0 and its lightest 255."""
+    low, high = (bound(pixels, dim=(1, 2), keepdim=True).double() for bound in (torch.amin, torch.amax))
+    scale = 255 / (high - low)
+    stretched = (pixels * scale - low * scale).clamp(0, 255).to(torch.uint8)
+    return stretched.where(high > low, pixels)
+
+
+def _sharpened(pixels: Tensor) -> Tensor:
+    """Away from the smoothed picture, but at the edges; what leaves 0 to 255 comes in again at the other end.
+
+    So bright edges get dark dots: the published code converts to bytes without a limit.
+    """
+    sharp = pixels.float()
+    middle = sharp[:, 1:-1, 1:-1]
+    smooth = ((avg_pool2d(sharp, 3, stride=1) * 9 + 4 * middle) / 13).round()
+    middle.copy_(smooth + FACTOR * (middle - smooth))
+    return sharp.to(torch.int32).to(torch.uint8)

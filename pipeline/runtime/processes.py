@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-STEPS_OF_24_BITS = 1 << 22
+COARSE_STEPS, FINE_STEPS = 1 << 22, 1 << 30
 LONGEST_WAIT = timedelta(days=1)  # of one process for the others, whose shards may take longer
 SMALL_MODEL = 5_000_000  # parameters below which a second thread costs more than it brings
 
@@ -114,10 +114,12 @@ class _AllGather(torch.autograd.Function):
 
 
 def uniform(seed: int, step: int, batch_size: int) -> Tensor:
-    """Two draws in (0, 1) for every place in the global batch, (2, B) float32, by seed and step alone.
+    """Two draws in (0, 1) for every place in the global batch, (2, B) float64, by seed and step alone.
 
-    24 significant bits, less one at either end, so that no draw rounds to 0 or 1 when it is scaled in float32.
+    A draw lies in the middle of one of 2^52 steps. Which of `COARSE_STEPS` it is in is drawn first and apart:
+    `draw_negative` looks no further where candidates are few.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
-    drawn = generator.integers(STEPS_OF_24_BITS, size=(2, batch_size))
-    return torch.from_numpy(((drawn + 0.5) / STEPS_OF_24_BITS).astype(np.float32))
+    coarse = generator.integers(COARSE_STEPS, size=(2, batch_size))
+    fine = (generator.integers(FINE_STEPS, size=(2, batch_size)) + 0.5) / FINE_STEPS
+    return torch.from_numpy((coarse + fine) / COARSE_STEPS)

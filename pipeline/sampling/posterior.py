@@ -36,13 +36,20 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
         prior: K: one candidate in K is taken for a false negative beforehand.
 
     Returns:
-        The same shape, in [0, 1], never NaN for finite similarities.
+        The same shape, in [0, 1], never NaN for finite similarities; at least float32.
     """
+    similarity = _at_least_float32(similarity)
     positive_variance, negative_variance = (
-        torch.as_tensor(population.variance).clamp(min=SMALLEST_VARIANCE) for population in (positive, negative)
+        _at_least_float32(torch.as_tensor(population.variance)).clamp(min=SMALLEST_VARIANCE)
+        for population in (positive, negative)
     )
     # every operation on `similarity` is a pass over all candidates: what can be is done to the figures instead
     constant = (negative_variance / positive_variance).log() / 2 - math.log(prior - 1)
     above = (similarity - negative.mean).square() * (1 / (2 * negative_variance))
     below = (similarity - positive.mean).square() * (1 / (2 * positive_variance))
     return torch.sigmoid(above - below + constant)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """1 / σ² of a narrow population is beyond float16."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

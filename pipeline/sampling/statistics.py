@@ -70,8 +70,9 @@ class SimilarityStatistics:
     A tie is no match: a collapsed model must not look certain.
 
     Args:
-        kind: "exact", or "running" as in FNE's published code: its biased variance, and the first of equal
-            similarities is the nearest, so that an image that is in a batch twice may match once.
+        kind: "exact", or "running" as in FNE's published code: its biased variance; the first of equal similarities is
+            the nearest, so that an image that is in a batch twice may match once; and a mismatch counts as 0 where it
+            is below, because the diagonal is covered by zeros.
     """
 
     def __init__(self, kind: Kind = "exact") -> None:
@@ -109,8 +110,11 @@ class SimilarityStatistics:
         else:
             nearest_B = (positive_B > hardest_caption_B) & (positive_B > hardest_image_B)
         matched_B = compared_B & nearest_B
+        mismatch_2B = torch.cat([hardest_caption_B, hardest_image_B])
+        if self.kind == "running":
+            mismatch_2B = mismatch_2B.clamp(min=0)
         self.positive.update(positive_B, matched_B)
-        self.negative.update(torch.cat([hardest_caption_B, hardest_image_B]), torch.cat([matched_B, matched_B]))
+        self.negative.update(mismatch_2B, torch.cat([matched_B, matched_B]))
 
     def as_numbers(self) -> dict[str, dict[str, float]]:
         """Both populations' mean, variance and count as plain numbers."""

@@ -16,6 +16,11 @@ from torch import Tensor
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
 
+MANY = 1 << 16  # candidates
+COARSE_STEPS = 1 << 22  # whose middles, scaled in float32, never round to either end
+LARGEST_DISTANCE = 4  # (s - s⁺)² of cosines
+LARGEST_EXPONENT = 80  # e^-87 is the smallest number that float32 holds in full
+
 Mean = TypeVar("Mean", float, Tensor)
 
 
@@ -38,6 +43,10 @@ class SamplerSettings(Protocol):
     @property
     def alpha(self) -> float:
         """How sharply a weight falls."""
+
+    @property
+    def suspect_alpha(self) -> float | None:
+        """The same of suspects; None: `alpha`."""
 
     @property
     def prior(self) -> float:
@@ -72,12 +81,16 @@ def fne_weights(
     prior: float,
     suspect: float,
     min_matches: int,
+    suspect_alpha: float | None = None,
 ) -> Tensor:
     """FNE's sampling weight, cut-down and fall-back (Li et al. 2023), before the draw.
 
     A suspected false negative, `p(s) > suspect`, weighs `exp(-α p(s))`; any other candidate `exp(-α (s - s⁺)²)`;
     a known positive and a simple negative, `s ≤ μ+ - cutdown`, weigh 0. An anchor left without any candidate gives
     weight 1 to its hardest negative; if all its candidates are known positives, its row stays 0.
+
+    α may be so large that all weights of a row are too small for the number format. The row is then divided by its
+    largest weight: the draw's probabilities stay the same, and the anchor keeps a negative.
 
     Args:
         similarity_BC: (B, C) cosine similarities.
@@ -90,6 +103,7 @@ def fne_weights(
         prior: K of the posterior.
         suspect: posterior above which a candidate is suspected.
         min_matches: positives that must have been seen.
+        suspect_alpha: α of suspects, which a large one eliminates; None: `alpha`.
 
     Returns:
         weights_BC: (B, C), no gradient.
@@ -104,6 +118,7 @@ def fne_weights(
         prior=prior,
         suspect=suspect,
         min_matches=min_matches,
+        suspect_alpha=suspect_alpha,
     ).weights_BC
 
 
@@ -133,6 +148,7 @@ def sample(
         prior=settings.prior,
         suspect=settings.suspect,
         min_matches=settings.min_matches,
+        suspect_alpha=settings.suspect_alpha,
     )
     match settings.strategy:
         case "fne":
@@ -182,6 +198,9 @@ def all_weights(excluded_BC: Tensor) -> Tensor:
 def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
     """Draw one candidate of each anchor with probability proportional to its weight.
 
+    Fewer than `MANY` candidates are told apart by `COARSE_STEPS` draws, in the weights' own precision. Of more some
+    would be drawn too often or never: these take the draw's full precision, in float64.
+
     Args:
         weights_BC: (B, C), not negative.
         uniform_B: (B,) in (0, 1), the draw: the same figure gives the same candidate on any number of processes.
@@ -189,8 +208,12 @@ def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
     Returns:
         negative_B: (B,) column indices; a candidate of weight 0 is never drawn, unless its whole row is 0.
     """
-    cumulative_BC = weights_BC.cumsum(dim=1)
-    target_B1 = uniform_B.to(weights_BC.dtype)[:, None] * cumulative_BC[:, -1:]
+    if weights_BC.shape[1] < MANY:
+        cumulative_BC = weights_BC.cumsum(dim=1)
+        uniform_B = ((uniform_B.double() * COARSE_STEPS).floor() + 0.5) / COARSE_STEPS
+    else:
+        cumulative_BC = weights_BC.cumsum(dim=1, dtype=torch.float64)
+    target_B1 = uniform_B.to(cumulative_BC.dtype)[:, None] * cumulative_BC[:, -1:]
     drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True).clamp(max=weights_BC.shape[1] - 1)
     # a parallel scan on a GPU may round so that a weight of 0 seems to add something
     drawn_B1 = torch.where(weights_BC.gather(1, drawn_B1) > 0, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
@@ -208,6 +231,7 @@ def _fne_sample(
     prior: float,
     suspect: float,
     min_matches: int,
+    suspect_alpha: float | None,
 ) -> Sample:
     # passes over (B, C) are what this costs: few of them, and in place where nobody else looks
     threshold = cutdown_threshold(statistics.positive.mean, cutdown)
@@ -217,9 +241,14 @@ def _fne_sample(
     posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior)
     suspected_BC = (posterior_BC > suspect).logical_and_(statistics.positive.count > min_matches)
     suspected_BC &= ~excluded_BC
-    distance_BC = (similarity_BC - own_similarity_B[:, None]).square_()
-    weights_BC = torch.where(suspected_BC, posterior_BC, distance_BC).mul_(-alpha).exp_().masked_fill_(dropped_BC, 0)
-    # a weight may underflow where alpha is large: ask the similarities whether anything was left
+    distance_BC = (similarity_BC - own_similarity_B[:, None]).square_().mul_(-alpha)
+    suspect_alpha = alpha if suspect_alpha is None else suspect_alpha
+    weights_BC = torch.where(suspected_BC, posterior_BC.mul_(-suspect_alpha), distance_BC)
+    weights_BC.masked_fill_(dropped_BC, -torch.inf)
+    if max(suspect_alpha, alpha * LARGEST_DISTANCE) > LARGEST_EXPONENT:
+        largest_B1 = weights_BC.amax(dim=1, keepdim=True)
+        weights_BC -= largest_B1.where((largest_B1 < -LARGEST_EXPONENT) & largest_B1.isfinite(), 0)
+    weights_BC.exp_()
     only_B1 = (hardest_B1 <= threshold) & hardest_B1.isfinite()
     if weights_BC.device.type != "cpu" or only_B1.any():  # a GPU's answer the host would have to wait for
         place_B1 = candidate_BC.argmax(dim=1, keepdim=True)

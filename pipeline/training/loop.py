@@ -120,6 +120,8 @@ class Training:
         )
         self.impact = impact
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
+        # lower precision only where `autocast` says so: accelerate has put it into the model's forward pass too
+        accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
         self.at = Progress()
         self._steps: list[dict[str, Tensor]] = []  # what each logged since the last record
         self._warned = False

@@ -200,6 +200,7 @@ class MatchingObjective:
             else:
                 ids_C = candidates.image_id if memory is None else torch.cat([candidates.image_id, memory.image_id])
                 true_bC = self.truth_NM.T[own.caption_id][:, ids_C.clamp(min=0)]
+            true_bC = true_bC & (ids_C >= 0)  # a random slot of the memory holds no caption of no image
             weights_bC = sampled.weights_BC
             share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
             false_negative = share_b.mean()

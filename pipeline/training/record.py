@@ -56,6 +56,7 @@ class SamplerRecord(_Recorded):
 
     cutdown: FiniteFloat
     alpha: FiniteFloat
+    suspect_alpha: FiniteFloat | None = None
     suspect: FiniteFloat
     prior: Annotated[FiniteFloat, Field(gt=0)]
     min_matches: Count

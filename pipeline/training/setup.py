@@ -66,7 +66,7 @@ def open_training(
         bank = read_bank(bank_folder, len(train.caption_image))
         model.to(accelerator.device)
         metrics = bank_metrics(read_record(bank_folder / BANK_RECORD.name, "bank"))
-        impact = NegativeImpact(model, params, bank, read_noise(split_folder), accelerator.autocast, metrics)
+        impact = NegativeImpact(model, params, bank, read_noise(split_folder), metrics)
     training = Training(params, model, train, val, accelerator, checkpoint, table, impact, on_record)
 
     def save(folder: Path) -> None:

@@ -27,7 +27,7 @@ POPULATIONS = {
     "negative": {"mean": 0.1, "variance": 0.05, "count": 100.0},
 }
 MOMENT = Moment.model_validate({"epoch": 1, "step": 8, "statistics": POPULATIONS})
-SAMPLER = SamplerRecord(cutdown=0.5, alpha=2.0, suspect=0.3, prior=100.0, min_matches=30)
+SAMPLER = SamplerRecord(cutdown=0.5, alpha=2.0, suspect_alpha=3.0, suspect=0.3, prior=100.0, min_matches=30)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_curve_of_weights_is_what_training_would_give(matches: int, suspecte
     own = (encoded.image_ND[encoded.caption_image_M] * encoded.text_MD).sum(dim=1).clamp(max=1).double().mean().item()
     expected = []
     for at, chance in zip(curves["similarity"], curves["posterior"], strict=True):
-        weight = np.exp(-2.0 * (chance if suspected and chance > 0.3 else (at - own) ** 2))
+        weight = np.exp(-3.0 * chance if suspected and chance > 0.3 else -2.0 * (at - own) ** 2)
         expected.append(weight if at > 0.8 - 0.5 else 0.0)
     assert curves["weight"].tolist() == pytest.approx(expected)
     assert (curves["posterior"] > 0.3).any() and 0 in expected

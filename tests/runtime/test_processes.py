@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -60,7 +59,7 @@ def trained(params: Params) -> dict[str, Tensor]:
         model.logit_scale = nn.Parameter(torch.tensor(2.0))
     impact = None
     if params.pairs.weighting == "npc":
-        impact = NegativeImpact(model, params, Bank(ENTRIES[0], ENTRIES[1], np.ones(TEXTS)), None, nullcontext, {})
+        impact = NegativeImpact(model, params, Bank(ENTRIES[0], ENTRIES[1], np.ones(TEXTS)), None, {})
     inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
     training = Training(params, model, inputs, inputs, Accelerator(cpu=True), checkpoint, impact=impact)
     losses = []

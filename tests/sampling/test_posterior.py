@@ -47,22 +47,25 @@ def test_it_is_the_plain_ratio_where_that_can_be_computed(
 
 
 @given(
-    similarity=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8),
+    similarity=st.lists(st.floats(-6e4, 6e4), min_size=1, max_size=8),  # float16 ends there
     means=st.tuples(MEANS, MEANS),
     variances=st.tuples(VARIANCES, VARIANCES),
     prior=PRIORS,
-    precise=st.booleans(),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
 @settings(deadline=None, max_examples=200)
 def test_it_is_a_probability_whatever_the_populations(
-    similarity: list[float], means: tuple[float, float], variances: tuple[float, float], prior: float, precise: bool
+    similarity: list[float],
+    means: tuple[float, float],
+    variances: tuple[float, float],
+    prior: float,
+    dtype: torch.dtype,
 ) -> None:
-    dtype = torch.float64 if precise else torch.float32
     found = false_negative_posterior(
         torch.tensor(similarity, dtype=dtype), normal(means[0], variances[0]), normal(means[1], variances[1]), prior
     )
     assert found.shape == (len(similarity),)
-    assert found.dtype == dtype
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert bool(((found >= 0) & (found <= 1)).all())  # a NaN fails both
 
 
@@ -77,6 +80,14 @@ def test_equal_populations_leave_the_prior(mean: float, variance: float, similar
 
 def test_populations_of_one_value_each_still_tell_them_apart() -> None:
     found = false_negative_posterior(torch.tensor([0.8, 0.2]), normal(0.8, 0), normal(0.2, 0), 10_000)
+    assert found.tolist() == [1, 0]
+
+
+def test_half_precision_tells_narrow_populations_apart() -> None:
+    positive, negative = (
+        SimpleNamespace(mean=torch.tensor(mean).half(), variance=torch.zeros(()).half()) for mean in (0.75, 0.25)
+    )
+    found = false_negative_posterior(torch.tensor([0.75, 0.25]).half(), positive, negative, 10_000)
     assert found.tolist() == [1, 0]
 
 

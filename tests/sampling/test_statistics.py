@@ -140,6 +140,16 @@ def test_where_the_published_code_is_followed_the_first_of_equal_similarities_is
     assert int(exact.positive.count) == 1
 
 
+def test_where_the_published_code_is_followed_no_mismatch_counts_below_0() -> None:
+    similarity_BB = torch.tensor([[0.9, -0.2, -0.1], [-0.3, 0.8, 0.4], [-0.5, -0.6, 0.7]])
+    running, exact = SimilarityStatistics("running"), SimilarityStatistics("exact")
+    running.update(similarity_BB)
+    exact.update(similarity_BB)
+    assert float(running.negative.mean) == pytest.approx((0 + 0.4 + 0 + 0 + 0 + 0.4) / 6)
+    assert float(exact.negative.mean) == pytest.approx((-0.1 + 0.4 - 0.5 - 0.3 - 0.2 + 0.4) / 6)
+    assert running.positive.state_dict() == exact.positive.state_dict()
+
+
 @pytest.mark.parametrize("kind", ["exact", "running"])
 def test_a_batch_of_one_shows_nothing(kind: Kind) -> None:
     statistics = SimilarityStatistics(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,14 @@ from pipeline.sampling.strategies import (
     semi_hard_weights,
 )
 
-FNE = {"cutdown": 0.2, "alpha": 0.5, "prior": 10_000.0, "suspect": 0.001, "min_matches": 1}
+FNE: dict[str, Any] = {
+    "cutdown": 0.2,
+    "alpha": 0.5,
+    "suspect_alpha": None,
+    "prior": 10_000.0,
+    "suspect": 0.001,
+    "min_matches": 1,
+}
 CHI_SQUARE_3 = 11.34  # the 99th percentile of chi-square with three degrees of freedom
 UNIFORM = st.floats(0, 1, exclude_min=True, exclude_max=True, width=32)
 
@@ -117,6 +125,21 @@ def test_every_strategy_reports_what_fne_would_suspect() -> None:
         assert not other.cut_down_BC.any()
 
 
+def test_fne_is_given_all_of_its_settings() -> None:
+    generator = torch.Generator().manual_seed(1)
+    similarity_BC, own_B, statistics = (
+        torch.rand(6, 20, generator=generator),
+        torch.full((6,), 0.5),
+        SimilarityStatistics(),
+    )
+    statistics.update(torch.eye(4) * 0.8 + 0.1 + torch.diag(torch.tensor([0.01, 0.02, 0.03, 0.04])))
+    none_BC, chosen = torch.zeros(6, 20, dtype=torch.bool), FNE | {"cutdown": 0.7, "suspect_alpha": 3.0}
+    settings = SimpleNamespace(strategy="fne", **chosen)
+    found = sample(similarity_BC, own_B, none_BC, statistics, settings, margin=0.2, uniform_B=torch.full((6,), 0.5))
+    assert torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **chosen))
+    assert not torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **FNE))
+
+
 def test_what_was_cut_down_is_reported_without_what_is_excluded() -> None:
     statistics = SimilarityStatistics()
     statistics.update(torch.tensor([[0.8, 0.1], [0.2, 0.8]]), torch.eye(2, dtype=torch.bool))
@@ -159,6 +182,25 @@ def test_a_weight_of_zero_is_never_drawn(weights: list[float], uniform: float) -
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_candidate_with_a_weight(uniform: float) -> None:
     drawn = int(draw_negative(torch.tensor([[0, 0, 0.4, 0, 0.6, 0, 0]]), torch.tensor([uniform])))
     assert drawn == (2 if uniform < 0.5 else 4)
+
+
+@pytest.mark.parametrize("within", [0.01, 0.5, 0.99])
+def test_few_candidates_are_drawn_by_the_middles_of_2_to_the_22_steps(within: float) -> None:
+    """As ever: their draws must not change with the precision that many candidates need."""
+    edge_B = torch.arange(1, 7, dtype=torch.float64) / 7 * (1 << 22)
+    drawn_B = draw_negative(torch.ones(6, 7), (edge_B.floor() + within) / (1 << 22))
+    assert torch.equal(drawn_B, torch.arange(6) + (edge_B.floor() + 0.5 > edge_B))
+
+
+@pytest.mark.parametrize("place", [0, 1, 700_000, 999_999])
+def test_of_a_million_candidates_each_has_its_share_of_the_draws(place: int) -> None:
+    """The draws that fall on a candidate are an interval as wide as its weight's share, to a thousandth."""
+    weights_BC = torch.rand(1, 1_000_000, generator=torch.Generator().manual_seed(3)) + 0.5
+    edges = torch.cat([torch.zeros(1), weights_BC[0].double().cumsum(0)]) / weights_BC.double().sum()
+    low, high = edges[place], edges[place + 1]
+    margin = (high - low) / 1000
+    inside = torch.linspace(float(low + margin), float(high - margin), 5, dtype=torch.float64)
+    assert draw_negative(weights_BC.expand(5, -1), inside).tolist() == [place] * 5
 
 
 def test_frequencies_are_proportional_to_the_weights() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def params_with(**changes: Any) -> Params:
     """The repository's params.yaml with other values by dotted name (dots as double underscores)."""
     content = load_params(ROOT / "params.yaml").model_dump()
     for name, value in changes.items():
-        section, _, key = name.rpartition("__")
-        (content[section] if section else content)[key] = value
+        *sections, key = name.split("__")
+        reduce(getitem, sections, content)[key] = value
     return parse_params(content)
 
 
@@ -95,8 +96,9 @@ def tiny_training(
     """A training on the CPU that validates on what it trains on."""
     impact = None
     if params.pairs.weighting == "npc":
-        impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, nullcontext, {})
-    parts = (model, inputs, inputs, Accelerator(cpu=True), Checkpoint(folder, clock))
+        impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
+    accelerator = Accelerator(cpu=True, mixed_precision=params.train.precision)
+    parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
     return Training(params, *parts, impact=impact, on_record=on_record)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def batch_of(step: int) -> Batch:
 
 def opened(model: MatchingModel, params: Params, noise: Noise | None = None) -> NegativeImpact:
     bank = Bank(ENTRIES[0], ENTRIES[1], np.ones(PAIRS))
-    impact = NegativeImpact(model, params, bank, noise, nullcontext, {"bank/clean_share": 0.5})
+    impact = NegativeImpact(model, params, bank, noise, {"bank/clean_share": 0.5})
     impact.weight_M, impact.ratio_M = impact.weight_M.double(), impact.ratio_M.double()
     return impact
 

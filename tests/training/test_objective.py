@@ -218,6 +218,16 @@ def test_the_share_of_sampled_weight_on_true_matches_is_logged() -> None:
     assert bool(unknown["sampler/false_negative_share"].isnan())
 
 
+def test_a_random_slot_of_the_memory_is_no_true_match() -> None:
+    """It holds neither a caption nor an image; caption 0 and image 0 are true of everything here."""
+    truth_NM = torch.zeros(4, 4, dtype=torch.bool)
+    truth_NM[0], truth_NM[:, 0] = True, True
+    batch = Pairs(features(2, 1), features(2, 2), torch.tensor([1, 2]), torch.tensor([1, 2]))
+    memory = Memory(5, WIDTH, "random")
+    _, logged = loss_of(objective(memory, strategy="all", truth_NM=truth_NM), batch, batch)
+    assert logged["sampler/false_negative_share"].item() == 0
+
+
 def test_the_drawn_candidate_is_the_one_the_hinge_is_on() -> None:
     batch = pairs([1, 2, 3], 0)
     loss_b, _ = loss_of(objective(draw=lambda weights_bC, uniform_b: torch.tensor([2, 0, 1])), batch)

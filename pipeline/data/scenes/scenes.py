@@ -9,7 +9,7 @@ colours and more `detail` less often.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from pipeline.params import ScenesParams
 
-__all__ = ["Description", "Predicate", "Scene", "Shape", "generate", "parse", "truth", "vocabulary"]
+__all__ = ["Description", "Predicate", "Scene", "Shape", "generate", "generate_splits", "parse", "truth", "vocabulary"]
 
+SCENE_TRIES = 1000  # draws for a scene that is not to be avoided
 CAPTION_TRIES = 20  # draws for a claim that the scene has no caption for yet, before a repeated one is taken
 FORMS = ("exists", "exists", "exists", "count", "total", "relation", "relation", "relation")
 
@@ -50,6 +51,12 @@ class Scene:
     shapes: tuple[Shape, ...]
     captions: tuple[str, ...]
     shade: int = 0
+
+    @property
+    def description(self) -> Hashable:
+        """All that tells pictures apart but jitter: the background, and which shapes stand in which cells."""
+        shapes = frozenset((shape.kind, shape.colour, shape.size, shape.row, shape.column) for shape in self.shapes)
+        return self.background, shapes
 
     def image(self, size: int) -> Image.Image:
         """The picture, RGB, `size` × `size` pixels: a function of the scene alone."""
@@ -85,13 +92,25 @@ class Scene:
         return Scene(content["background"], scene_shapes, tuple(captions), content["shade"])
 
 
-def generate(params: ScenesParams, seed: int, count: int, stream: str = "") -> list[Scene]:
-    """Draw `count` scenes, the same on every machine; the i-th depends on `params`, `seed`, `stream` and i alone.
+def generate(
+    params: ScenesParams, seed: int, count: int, stream: str = "", avoid: Collection[Hashable] = ()
+) -> list[Scene]:
+    """Draw `count` scenes, the same on every machine; the i-th depends on the arguments but `count` and on i alone.
 
-    Scenes of two streams (the splits, say) are independent of each other under the same seed.
+    Scenes of two streams (the splits, say) are independent of each other under the same seed. None has one of the
+    descriptions in `avoid`.
+
+    Raises:
+        InputError: when `avoid` leaves no other description, or too few to be found.
     """
     # Seeding by text goes through SHA-512, so that neighbouring seeds and scenes have nothing in common.
-    return [_scene(params, random.Random(f"{stream}:{seed}:{index}")) for index in range(count)]
+    return [_scene_but(params, random.Random(f"{stream}:{seed}:{index}"), avoid) for index in range(count)]
+
+
+def generate_splits(params: ScenesParams) -> dict[str, list[Scene]]:
+    """The scenes of `train`, `val` and `test`, a stream each: making one larger adds to it and changes nothing else."""
+    counts = {"train": params.train, "val": params.val, "test": params.test}
+    return {split: generate(params, params.seed, count, stream=split) for split, count in counts.items()}
 
 
 def truth(captions: Sequence[str], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
@@ -172,6 +191,18 @@ class _Table:
             if column is not None:
                 match_NS = match_NS & (self.column_NS == column)
         return match_NS
+
+
+def _scene_but(params: ScenesParams, rng: random.Random, avoid: Collection[Hashable]) -> Scene:
+    for _ in range(SCENE_TRIES):
+        scene = _scene(params, rng)
+        if scene.description not in avoid:
+            return scene
+    raise InputError(
+        f"data.scenes: the splits have nearly every picture that {params.min_shapes} to {params.max_shapes} shapes of "
+        f"{params.colours} colours make, so that base towers have none of their own to learn from; "
+        "raise max_shapes or colours, lower train, or set base.epochs to 0"
+    )
 
 
 def _scene(params: ScenesParams, rng: random.Random) -> Scene:

@@ -56,9 +56,7 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
     written = splits if shuffle is None else splits | {"train": noisy(splits["train"], shuffle)}
     for name, split in written.items():
         write_split(folder / f"{name}.json", split, one_row_a_caption=name == "train")
-    write_text(
-        folder / VOCABULARY.name, _vocabulary(caption for split in splits.values() for caption in split.captions)
-    )
+    write_text(folder / VOCABULARY.name, _vocabulary(splits["train"].captions))
     lines = [f"{name}: {len(split.images)} images, {len(split.captions)} captions" for name, split in splits.items()]
     noise_line = write_noise(folder, splits["train"], noise, index, shuffle)
     left = len(annotations.pictures) - len(pictures)
@@ -95,7 +93,7 @@ def _digest(seed: int, image: str) -> bytes:
 
 
 def _vocabulary(captions: Iterable[str]) -> str:
-    """`word<TAB>count` lines of every distinct word, sorted."""
+    """`word<TAB>count` lines of every distinct word, sorted: of the training captions, the others being unseen."""
     words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
     return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
 

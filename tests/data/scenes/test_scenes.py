@@ -197,6 +197,32 @@ def test_a_scene_does_not_depend_on_how_many_are_drawn() -> None:
     assert generate(DEFAULTS, 1, 3) == generate(DEFAULTS, 1, 30)[:3]
 
 
+def test_a_description_is_all_but_jitter_and_order() -> None:
+    for scene in generate(HARD, 9, 20):
+        moved = [replace(shape, dx=0.01, dy=-0.01, shade=1) for shape in reversed(scene.shapes)]
+        assert replace(scene, shapes=tuple(moved), shade=2, captions=()).description == scene.description
+        first, *others = scene.shapes
+        for change in ({"size": "large" if first.size == "small" else "small"}, {"row": (first.row + 1) % 3}):
+            assert replace(scene, shapes=(replace(first, **change), *others)).description != scene.description
+
+
+def test_where_all_descriptions_are_to_be_avoided_it_is_refused() -> None:
+    few = DEFAULTS.model_copy(update={"max_shapes": 1, "colours": 2})
+    everything = {
+        Scene(background, (Shape(kind, colour, size, row, column, 0, 0, 0),), ()).description
+        for background in BACKGROUNDS
+        for kind in KINDS
+        for colour in list(COLOURS)[:2]
+        for size in SIZES
+        for row in range(3)
+        for column in range(3)
+    }
+    with pytest.raises(InputError, match=r"1 to 1 shapes of 2 colours.*raise max_shapes or colours"):
+        generate(few, 1, 1, avoid=everything)
+    left = everything - {generate(few, 1, 1)[0].description}
+    assert generate(few, 1, 1, avoid=left) == generate(few, 1, 1)
+
+
 def test_seeds_and_streams_have_no_scene_in_common() -> None:
     drawn = [*generate(DEFAULTS, 1, 50), *generate(DEFAULTS, 2, 50), *generate(DEFAULTS, 1, 50, stream="test")]
     assert len({json.dumps(picture.to_json()) for picture in drawn}) == 150

@@ -66,13 +66,13 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "raw"
 
 
-def test_the_vocabulary_counts_the_cleaned_words_of_all_splits(raw: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_counts_the_cleaned_words_of_the_training_captions(raw: Path, tmp_path: Path) -> None:
     partition(raw, shares(), CLEAN, tmp_path / "split")
-    texts = [text for name in ("train", "val", "test") for text in read_split(tmp_path / f"split/{name}.json").captions]
+    texts = read_split(tmp_path / "split/train.json").captions
     expected = Counter(" ".join(clean_caption(text, 1000) for text in texts).split())
     lines = (tmp_path / "split/vocabulary.txt").read_text().splitlines()
     assert lines == [f"{word}\t{expected[word]}" for word in sorted(expected)]
-    assert "dog\t50" in lines
+    assert expected["dog"] < 50, "a caption of the others has it too"
 
 
 def test_an_archive_that_lacks_an_image_is_refused(raw: Path, tmp_path: Path) -> None:
