@@ -119,6 +119,7 @@ class ModelParams(Section):
     train: Literal["towers", "heads"]
     features_dtype: Literal["float32", "float16"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
+    resize: Literal["square", "crop"]
     words: Annotated[int, Field(ge=1, le=200)]
     captions: Literal["cleaned", "raw"]
     normalisation: Literal["model", "clip"]

@@ -126,7 +126,7 @@ def test_references_differ_from_their_recipes_in_quirks_alone() -> None:
     references = [name for name in recipe_names(folder) if name.endswith("-reference")]
     assert len(references) == 8
     quirks = {"seed", "data.annotations", "memory.prefill", "model.pooling", "sampler.statistics"}
-    quirks |= {"sampler.known_positives", "train.schedule_counts", "train.clip"}
+    quirks |= {"sampler.known_positives", "train.schedule_counts", "train.clip", "train.lr"}
     quirks |= {f"pairs.{name}" for name in ("reweigh", "bank_loss", "exclude_self", "siamese_gradient")}
     for name in references:
         quirky, paper = read_recipe(name, folder).values, read_recipe(name.removesuffix("-reference"), folder).values

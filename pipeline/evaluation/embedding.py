@@ -43,7 +43,8 @@ class Embedder:
         """Unit vectors (B, D) of RGB pictures of any size."""
         parts = [torch.empty(0, self._model.width)]
         for start in range(0, len(pictures), BATCH):
-            pixels = [square_pixels(picture, self._record.image_size) for picture in pictures[start : start + BATCH]]
+            chosen, record = pictures[start : start + BATCH], self._record
+            pixels = [square_pixels(picture, record.image_size, record.resize) for picture in chosen]
             parts.append(self._model.encode_image(torch.stack(pixels).to(self._model.device)).cpu())
         return torch.cat(parts)
 

@@ -90,7 +90,7 @@ class Inputs:
         self.names = split.images
         self.pad = pad
         self.evaluation_length = fixed_length(model)
-        self.size = model.image_size
+        self.size, self.resize = model.image_size, model.resize
         self.augment = augment and not self.frozen
         self._pixels: dict[int, Tensor] = {}
         self._keep = not self.augment and len(split.images) * 3 * self.size**2 <= KEPT_BYTES
@@ -135,7 +135,7 @@ class Inputs:
             from pipeline.features.augmentation import Augmentation
 
             return Augmentation(self.size)(image, seed)
-        pixels = square_pixels(image, self.size)
+        pixels = square_pixels(image, self.size, self.resize)
         if self._keep:
             self._pixels[index] = pixels
         return pixels
@@ -151,7 +151,7 @@ def open_inputs(
     """
     path = features / "features.json"
     manifest = read_record(path, "features")
-    for key in ("train", "image_size", "features_dtype"):
+    for key in ("train", "image_size", "resize", "features_dtype"):
         wanted = getattr(model, key)
         if manifest.get(key) != wanted:
             raise InputError(

@@ -68,6 +68,7 @@ def make_features(
         "train": model.train,
         "features_dtype": model.features_dtype,
         "image_size": model.image_size,
+        "resize": model.resize,
         "mean": list(mean),
         "std": list(std),
         "rows": {
@@ -101,7 +102,8 @@ class _FrozenTowers:
         features = []
         mean, std = self.base.normalisation(self.model.normalisation)
         with ThreadPoolExecutor() as pool:
-            pixels = pool.map(lambda name: square_pixels(archive.decode(name), self.model.image_size), names)
+            size, resize = self.model.image_size, self.model.resize
+            pixels = pool.map(lambda name: square_pixels(archive.decode(name), size, resize), names)
             for _ in range(0, len(names), ENCODE_BATCH):
                 batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
                 features.append(self.image_tower(normalised(batch.to(self.device), mean, std)).cpu())

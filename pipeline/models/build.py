@@ -36,6 +36,7 @@ class ModelRecord(BaseModel):
     words: Annotated[int, Field(ge=1)]
     captions: Literal["cleaned", "raw"]
     image_size: Annotated[int, Field(ge=1)]
+    resize: Literal["square", "crop"] = "square"
     mean: Channels
     std: Channels
 

@@ -25,7 +25,7 @@ HEADING = ("| name | default | allowed | meaning |", "|---|---|---|---|")
 UNCOMMENTED = {
     "data.name": "the data set, see [docs/data.md](docs/data.md)",
     "data.split.val": "share of images for validation, where a data set names no split itself",
-    "data.split.test": "likewise for the test",
+    "data.split.test": "the same for the test split",
     "data.split.seed": "draws these images",
     "sampler.strategy": "which candidates are negatives, see [docs/sampler.md](docs/sampler.md)",
     "loss.name": "what is made of the negatives",

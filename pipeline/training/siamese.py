@@ -24,7 +24,7 @@ class Siamese:
     Args:
         model: whose weights it starts from.
         settings: the optimiser's; its moments are its own.
-        gradient_scale: 2 reproduces NPC's published code, which back-propagates twice.
+        gradient_scale: 4 reproduces NPC's published code, which adds both directions and back-propagates twice.
     """
 
     def __init__(self, model: nn.Module, settings: TrainParams, gradient_scale: float) -> None:
