@@ -11,11 +11,28 @@ from stages.command import stage
 @stage
 def main() -> None:
     """Copy every run of this repository to the server that MLFLOW_TRACKING_URI names; twice changes nothing."""
-    from pipeline.errors import printable
-    from pipeline.tracking import copy_all
+    from filelock import Timeout
 
-    for line in copy_all():
-        click.echo(printable(line))
+    from pipeline.errors import InputError, printable
+    from pipeline.tracking import Copier, reason
+
+    copier, refused, said = Copier(), dict[str, None](), ""
+    for run in copier.pending(every=True):
+        try:
+            complete = copier.copy(run.info.run_id, wait=0)
+            said = "copied" if complete else "copied so far: its stage is running or was killed"
+        except Timeout:
+            said = "left alone: another process copies it"
+        except Exception as error:  # one run that is refused keeps no other one here
+            why = f"MLflow at {copier.name}: {reason(error, copier.uri)}"
+            if getattr(error, "error_code", "") == "INTERNAL_ERROR":  # of the server, or it is away
+                raise InputError(f"{why}; nothing is lost, try again") from None
+            said, refused[why] = "not copied", None
+        click.echo(printable(f"{run.info.run_name}: {said}"))
+    if refused:
+        raise InputError("; ".join(refused))
+    if not said:
+        click.echo(f"nothing to copy: MLflow at {copier.name} has every run")
 
 
 if __name__ == "__main__":

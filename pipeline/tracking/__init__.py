@@ -3,21 +3,22 @@
 from pipeline.tracking.naming import EVALUATE_KEY, EVALUATED, TRAIN_KEY, committed_params, origin_tags, run_name
 from pipeline.tracking.run import Tracker
 from pipeline.tracking.runs import experiments, finished_runs, run_file
-from pipeline.tracking.store import read_uri, server_uri, store_uri, without_password
-from pipeline.tracking.sync import copy_all
+from pipeline.tracking.store import read_uri, reason, server_uri, store_uri, without_password
+from pipeline.tracking.sync import Copier
 from pipeline.tracking.view import set_up_view
 
 __all__ = [
     "EVALUATED",
     "EVALUATE_KEY",
     "TRAIN_KEY",
+    "Copier",
     "Tracker",
     "committed_params",
-    "copy_all",
     "experiments",
     "finished_runs",
     "origin_tags",
     "read_uri",
+    "reason",
     "run_file",
     "run_name",
     "server_uri",

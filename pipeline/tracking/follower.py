@@ -67,7 +67,7 @@ def follow(parent: int, every: float) -> None:
     older = copier.pending()  # what earlier stages could not copy
     run_id = os.read(0, 33).decode().strip()
     while len(run_id) == 32:  # else the stage ended before it began a run
-        ended, result = _told(0), COPIED
+        ended, result = _ends_within(0), COPIED
         try:
             copier.copy(run_id)
         except Exception as error:  # whatever a server does
@@ -75,14 +75,14 @@ def follow(parent: int, every: float) -> None:
         if ended:
             print(result)
             return
-        while result == COPIED and not _told(0) and (other := next(older, None)):
+        while result == COPIED and not _ends_within(0) and (other := next(older, None)):
             with suppress(Exception):
                 copier.copy(other.info.run_id, wait=0)
-        _told(every)
+        _ends_within(every)
 
 
-def _told(seconds: float) -> bool:
-    """Whether the stage says within so many seconds that it ends."""
+def _ends_within(seconds: float) -> bool:
+    """Whether the stage says so in that time."""
     return bool(select.select([0], [], [], seconds)[0])
 
 

@@ -21,20 +21,10 @@ from typing import Any, TypeVar, cast
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from pipeline.errors import InputError
+from pipeline.tracking import naming as tag
 from pipeline.tracking import store
 from pipeline.tracking.follower import Follower
 from pipeline.tracking.model import keep_model, pack_model
-from pipeline.tracking.naming import (
-    COPIED,
-    EVALUATE_KEY,
-    EVALUATED,
-    MODEL,
-    PARENT,
-    REPLACES,
-    TRAIN_KEY,
-    WRITING,
-    WRITTEN,
-)
 from pipeline.tracking.runs import search
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +59,14 @@ def _unless_failed(instead: Any = None) -> Callable[[F], F]:
 class Tracker:
     """Writes one MLflow run. In a `with`, an exception ends it: KILLED for Ctrl-C and SIGTERM, else FAILED."""
 
+    failed = False
+    """Whether nothing is written any more."""
+    run_id = ""
+    """The run's id; empty before it is begun."""
+    _trains = _warned = False
+    _follower: Follower | None = None
+
+    @_unless_failed()
     def __init__(self, experiment: str, *, silent: bool = False) -> None:
         """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all.
 
@@ -76,20 +74,12 @@ class Tracker:
             InputError: when the experiment was deleted in MLflow.
         """
         self.failed = silent
-        """Whether nothing is written any more."""
-        self.run_id = ""
-        """The run's id; empty before it is begun."""
-        self._trains = self._warned = False
         self._metrics: list[Metric] = []  # not written yet
         self._known: dict[str, set[int]] = {}  # steps that the run has, by metric
-        self._follower: Follower | None = None
-        self._open(experiment)
-
-    @_unless_failed()
-    def _open(self, experiment: str) -> None:
-        self._client = store.open_client(store.store_uri())
-        self._experiment = store.open_experiment(self._client, experiment)
-        self._follower = Follower() if store.server_uri() else None
+        if not silent:
+            self._client = store.open_client(store.store_uri())
+            self._experiment = store.experiment_id(self._client, experiment)
+            self._follower = Follower() if store.server_uri() else None
 
     def __enter__(self) -> Tracker:
         return self
@@ -97,6 +87,8 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        elif self._follower is not None:  # there was nothing to write
+            self._follower.end()
 
     @_unless_failed()
     def begin(
@@ -106,16 +98,16 @@ class Tracker:
 
         `restart`: the training starts at its first step, so an unfinished run that has metrics is replaced.
         """
-        run, replaced = self._newest(TRAIN_KEY, key), ""
-        # finished and not evaluated: killed when all was done, before DVC knew
-        if run is not None and run.info.status == "FINISHED" and EVALUATED in run.data.metrics:
+        run, replaced = self._newest(tag.TRAIN_KEY, key), ""
+        # one that finished and was not evaluated was killed when all was done, before DVC knew
+        if run is not None and run.info.status == "FINISHED" and tag.EVALUATED in run.data.metrics:
             run = None
         if run is not None and restart and run.data.metrics:
-            replaced = f"{run.data.tags.get(REPLACES, '')} {run.info.run_id}".strip()
+            replaced = f"{run.data.tags.get(tag.REPLACES, '')} {run.info.run_id}".strip()
             self._client.delete_run(run.info.run_id)
             run = None
         self._trains = True
-        self._write_to(run, name, params, {**tags, TRAIN_KEY: key, REPLACES: replaced})
+        self._write_to(run, name, params, {**tags, tag.TRAIN_KEY: key, tag.REPLACES: replaced})
         self._client.update_run(self.run_id, status="RUNNING")
 
     @_unless_failed(True)
@@ -126,20 +118,20 @@ class Tracker:
 
         A second evaluation with other settings becomes a child run: its metrics must not mix with the first one's.
         """
-        run, called, own = self._newest(TRAIN_KEY, key), name, {**tags, TRAIN_KEY: key}
-        if run is not None and run.data.tags.get(EVALUATE_KEY, evaluate_key) != evaluate_key:
-            called, own = f"{name} (evaluated again)", {**tags, PARENT: run.info.run_id}
-            run = self._newest(EVALUATE_KEY, evaluate_key, f" and tags.`{PARENT}` = '{run.info.run_id}'")
-        if run is not None and EVALUATED in run.data.metrics and run.data.tags.get(WRITTEN) != WRITING:
+        run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
+        if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
+            called, own = f"{name} (evaluated again)", {**tags, tag.PARENT: run.info.run_id}
+            run = self._newest(tag.EVALUATE_KEY, evaluate_key, f" and tags.`{tag.PARENT}` = '{run.info.run_id}'")
+        if run is not None and tag.EVALUATED in run.data.metrics and run.data.tags.get(tag.WRITTEN) != tag.WRITING:
             self.run_id = run.info.run_id
             return False
-        self._write_to(run, called, params, {EVALUATE_KEY: evaluate_key, **({} if run else own)})
+        self._write_to(run, called, params, {tag.EVALUATE_KEY: evaluate_key, **({} if run else own)})
         return True
 
     @_unless_failed(False)
     def find_evaluation(self, evaluate_key: str) -> bool:
         """Take the run that holds this evaluation, to add to it; False where the store has none (a `dvc pull`)."""
-        run = self._newest(EVALUATE_KEY, evaluate_key)
+        run = self._newest(tag.EVALUATE_KEY, evaluate_key)
         if run is not None:
             self._write_to(run, "", {}, {})
         return run is not None
@@ -184,11 +176,11 @@ class Tracker:
     ) -> None:
         """Keep the run's model and register it as `name`; the rest as `pack_model` and `keep_model` have it."""
         run = self._client.get_run(self.run_id)
-        if MODEL not in run.data.tags:
+        if tag.MODEL not in run.data.tags:
             with tempfile.TemporaryDirectory() as made:
                 packed = functools.partial(pack_model, Path(made), loader, folders, example)
                 version = keep_model(self._client, run, name, step, packed)
-            self._client.set_tag(self.run_id, MODEL, version)
+            self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED; then wait a few seconds for its copy on a server."""
@@ -209,7 +201,7 @@ class Tracker:
         # an evaluation that failed ends a run that it began, and leaves the run of a finished training as it was
         if status == "FINISHED" or self._trains or self._client.get_run(self.run_id).info.status == "RUNNING":
             self._client.set_terminated(self.run_id, status)
-        self._client.set_tag(self.run_id, WRITTEN, secrets.token_hex(8))
+        self._client.set_tag(self.run_id, tag.WRITTEN, secrets.token_hex(8))
 
     def _flush(self) -> None:
         store.log_new(self._client, self.run_id, self._metrics, self._known)
@@ -218,18 +210,18 @@ class Tracker:
     def _write_to(self, run: Run | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Continue `run`, or begin one; parameters that it has stay as they are."""
         # all tags at once: a kill after this finds it again
-        marks = {WRITTEN: WRITING, COPIED: store.without_password(store.server_uri() or "")}
+        marks = {tag.WRITTEN: tag.WRITING, tag.COPIED: store.without_password(store.server_uri() or "")}
         tags = {key: value for key, value in {**tags, **marks}.items() if value}
         run = run or self._client.create_run(self._experiment, run_name=name, tags=tags)
         self.run_id = run.info.run_id
         missing = {key: value for key, value in params.items() if key not in run.data.params}
         written = [Param(key, "null" if value is None else str(value)) for key, value in missing.items()]
-        self._client.log_batch(self.run_id, params=written, tags=[RunTag(*tag) for tag in tags.items()])
+        self._client.log_batch(self.run_id, params=written, tags=[RunTag(*own) for own in tags.items()])
         if self._follower:
             self._follower.start(self.run_id)
 
-    def _newest(self, tag: str, value: str, condition: str = "") -> Run | None:
-        return next(search(self._client, [self._experiment], f"tags.`{tag}` = '{value}'{condition}"), None)
+    def _newest(self, name: str, value: str, condition: str = "") -> Run | None:
+        return next(search(self._client, [self._experiment], f"tags.`{name}` = '{value}'{condition}"), None)
 
     def _warn_once(self, text: str) -> None:
         if not self._warned:

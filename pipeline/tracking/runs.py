@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
 from pipeline.tracking.naming import EVALUATED, PARENT
-from pipeline.tracking.store import find_experiment, open_client, read_uri, reason, without_password
+from pipeline.tracking.store import experiment_id, open_client, read_uri, reason, without_password
 
 
 def finished_runs(experiment: str) -> list[dict[str, Any]]:
@@ -30,8 +30,8 @@ def finished_runs(experiment: str) -> list[dict[str, Any]]:
         return []
     with explained():
         client = open_client(read_uri())
-        found = find_experiment(client, experiment)
-        return [] if found is None else list(_evaluated(client, found))
+        found = experiment_id(client, experiment, make=False)
+        return list(_evaluated(client, found)) if found else []
 
 
 def experiments() -> list[str]:

@@ -35,9 +35,17 @@ def store_uri() -> str:
 
 
 def server_uri() -> str | None:
-    """The server that gets a copy of every run, where `MLFLOW_TRACKING_URI` names one."""
+    """The server that gets a copy of every run, where `MLFLOW_TRACKING_URI` names one.
+
+    Raises:
+        InputError: for an address that cannot be parsed: libraries would print parts of its password.
+    """
     named = os.environ.get(NAMED, "")
-    return named.rstrip("/") if named.startswith(("http://", "https://")) else None
+    if not named.startswith(("http://", "https://")):
+        return None
+    if re.search(r"[/?#\[]", _user(named)):
+        raise InputError(f"{NAMED}: its user and password need %2F for /, %3F for ?, %23 for # and %5B for [")
+    return named.rstrip("/")
 
 
 def read_uri() -> str:
@@ -54,33 +62,28 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def find_experiment(client: MlflowClient, name: str) -> str | None:
-    """The id of an experiment; None where there is none of this name.
+def experiment_id(client: MlflowClient, name: str, *, make: bool = True) -> str:
+    """The id of an experiment, which is made where it is missing; empty where it is missing and not to be made.
 
     Raises:
         InputError: when it was deleted: MLflow keeps its name, and refuses new runs in it.
     """
     found = client.get_experiment_by_name(name)
+    if found is None and make:
+        # by default artifacts would go to the working directory, which a queued experiment loses
+        here = None if client.tracking_uri.startswith("http") else (main_root() / "mlartifacts").as_uri()
+        try:
+            return client.create_experiment(name, here)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # else another process was faster
+                raise
     if found is not None and found.lifecycle_stage == "deleted":
         raise InputError(
             f"the MLflow experiment {name!r} was deleted in {without_password(client.tracking_uri)}: "
             "restore it on MLflow's page, or give tracking.experiment another name"
         )
-    return None if found is None else str(found.experiment_id)
-
-
-def open_experiment(client: MlflowClient, name: str) -> str:
-    """The same, but an experiment that is missing is made."""
-    if found := find_experiment(client, name):
-        return found
-    # By default artifacts would go to the working directory, which a queued experiment loses.
-    here = None if client.tracking_uri.startswith("http") else (main_root() / "mlartifacts").as_uri()
-    try:
-        return client.create_experiment(name, here)
-    except MlflowException:
-        if found := find_experiment(client, name):  # another process was faster
-            return found
-        raise
+    return "" if found is None else str(found.experiment_id)
 
 
 def log_new(client: MlflowClient, run_id: str, metrics: Sequence[Metric], known: dict[str, set[int]]) -> None:
@@ -103,10 +106,8 @@ def without_password(uri: str) -> str:
 
 def reason(error: BaseException, uri: str) -> str:
     """What went wrong, as one line without the password of `uri`, safe for a terminal: a server may have written it."""
-    if re.search(r"[/?#\[]", user := _user(uri)):  # such an address cannot be parsed, and libraries print parts of it
-        return "its user and password need %2F for /, %3F for ?, %23 for # and %5B for ["
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return printable(line.replace(f"{user}@", "") if user else line)
+    return printable(line.replace(f"{_user(uri)}@", "") if _user(uri) else line)
 
 
 def _user(uri: str) -> str:

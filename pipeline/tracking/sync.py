@@ -8,25 +8,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from mlflow.entities import Param, Run, RunTag
 
 from pipeline.errors import InputError
 from pipeline.files import main_root, sha256
+from pipeline.tracking import naming as tag
 from pipeline.tracking import store
 from pipeline.tracking.model import keep_model
-from pipeline.tracking.naming import (
-    COPIED,
-    EVALUATE_KEY,
-    FILES,
-    MODEL,
-    PARENT,
-    REPLACES,
-    TOKEN,
-    TRAIN_KEY,
-    WRITING,
-    WRITTEN,
-)
 from pipeline.tracking.runs import search
 
 
@@ -42,21 +31,16 @@ class Copier:
         self.uri, here = store.server_uri() or "", store.store_uri()
         self.name = store.without_password(self.uri)
         if not self.uri:
-            raise InputError(
-                f"{store.NAMED} names no server (http://…); the runs are in {store.without_password(here)}"
-            )
+            raise InputError(f"{store.NAMED} names no server (http://…): runs are in {store.without_password(here)}")
         self._local, self._server = store.open_client(here), store.open_client(self.uri)
 
     def pending(self, *, every: bool = False) -> Iterator[Run]:
-        """Runs of which the server may lack something, oldest first.
-
-        `every`: whether a stage writes to them or not, and whether a stage was to copy them or not.
-        """
-        condition = "" if every else f"tags.`{COPIED}` LIKE '%{self.name}' and tags.`{WRITTEN}` != '{WRITING}'"
+        """Runs of which the server may lack something, oldest first: what stages were to copy there, or `every` run."""
+        condition = "" if every else f"tags.`{tag.COPIED}` LIKE '%{self.name}'"
         experiments = [found.experiment_id for found in self._local.search_experiments()]
         for run in search(self._local, experiments, condition, "attributes.start_time ASC"):
-            ours = {TRAIN_KEY, EVALUATE_KEY} & run.data.tags.keys()
-            if ours and run.data.tags.get(COPIED) != self._complete(run):
+            ours = {tag.TRAIN_KEY, tag.EVALUATE_KEY} & run.data.tags.keys()
+            if ours and run.data.tags.get(tag.COPIED) != self._complete(run):
                 yield run
 
     def copy(self, run_id: str, wait: float = -1) -> bool:
@@ -70,12 +54,12 @@ class Copier:
             filelock.Timeout: when that is not done by then.
             Exception: whatever the server or the store throws.
         """
-        run = self._local.get_run(run_id)
-        if parent := run.data.tags.get(PARENT):
+        if parent := self._local.get_run(run_id).data.tags.get(tag.PARENT):
             self.copy(parent, wait)
         lock = main_root() / ".tracking" / f"{run_id[:2]}.lock"  # not one file a run
         lock.parent.mkdir(exist_ok=True)
         with FileLock(lock, wait):
+            run = self._local.get_run(run_id)
             there = self._counterpart(run)
             self._metrics(run, there)
             self._artifacts(run, there)
@@ -86,34 +70,35 @@ class Copier:
             elif (status, end) != (there.info.status, there.info.end_time):
                 self._server.set_terminated(there.info.run_id, status, end)
             if complete := self._complete(run):
-                self._local.set_tag(run_id, COPIED, complete)
+                self._local.set_tag(run_id, tag.COPIED, complete)
         return bool(complete)
 
     def _complete(self, run: Run) -> str:
         """`COPIED` of a run whose copy is complete; empty while a stage writes to it."""
-        written = run.data.tags.get(WRITTEN, WRITING if run.info.status == "RUNNING" else "-")
-        return "" if written == WRITING else f"{written} {self.name}"
+        written = run.data.tags.get(tag.WRITTEN, "")
+        return "" if written == tag.WRITING else f"{written} {self.name}"
 
     def _counterpart(self, run: Run) -> Run:
         """The run's copy, begun where it is missing, with all parameters, tags and data sets."""
-        experiment = store.open_experiment(self._server, self._local.get_experiment(run.info.experiment_id).name)
+        experiment = store.experiment_id(self._server, self._local.get_experiment(run.info.experiment_id).name)
 
         def copies(run_id: str) -> list[Run]:
-            return list(search(self._server, [experiment], f"tags.`{TOKEN}` = '{run_id}'"))
+            return list(search(self._server, [experiment], f"tags.`{tag.TOKEN}` = '{run_id}'"))
 
-        tags = {name: value for name, value in run.data.tags.items() if name not in (WRITTEN, COPIED, MODEL, REPLACES)}
-        tags[TOKEN] = run.info.run_id
-        if parent := tags.get(PARENT):
-            tags[PARENT] = copies(parent)[0].info.run_id
+        own = (tag.WRITTEN, tag.COPIED, tag.MODEL, tag.REPLACES)
+        tags = {name: value for name, value in run.data.tags.items() if name not in own}
+        tags[tag.TOKEN] = run.info.run_id
+        if parent := tags.get(tag.PARENT):
+            tags[tag.PARENT] = copies(parent)[0].info.run_id
         if not copies(run.info.run_id):
             self._server.create_run(experiment, run.info.start_time, tags, run.info.run_name)
         # several: a request that was given up was done all the same
         there, *surplus = copies(run.info.run_id)
-        replaced = [copy for run_id in run.data.tags.get(REPLACES, "").split() for copy in copies(run_id)]
+        replaced = [copy for run_id in run.data.tags.get(tag.REPLACES, "").split() for copy in copies(run_id)]
         for copy in [*surplus, *replaced]:
             self._server.delete_run(copy.info.run_id)
         params = [Param(*param) for param in run.data.params.items() - there.data.params.items()]
-        new = [RunTag(*tag) for tag in tags.items() - there.data.tags.items()]
+        new = [RunTag(*missing) for missing in tags.items() - there.data.tags.items()]
         self._server.log_batch(there.info.run_id, params=params, tags=new)
         if run.inputs and run.inputs.dataset_inputs:
             self._server.log_inputs(there.info.run_id, run.inputs.dataset_inputs)
@@ -128,46 +113,21 @@ class Copier:
         store.log_new(self._server, there.info.run_id, points, {key: set() for key in changed if key not in last})
 
     def _artifacts(self, run: Run, there: Run) -> None:
-        folder, sent = _path(run.info.artifact_uri), json.loads(there.data.tags.get(FILES, "{}"))
+        folder, sent = _path(run.info.artifact_uri), json.loads(there.data.tags.get(tag.FILES, "{}"))
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         digests = {name: sha256(path)[:16] for name, path in files.items()}
         for name in digests.keys() - {name for name, digest in sent.items() if digests.get(name) == digest}:
             self._server.log_artifact(there.info.run_id, str(files[name]), name.rpartition("/")[0] or None)
         if digests != sent:
-            self._server.set_tag(there.info.run_id, FILES, json.dumps(digests))
+            self._server.set_tag(there.info.run_id, tag.FILES, json.dumps(digests))
 
     def _model(self, run: Run, there: Run) -> None:
         """Keep the run's model there too, under the same name, with a version of its own."""
-        if MODEL in run.data.tags and MODEL not in there.data.tags and run.outputs:
+        if tag.MODEL in run.data.tags and tag.MODEL not in there.data.tags and run.outputs:
             kept = run.outputs.model_outputs[-1]
             model = self._local.get_logged_model(kept.model_id)
             version = keep_model(self._server, there, model.name, kept.step, lambda: _path(model.artifact_location))
-            self._server.set_tag(there.info.run_id, MODEL, version)
-
-
-def copy_all() -> Iterator[str]:
-    """Copy every run of which the server lacks something; says what became of each.
-
-    Raises:
-        InputError: when no server is named or it does not answer; at the end, when it refused a run.
-    """
-    copier, refused, said = Copier(), dict[str, None](), ""
-    for run in copier.pending(every=True):
-        try:
-            whole = copier.copy(run.info.run_id, wait=0)
-            said = "copied" if whole else "copied so far: its stage is running or was killed"
-        except Timeout:
-            said = "left alone: another process copies it"
-        except Exception as error:  # one run that is refused keeps no other one here
-            why = store.reason(error, copier.uri)
-            if getattr(error, "error_code", "") == "INTERNAL_ERROR":  # of the server, not of one run
-                raise InputError(f"MLflow at {copier.name}: {why}; nothing is lost, try again") from None
-            said, refused[why] = "not copied", None
-        yield f"{run.info.run_name}: {said}"
-    if refused:
-        raise InputError(f"MLflow at {copier.name}: " + "; ".join(refused))
-    if not said:
-        yield f"nothing to copy: MLflow at {copier.name} has every run"
+            self._server.set_tag(there.info.run_id, tag.MODEL, version)
 
 
 def _path(uri: str) -> Path:

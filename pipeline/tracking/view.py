@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pipeline.files import digest_of
 from pipeline.tracking.naming import EVALUATED
 from pipeline.tracking.runs import explained, finished_runs
-from pipeline.tracking.store import open_client, open_experiment, read_uri
+from pipeline.tracking.store import experiment_id, open_client, read_uri
 
 KEY = "comparison"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -45,13 +45,13 @@ def set_up_view(experiment: str) -> dict[str, str]:
     state = view_state([run["params"] for run in runs], {name for run in runs for name in run["metrics"]})
     with explained():
         client = open_client(read_uri())
-        experiment_id = open_experiment(client, experiment)
-        client.set_experiment_tag(experiment_id, TAG, json.dumps(state))
-        client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+        own = experiment_id(client, experiment)
+        client.set_experiment_tag(own, TAG, json.dumps(state))
+        client.set_experiment_tag(own, "mlflow.experimentKind", "custom_model_development")
 
     def link(mode: str) -> str:
         query = {"workflowType": "machine_learning", "compareRunsMode": mode, "viewStateShareKey": KEY}
-        return f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+        return f"/#/experiments/{own}/runs?{urlencode(query)}"
 
     return {"table": link("TABLE"), "charts": link("CHART")}
 

@@ -228,7 +228,7 @@ def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Ite
             start_new_session=True,
         )
         give_up = time.monotonic() + LONGEST
-        while not list(clone.folder.glob(".tracking/train-*.jsonl")):  # its imports are done, its steps are not
+        while not list(clone.folder.glob(".checkpoints/train-*.lock")):  # its imports are done, its steps are not
             assert first.poll() is None
             assert time.monotonic() < give_up
             time.sleep(0.02)

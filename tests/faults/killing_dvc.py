@@ -70,9 +70,9 @@ def after(seconds: float) -> Moment:
 
 
 def in_training(clone: Clone) -> None:
-    """Until stage train has told MLflow's journal of itself: its imports are done, its steps are not."""
+    """Until stage train holds the lock of its checkpoint: its imports are done, its steps are not."""
     give_up = time.monotonic() + LONGEST
-    while not list(clone.folder.glob(".tracking/train-*.jsonl")):
+    while not list(clone.folder.glob(".checkpoints/train-*.lock")):
         assert time.monotonic() < give_up, "nothing trains"
         time.sleep(0.02)
 
