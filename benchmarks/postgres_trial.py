@@ -1,4 +1,4 @@
-"""Try MLflow on a real PostgreSQL: two experiments at once through a server, and not one figure lost.
+"""Try MLflow on a real PostgreSQL: two machines copy to one server at once, and not one metric is lost.
 
     python -m benchmarks.postgres_trial
 
@@ -27,18 +27,18 @@ from typing import Any
 import click
 
 EXPERIMENTS = ("first", "second")
-ROWS, FIGURES = 200, 12
-PATIENCE_SECONDS = 120.0
+ROWS, METRICS = 200, 12
+SECONDS_TO_START = 120.0
 
 
 @click.command()
 def main() -> None:
-    """Print what was tried as JSON; end with 1 if a figure is missing."""
+    """Print what was tried as JSON; end with 1 if a metric is missing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         with postgres(folder / "postgres") as database, server(folder, database) as address:
-            found = trial(address, database)
+            found = trial(address, database, folder)
     click.echo(json.dumps(found, indent=2))
     if found["metrics"] != found["sent"] or found["schema"] != found["schema_wanted"]:
         raise SystemExit(1)
@@ -75,34 +75,41 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def server(folder: Path, database: str) -> Iterator[str]:
-    """An MLflow server of two workers over `database`; yields its address."""
+def server(folder: Path, database: str, workers: int = 2) -> Iterator[str]:
+    """An MLflow server over `database`; yields its address."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
-    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--workers",
+        str(workers),
+        "--backend-store-uri",
+        database,
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with open(folder / "server.log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + SECONDS_TO_START
         while not _healthy(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise click.ClickException((folder / "server.log").read_text(encoding="utf-8")[-2000:])
-            time.sleep(1)
+            time.sleep(0.2)
         yield address
     finally:
         process.terminate()
         process.wait()
 
 
-def trial(address: str, database: str) -> dict[str, Any]:
-    """Two processes log at once; what the database itself then holds."""
+def trial(address: str, database: str, folder: Path) -> dict[str, Any]:
+    """Two repositories copy at once; what the database itself then holds."""
     import psycopg2  # type: ignore[import-untyped]
 
     context = multiprocessing.get_context("spawn")
     begun = time.perf_counter()
-    writers = [context.Process(target=_write, args=(address, name)) for name in EXPERIMENTS]
+    writers = [context.Process(target=_write, args=(address, str(folder / name))) for name in EXPERIMENTS]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -121,7 +128,7 @@ def trial(address: str, database: str) -> dict[str, Any]:
 
             found = {
                 "metrics": one("SELECT count(*) FROM metrics"),
-                "sent": len(EXPERIMENTS) * ROWS * FIGURES,
+                "sent": len(EXPERIMENTS) * ROWS * METRICS,
                 "finished_runs": one("SELECT count(*) FROM runs WHERE status = 'FINISHED'"),
                 "schema": one("SELECT version_num FROM alembic_version"),
                 "schema_wanted": _schema(database) if upgraded.returncode == 0 else "mlflow db upgrade failed",
@@ -132,17 +139,19 @@ def trial(address: str, database: str) -> dict[str, Any]:
     return found | {"metrics_a_second": round(found["sent"] / seconds)}
 
 
-def _write(address: str, name: str) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = address
-    from pipeline.tracking import Tracker
+def _write(address: str, repository: str) -> None:
+    Path(repository).mkdir()
+    os.environ |= {"MLFLOW_TRACKING_URI": address, "DVC_ROOT": repository}
+    from pipeline.tracking import Copier, Tracker
 
     tracker = Tracker("trial")
-    tracker.begin(name, name, {"sampler.cutdown": 0.2}, {})
+    tracker.begin(repository, Path(repository).name, {"sampler.cutdown": 0.2}, {})
     now = int(time.time() * 1000)
     for row in range(ROWS):
-        figures = {f"train/figure{number}": number + row / ROWS for number in range(FIGURES)}
-        tracker.log_rows([{"epoch": 0, "step": row, "time": now + row, **figures}])
+        metrics = {f"train/metric{number}": number + row / ROWS for number in range(METRICS)}
+        tracker.log_rows([{"epoch": 0, "step": row, "time": now + row, **metrics}])
     tracker.finish()
+    Copier().copy(tracker.run_id)  # what was not copied in the seconds that a stage waits
 
 
 def _schema(database: str) -> str:

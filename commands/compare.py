@@ -102,13 +102,14 @@ def _picked(experiment: str | None, names: tuple[str, ...], wheres: tuple[str, .
     from pipeline.comparison.conditions import parse_condition
     from pipeline.errors import InputError
     from pipeline.params import load_params
-    from pipeline.tracking import experiments, finished_runs, store_uri
+    from pipeline.tracking import experiments, finished_runs, read_uri, without_password
 
     wanted = experiment or load_params().tracking.experiment
     runs = finished_runs(wanted)
     if not runs:
         there = ", ".join(experiments()) or "none"
-        raise InputError(f"no finished run in experiment {wanted!r} of {store_uri()}; experiments there: {there}")
+        store = without_password(read_uri())
+        raise InputError(f"no finished run in experiment {wanted!r} of {store}; experiments there: {there}")
     conditions = [parse_condition(text, {name for run in runs for name in run["params"]}) for text in wheres]
     named = [run for run in runs if not names or any(fnmatch.fnmatchcase(_name(run), glob) for glob in names)]
     if not named:

@@ -1,4 +1,4 @@
-"""Send to MLflow what it could not take while stages ran (no DVC stage)."""
+"""Copy to the MLflow server what it did not get while stages ran (no DVC stage)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from stages.command import stage
 @click.command(name="sync")
 @stage
 def main() -> None:
-    """Send every record kept in .tracking to MLflow; sending twice changes nothing."""
-    from pipeline.errors import InputError, printable
-    from pipeline.tracking import journals, remove_leftovers, send_patiently
+    """Copy every run of this repository to the server that MLFLOW_TRACKING_URI names; twice changes nothing."""
+    from filelock import Timeout
 
-    remove_leftovers()
-    found = journals()
-    if not found:
-        click.echo("nothing to send: MLflow has every record")
-    refused: dict[str, None] = {}
-    for journal in found:
+    from pipeline.errors import InputError, printable
+    from pipeline.tracking import Copier, reason
+
+    copier, refused, said = Copier(), dict[str, None](), ""
+    for run in copier.pending(every=True):
         try:
-            click.echo(printable(f"{journal.path.name}: {send_patiently(journal)}"))
-        except InputError as error:  # one that cannot be sent keeps no other one here
-            refused[str(error)] = None
-    for reason in refused:
-        click.secho(printable(f"error: {reason}"), err=True, fg="red")
+            complete = copier.copy(run.info.run_id, wait=0)
+            said = "copied" if complete else "copied so far: its stage is running or was killed"
+        except Timeout:
+            said = "left alone: another process copies it"
+        except Exception as error:  # one run that is refused keeps no other one here
+            why = f"MLflow at {copier.name}: {reason(error, copier.uri)}"
+            if getattr(error, "error_code", "") == "INTERNAL_ERROR":  # of the server, or it is away
+                raise InputError(f"{why}; nothing is lost, try again") from None
+            said, refused[why] = "not copied", None
+        click.echo(printable(f"{run.info.run_name}: {said}"))
     if refused:
-        raise SystemExit(1)
+        raise InputError("; ".join(refused))
+    if not said:
+        click.echo(f"nothing to copy: MLflow at {copier.name} has every run")
 
 
 if __name__ == "__main__":

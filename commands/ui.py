@@ -27,27 +27,26 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
     """
     from pipeline.errors import InputError
     from pipeline.params import load_params
-    from pipeline.tracking import set_up_view, store_uri
+    from pipeline.tracking import read_uri, server_uri, set_up_view, without_password
 
     wanted = experiment or load_params().tracking.experiment
-    uri = store_uri()
-    remote = uri.startswith(("http://", "https://"))
+    uri, remote = read_uri(), server_uri() is not None
     if not remote:
         _check_port(port)
         path = uri.removeprefix("sqlite:///")
         if uri != path and not os.path.exists(path):
             raise InputError(f"{path}: no runs yet; make repro makes the first")
     links = set_up_view(wanted)
-    address = uri.rstrip("/") if remote else f"http://{HOST}:{port}"
+    address = without_password(uri) if remote else f"http://{HOST}:{port}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this ends, the server ends with it
     server = None if remote else _start(uri, port)
     try:
         if server is not None and not _answers(server, f"{address}/health"):
             raise InputError(f"MLflow did not start at {address}; its messages are above")
-        for name, link in (links or {"runs": ""}).items():
+        for name, link in links.items():
             click.echo(f"{name}: {address}{link}")
         if opens and _has_desktop():
-            click.launch(address + next(iter(links.values()), ""))
+            click.launch(address + links["table"])
         if server is not None:
             click.echo("Ctrl-C ends it")
             server.wait()

@@ -44,6 +44,7 @@ def main() -> None:
     from pipeline.tracking import Tracker
     from pipeline.training.record import read_rows, read_run
 
+    tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
     run, metrics = read_run(RUN), read_record(METRICS, "evaluate")
     truth = None if params.evaluate.truth == "none" else read_truth(SPLIT, "test")
     embedded, key = read_embedded(SPLIT / "test.json", truth)
@@ -87,13 +88,11 @@ def main() -> None:
         false_negative_table(found, embedded.split, "test").to_csv(folder / "false_negatives.csv", index=False)
         suspect_table(suspects).to_csv(folder / "noisy_pairs.csv", index=False)
 
-    tracker = Tracker(params.tracking.experiment)
     with tracker:
         if tracker.find_evaluation(key):
             for path in sorted(REPORT.iterdir()):
                 tracker.artifact(path, "report")
             tracker.finish()
-            tracker.close()
     click.echo(f"{REPORT / 'index.html'}: {len(page) / 1e6:.1f} MB; {len(found)} likely false negatives")
 
 

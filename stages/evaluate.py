@@ -72,6 +72,7 @@ def main(weights: str | None) -> None:
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
     from pipeline.training.record import read_run, sampling_by_epoch
 
+    tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
     if weights is not None:
         from pipeline.evaluation.takeover import take_over
 
@@ -115,12 +116,10 @@ def main(weights: str | None) -> None:
         similarity_figure(folder / "similarity.png", curves, run.threshold, title)
     write_json(METRICS, metrics)
 
-    tracker = Tracker(params.tracking.experiment)
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
     check_recorded()
     with tracker:
         if tracker.continue_for_evaluation(run.key, evaluate_key, named, dotted(params), origin_tags()):
-            tracker.log_rows([{"step": run.best.step, "time": tracker.began, **_flat(metrics)}])
             files = [EVALUATION / "similarity.png", METRICS, QUERIES, EVALUATION / "reliability.csv"]
             for path in files + ([INTERVALS] if limits else []):
                 tracker.artifact(path)
@@ -132,8 +131,9 @@ def main(weights: str | None) -> None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
                 tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run.best.step)
             check_recorded()  # an evaluation that does not count is no run's
+            # last: a run with these was evaluated completely
+            tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])
             tracker.finish()
-            tracker.close()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
     Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
 

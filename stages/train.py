@@ -51,7 +51,7 @@ def main() -> None:
         tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
         named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
         with tracker:
-            tracker.begin(key, named, dotted(params), tags, afresh=not checkpoint.kept())
+            tracker.begin(key, named, dotted(params), tags, restart=not checkpoint.kept())
             _name_data(tracker, params)
             if params.model.weights is None:
                 _train(params, key, tracker, checkpoint)
@@ -62,7 +62,6 @@ def main() -> None:
             tracker.finish()
             if main:
                 checkpoint.remove()
-            tracker.close()
 
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:

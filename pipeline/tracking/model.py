@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 
 # What loading and predicting import; MLflow would find out by loading the model, at twenty times the cost.
 REQUIREMENTS = (
@@ -18,63 +18,50 @@ REQUIREMENTS = (
 )
 
 
-def keep_model(
-    client: MlflowClient,
-    experiment_id: str,
-    run_id: str,
-    name: str,
-    loader: str,
-    folders: Mapping[str, Path],
-    example: Mapping[str, Any],
-    step: int,
-) -> str:
-    """Log a model into its run and register it as a new version; what a killed process left of that is gone on with.
+def keep_model(client: MlflowClient, run: Run, name: str, step: int, files: Callable[[], Path]) -> str:
+    """Log a model into its run and register it as a new version; what a killed process left of that is completed.
 
     Args:
         client: of the store.
-        experiment_id: the run's.
-        run_id: the run that trained it.
+        run: the run that trained it.
         name: in the registry.
-        loader: a module of this project with `_load_pyfunc(path)`.
-        folders: what lies below that path, by name; links are followed, a folder `last` is left out.
-        example: one row of input: strings by column; every column may be left out.
         step: when it was best.
+        files: the folder that holds it in MLflow's format; called where the files are needed.
 
     Returns:
         The version.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
+    run_id, experiment_id = run.info.run_id, run.info.experiment_id
     _registered(client, name)
     versions = [found for found in client.search_model_versions(f"run_id = '{run_id}'") if found.name == name]
     if versions:
         return str(min(versions, key=lambda found: int(found.version)).version)
     logged_models = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
     begun = [model for model in logged_models if model.name == name]
-    ready = [model for model in begun if model.status == LoggedModelStatus.READY]
-    if ready:
-        logged = ready[0]
-    else:
-        # one that is not ready may lack files: it is filled again, so that nothing of it stays behind
-        fresh = begun or [client.create_logged_model(experiment_id, name, run_id, model_type="image-text")]
-        logged = fresh[0]
-        with tempfile.TemporaryDirectory() as made:
-            _save(Path(made), loader, folders, example)
-            for path in sorted((Path(made) / "model").rglob("*")):
-                if path.is_file():
-                    below = path.parent.relative_to(Path(made) / "model").as_posix()
-                    client.log_model_artifact(logged.model_id, str(path), None if below == "." else below)
+    begun = begun or [client.create_logged_model(experiment_id, name, run_id, model_type="image-text")]
+    logged = next((model for model in begun if model.status == LoggedModelStatus.READY), begun[0])
+    if logged.status != LoggedModelStatus.READY:  # it may lack files: all are written again
+        client.log_model_artifacts(logged.model_id, str(files()))
         client.finalize_logged_model(logged.model_id, "READY")
-    outputs = client.get_run(run_id).outputs
-    if logged.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+    if logged.model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
     # `models:/ID` as the source would be looked up in MLflow's global default store, which this is not
     kept = client.create_model_version(name, logged.artifact_location, run_id, model_id=logged.model_id)
     return str(kept.version)
 
 
-def _save(made: Path, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any]) -> None:
-    """Write the model in MLflow's format, as `made/model`."""
+def pack_model(made: Path, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any]) -> Path:
+    """Write a model in MLflow's format, as `made/model`.
+
+    Args:
+        made: an empty folder.
+        loader: a module of this project with `_load_pyfunc(path)`.
+        folders: what lies below that path, by name; links are followed, a folder `last` is left out.
+        example: one row of input: strings by column; every column may be left out.
+
+    Returns:
+        The model's folder.
+    """
     import mlflow.pyfunc
     import pandas
     from mlflow.models import ModelSignature
@@ -102,12 +89,11 @@ def _save(made: Path, loader: str, folders: Mapping[str, Path], example: Mapping
         input_example=pandas.DataFrame([dict(example)]),
         pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
     )
+    return made / "model"
 
 
 def _registered(client: MlflowClient, name: str) -> None:
     """Make the registry's entry, unless another evaluation has."""
-    from mlflow.exceptions import MlflowException
-
     try:
         client.create_registered_model(name)
     except MlflowException as error:

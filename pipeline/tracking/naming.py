@@ -1,4 +1,4 @@
-"""A run's name: what it is, and what was changed from the committed parameters."""
+"""Names in MLflow: the tags by which a run is found, and a run's name, which says what it is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from pipeline.files import digest_of, sha256
+
+TRAIN_KEY = "pipeline.train_key"
+EVALUATE_KEY = "pipeline.evaluate_key"
+MODEL = "pipeline.model"  # the version of the model that was kept
+PARENT = "mlflow.parentRunId"
+EVALUATED = "test/rsum"  # the metric of a run that was evaluated; an evaluation's metrics are written last, all at once
+WRITTEN, WRITING = "pipeline.written", "no"  # `no` while a stage writes, and after a kill; else new after each stage
+COPIED = "pipeline.copied"  # the server that gets a copy; when that was complete, after what WRITTEN was then
+REPLACES = "pipeline.replaces"  # deleted runs in whose place this one was begun
+TOKEN = "pipeline.token"  # noqa: S105  (of a copy: the run's id in the store)
+FILES = "pipeline.files"  # of a copy: the digests of its artifacts by path
 
 IDENTITY = ("sampler.strategy", "loss.name")
 """Always named, by their value alone."""
 UNNAMED = ("seed", "tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
-"""The seed stands at the end; the others change no figure."""
+"""The seed stands at the end; the others change no metric."""
 LONGEST = 250  # MLflow's bound
 
 
@@ -51,6 +65,22 @@ def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
     except InputError:
         return None
     return flat(content) if isinstance(content, dict) else None
+
+
+def origin_tags() -> dict[str, str]:
+    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code that runs."""
+    root = Path(__file__).parents[2]
+    code = sorted(path for folder in ("pipeline", "stages") for path in (root / folder).rglob("*.py"))
+    tags = {
+        "code.digest": digest_of({str(path.relative_to(root)): sha256(path) for path in code}),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "mlflow.source.name": "dvc " + ("exp run" if "DVC_EXP_NAME" in os.environ else "repro"),
+    }
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        tags["git.commit"] = tags["mlflow.source.git.commit"] = answer.stdout.strip()
+    return {name: value for name, value in tags.items() if value}
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, str]:

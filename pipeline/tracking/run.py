@@ -1,74 +1,85 @@
-"""One MLflow run an experiment, found again by what it was computed from.
+"""One MLflow run an experiment, written to the store of this repository.
 
 A run is found by a digest of its parameters and inputs (tag `pipeline.train_key`), never by a random id between the
-stages: so a fresh clone after `dvc pull` can evaluate, and a resumed training goes on in the run that it began.
-Tracking never stops a training: what the store does not take at once stays in a journal, is sent when the stage ends,
-and if the store has not come back by then, by `python -m commands.sync`.
+stages: so a fresh clone after `dvc pull` can evaluate, and a resumed training continues the run that it began. Writing
+twice changes nothing. Where `MLFLOW_TRACKING_URI` names a server, a child process copies the run there.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-import os
 import secrets
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pipeline.errors import InputError, printable
-from pipeline.files import digest_of, sha256
-from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.entries import Entry
-from pipeline.tracking.journal import Journal, place
-from pipeline.tracking.patience import Patience
-from pipeline.tracking.sending import SYNC, replay, send_before
-from pipeline.tracking.store import named_store, reason, store_uri, without_password
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
-Answer = TypeVar("Answer")
+from pipeline.errors import InputError
+from pipeline.tracking import naming as tag
+from pipeline.tracking import store
+from pipeline.tracking.follower import Follower
+from pipeline.tracking.model import keep_model, pack_model
+from pipeline.tracking.runs import search
 
-
-@dataclass(frozen=True)
-class Point:
-    """One figure of one moment; sending the same one twice changes nothing."""
-
-    name: str
-    value: float
-    step: int
-    time: int
-    """Milliseconds since 1970."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class UnsettledError(Exception):
-    """A record must not be sent now: what it begins with may be done twice."""
+def _unless_failed(instead: Any = None) -> Callable[[F], F]:
+    """A method that does nothing, and returns `instead`, where the store fails or has failed before.
+
+    Whatever a store throws, an experiment must not be lost to its record: it costs one warning.
+    """
+
+    def guarded(method: F) -> F:
+        @functools.wraps(method)
+        def attempt(self: Tracker, *arguments: Any, **named: Any) -> Any:
+            try:
+                return instead if self.failed else method(self, *arguments, **named)
+            except InputError:
+                raise
+            except Exception as error:
+                self.failed, uri = True, store.store_uri()
+                self._warn_once(
+                    f"MLflow's store {store.without_password(uri)} failed ({store.reason(error, uri)}): the record of "
+                    "this run is not complete. Its metrics are in train/history.csv and metrics.json"
+                )
+                return instead
+
+        return cast("F", attempt)
+
+    return guarded
 
 
 class Tracker:
-    """Writes one MLflow run: into a journal, and into the store for as long as that answers.
+    """Writes one MLflow run. In a `with`, an exception ends it: KILLED for Ctrl-C and SIGTERM, else FAILED."""
 
-    In a `with`, an exception ends the run: KILLED for Ctrl-C and SIGTERM, else FAILED.
-    """
+    failed = False
+    """Whether nothing is written any more."""
+    run_id = ""
+    """The run's id; empty before it is begun."""
+    _trains = _warned = False
+    _follower: Follower | None = None
 
+    @_unless_failed()
     def __init__(self, experiment: str, *, silent: bool = False) -> None:
-        """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all."""
+        """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all.
+
+        Raises:
+            InputError: when the experiment was deleted in MLflow.
+        """
         self.failed = silent
-        """Whether figures no longer go to the store as they come."""
-        self.began = 0
-        """When this run's stage was first started, in milliseconds since 1970."""
-        self._experiment = experiment
-        self._silent = silent
-        self._journal: Journal | None = None
-        self._delivery: Delivery | None = None
-        self._delivered = False
-        self._patience = Patience()
-
-        def open_store() -> None:
-            self._delivery = Delivery(experiment, patience=self._patience)
-
-        self._attempt(open_store)
+        self._metrics: list[Metric] = []  # not written yet
+        self._known: dict[str, set[int]] = {}  # steps that the run has, by metric
+        if not silent:
+            self._client = store.open_client(store.store_uri())
+            self._experiment = store.experiment_id(self._client, experiment)
+            self._follower = Follower() if store.server_uri() else None
 
     def __enter__(self) -> Tracker:
         return self
@@ -76,277 +87,143 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            self.close()
+        elif self._follower is not None:  # there was nothing to write
+            self._follower.end()
 
-    @property
-    def waited(self) -> float:
-        """Seconds that the stage was held up by a server."""
-        return self._patience.waited
-
-    @property
-    def run_id(self) -> str | None:
-        """The run's id; None before it is begun, and while the store is out of reach."""
-        return None if self._delivery is None else self._delivery.run_id
-
+    @_unless_failed()
     def begin(
-        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], *, afresh: bool = False
+        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], *, restart: bool = False
     ) -> None:
-        """Go on in the unfinished run of `key`, or begin one.
+        """Continue the unfinished run of `key`, or begin one.
 
-        `afresh`: nothing of an earlier start is gone on with, and a run that was left half told is replaced.
+        `restart`: the training starts at its first step, so an unfinished run that has metrics is replaced.
         """
+        run, replaced = self._newest(tag.TRAIN_KEY, key), ""
+        # one that finished and was not evaluated was killed when all was done, before DVC knew
+        if run is not None and run.info.status == "FINISHED" and tag.EVALUATED in run.data.metrics:
+            run = None
+        if run is not None and restart and run.data.metrics:
+            replaced = f"{run.data.tags.get(tag.REPLACES, '')} {run.info.run_id}".strip()
+            self._client.delete_run(run.info.run_id)
+            run = None
+        self._trains = True
+        self._write_to(run, name, params, {**tags, tag.TRAIN_KEY: key, tag.REPLACES: replaced})
+        self._client.update_run(self.run_id, status="RUNNING")
 
-        def entry(earlier: Entry | None) -> Entry:
-            told = {"do": "training", "key": key, "name": name, "params": dict(params), "tags": dict(tags)}
-            if earlier is not None and not afresh:
-                return {**earlier, **told}
-            left = None if earlier is None else earlier["token"]
-            return {**told, **self._signed(), "place": place(), "replaces": left, "afresh": afresh}
-
-        self._begin("train", key, entry)
-
+    @_unless_failed(True)
     def continue_for_evaluation(
         self, key: str, evaluate_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> bool:
-        """Find the run that trained (or make one, after a `dvc pull`); False if this evaluation is already in it.
+        """Continue the run that trained (or begin one, after a `dvc pull`); False if this evaluation is already in it.
 
-        A second evaluation with other settings becomes a child run: its figures must not mix with the first one's.
-        While the store is out of reach nobody knows: then it is told, and left out when it is sent.
+        A second evaluation with other settings becomes a child run: its metrics must not mix with the first one's.
         """
-
-        def entry(earlier: Entry | None) -> Entry:
-            told = {"do": "evaluation", "key": key, "evaluate_key": evaluate_key}
-            return {**(earlier or self._signed()), **told, "name": name, "params": dict(params), "tags": dict(tags)}
-
-        self._begin("evaluate", digest_of(key, evaluate_key), entry)
-        if not self.failed and self._delivery is not None and self._delivery.already_there:
-            self._delivered = True
-            self.close()
+        run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
+        if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
+            called, own = f"{name} (evaluated again)", {**tags, tag.PARENT: run.info.run_id}
+            run = self._newest(tag.EVALUATE_KEY, evaluate_key, f" and tags.`{tag.PARENT}` = '{run.info.run_id}'")
+        if run is not None and tag.EVALUATED in run.data.metrics and run.data.tags.get(tag.WRITTEN) != tag.WRITING:
+            self.run_id = run.info.run_id
             return False
-        return not self._silent
+        self._write_to(run, called, params, {tag.EVALUATE_KEY: evaluate_key, **({} if run else own)})
+        return True
 
+    @_unless_failed(False)
     def find_evaluation(self, evaluate_key: str) -> bool:
         """Take the run that holds this evaluation, to add to it; False where the store has none (a `dvc pull`)."""
+        run = self._newest(tag.EVALUATE_KEY, evaluate_key)
+        if run is not None:
+            self._write_to(run, "", {}, {})
+        return run is not None
 
-        def entry(earlier: Entry | None) -> Entry:
-            return {**(earlier or self._signed()), "do": "report", "evaluate_key": evaluate_key}
-
-        self._begin("audit", evaluate_key, entry)
-        if not self.failed and self._delivery is not None and self._delivery.already_there:
-            self._delivered = True
-            self.close()
-            return False
-        return not self._silent
-
-    def log(self, points: Iterable[Point]) -> None:
-        """Send figures; those that were sent before stay as they are."""
-        told = [[point.name, point.value, point.step, point.time] for point in points if math.isfinite(point.value)]
-        self._tell({"do": "metrics", "points": told})
-
+    @_unless_failed()
     def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Send a training's records: every figure beside `epoch`, `step` and `time`."""
-        not_figures = ("epoch", "step", "time")
-        self.log(
-            Point(name, float(value), row["step"], row["time"])
+        """Write metrics: every finite number next to `epoch`, `step` and, if known, `time` (milliseconds since 1970).
+
+        A step of a metric that the run has stays as it is.
+        """
+        now = int(time.time() * 1000)
+        self._metrics += [
+            Metric(name, float(value), row.get("time", now), row["step"])
             for row in rows
             for name, value in row.items()
-            if name not in not_figures
-        )
+            if name not in ("epoch", "step", "time") and math.isfinite(value)
+        ]
+        self._flush()
 
+    @_unless_failed()
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file in the run."""
-        self._tell_with_files(lambda found: {"do": "artifact", "path": found["file"], "folder": folder}, {"file": path})
+        self._client.log_artifact(self.run_id, str(path), folder)
 
+    @_unless_failed()
     def describe(self, text: str) -> None:
         """Put Markdown above the run's page."""
-        self._tell({"do": "describe", "text": text})
+        self._client.set_tag(self.run_id, "mlflow.note.content", text)
 
+    @_unless_failed()
     def data_set(
         self, name: str, context: str, digest: str, source: Mapping[str, Any], rows: Mapping[str, int]
     ) -> None:
-        """Say what the run read: `context` is training, validation or test; the first 16 digits of `digest` show."""
-        said = {"name": name, "context": context, "digest": digest, "source": dict(source), "rows": dict(rows)}
-        self._tell({"do": "data set", **said})
+        """Note what the run read: `context` is training, validation or test; 16 digits of `digest` are shown."""
+        data = Dataset(name, digest[:16], "local", json.dumps(dict(source)), profile=json.dumps(dict(rows)))
+        read = DatasetInput(data, [InputTag("mlflow.data.context", context)])
+        self._client.log_inputs(self.run_id, datasets=[read])
 
+    @_unless_failed()
     def keep_model(
         self, name: str, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any], step: int
     ) -> None:
-        """Keep the run's model and register it, as `pipeline.tracking.model.keep_model` says."""
-        said = {"do": "model", "name": name, "loader": loader, "example": dict(example), "step": step}
-        self._tell_with_files(lambda found: {**said, "folders": found}, folders)
-
-    def tag_experiment(self, tags: Mapping[str, str]) -> str | None:
-        """Set tags of the experiment; its id, or None once the store has failed."""
-        return self._attempt(lambda: self._open.tag_experiment(tags))
+        """Keep the run's model and register it as `name`; the rest as `pack_model` and `keep_model` have it."""
+        run = self._client.get_run(self.run_id)
+        if tag.MODEL not in run.data.tags:
+            with tempfile.TemporaryDirectory() as made:
+                packed = functools.partial(pack_model, Path(made), loader, folders, example)
+                version = keep_model(self._client, run, name, step, packed)
+            self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED. What the store did not take before is sent now, if it is back."""
-        self._tell({"do": "finish", "status": status, "time": _now()})
-        if self._journal is None:
-            return
-        self._delivered = False
-        # without a run, and nothing failed: a signal came while it was begun
-        if (self.failed or self.run_id is None) and not self._send_journal(self._journal):
-            return
-        self._delivered = status == "FINISHED"
-
-    def _send_journal(self, journal: Journal) -> bool:
-        self._patience.at_the_end()
-        try:
-            if self._patience.unsettled:
-                raise UnsettledError("a request was not answered and may still be done: what is sent now may be double")
-            replay(journal, self._patience)
-        except Exception as error:  # as in _attempt
-            print(
-                f"MLflow did not come back ({reason(error, store_uri())}). To send the record: {_command()}",
-                file=sys.stderr,
+        """End the run: FINISHED, FAILED or KILLED; then wait a few seconds for its copy on a server."""
+        if self.run_id:
+            self.failed = False  # the store may be back
+            self._end(status)
+        follower, self._follower = self._follower, None
+        problem = follower.end() if follower else None
+        if problem and self.run_id:
+            self._warn_once(
+                f"MLflow at {store.without_password(store.read_uri())} has not got all of this run ({problem}). "
+                "Nothing is lost: the next stage copies it, or `python -m commands.sync`"
             )
-            return False
-        if self.failed:
-            print("MLflow is back: the whole record was sent", file=sys.stderr)
-        return True
 
-    def close(self) -> None:
-        """Let the journal go once the stage has nothing left to lose: delivered, it is removed."""
-        if self._journal is not None:
-            if self._delivered:
-                self._journal.remove()
-            self._journal.release()
-            self._journal = None
+    @_unless_failed()
+    def _end(self, status: str) -> None:
+        self._flush()
+        # an evaluation that failed ends a run that it began, and leaves the run of a finished training as it was
+        if status == "FINISHED" or self._trains or self._client.get_run(self.run_id).info.status == "RUNNING":
+            self._client.set_terminated(self.run_id, status)
+        self._client.set_tag(self.run_id, tag.WRITTEN, secrets.token_hex(8))
 
-    @property
-    def _open(self) -> Delivery:
-        if self._delivery is None:
-            raise RuntimeError("the tracking store is not open")
-        return self._delivery
+    def _flush(self) -> None:
+        store.log_new(self._client, self.run_id, self._metrics, self._known)
+        self._metrics = []
 
-    @staticmethod
-    def _signed() -> Entry:
-        return {"token": secrets.token_hex(16), "time": _now()}
+    def _write_to(self, run: Run | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Continue `run`, or begin one; parameters that it has stay as they are."""
+        # all tags at once: a kill after this finds it again
+        marks = {tag.WRITTEN: tag.WRITING, tag.COPIED: store.without_password(store.server_uri() or "")}
+        tags = {key: value for key, value in {**tags, **marks}.items() if value}
+        run = run or self._client.create_run(self._experiment, run_name=name, tags=tags)
+        self.run_id = run.info.run_id
+        missing = {key: value for key, value in params.items() if key not in run.data.params}
+        written = [Param(key, "null" if value is None else str(value)) for key, value in missing.items()]
+        self._client.log_batch(self.run_id, params=written, tags=[RunTag(*own) for own in tags.items()])
+        if self._follower:
+            self._follower.start(self.run_id)
 
-    def _begin(self, stage: str, key: str, entry: Callable[[Entry | None], Entry]) -> None:
-        if self._silent:
-            return
-        try:
-            journal = self._journal = self._held(Journal.of(stage, key))
-            first = {
-                **entry(_first_of_the_latest(journal.same())),
-                "experiment": self._experiment,
-                "store": named_store(),
-            }
-            journal.restart(first)
-        except OSError as error:
-            self._without_journal(error)
-            return
-        self.began = int(first["time"])
-        self._attempt(lambda: send_before(journal, first, self._open.has_begun, self._patience))
-        self._attempt(lambda: self._open.do(first, Path()))
+    def _newest(self, name: str, value: str, condition: str = "") -> Run | None:
+        return next(search(self._client, [self._experiment], f"tags.`{name}` = '{value}'{condition}"), None)
 
-    def _held(self, journal: Journal) -> Journal:
-        """`journal`, with what was told beside it; or one beside, where another process is not done with it in time.
-
-        That process may be sending it to a server that hangs. Its record and this one are sent later, in this order.
-        """
-        busy = None
-        if self._patience.take(journal.hold):
-            busy = next((later for later in journal.later() if not self._patience.take(later.hold)), None)
-            if busy is None:
-                return journal
-            for held in (journal, *journal.later()):
-                held.release()
-        if not self.failed:
-            self._give_up(f"{(busy or journal).path.name} is held by another process")
-        beside = (journal.same() or [journal])[-1].beside()
-        while not beside.hold():
-            beside = beside.beside()
-        return beside
-
-    def _tell(self, entry: Entry) -> None:
-        self._note(entry)
-        if self.run_id is not None:
-            self._attempt(lambda: self._open.do(entry, Path()))
-
-    def _tell_with_files(self, entry: Callable[[dict[str, str]], Entry], paths: Mapping[str, Path]) -> None:
-        """Files go into the journal only if the store does not take them: they may be large."""
-        if self.run_id is not None and not self.failed:
-            self._attempt(lambda: self._open.do(entry({name: str(path) for name, path in paths.items()}), Path()))
-        if self.failed and self._journal is not None:
-            try:
-                kept = {name: self._journal.keep(path) for name, path in paths.items()}
-            except OSError as error:
-                self._without_journal(error)
-            else:
-                self._note(entry(kept))
-
-    def _note(self, entry: Entry) -> None:
-        if self._journal is not None:
-            try:
-                self._journal.add(entry)
-            except OSError as error:
-                self._without_journal(error)
-
-    def _without_journal(self, error: OSError) -> None:
-        print(
-            f"warning: MLflow: the record cannot be kept ({error}); going on without it. "
-            "The figures are in train/history.csv and metrics.json",
-            file=sys.stderr,
-        )
-        if self._journal is not None:
-            self._journal.release()
-        self._journal = None
-
-    def _attempt(self, action: Callable[[], Answer]) -> Answer | None:
-        if self.failed:
-            return None
-        try:
-            return action()
-        except Exception as error:  # whatever a store throws, an experiment must not be lost to its record
-            self._give_up(reason(error, store_uri()))
-            return None
-
-    def _give_up(self, why: str) -> None:
-        self.failed = True
-        self._patience.store_failed()
-        uri = printable(without_password(store_uri()))
-        print(
-            f"warning: MLflow at {uri} failed ({why}); going on. The record is kept in "
-            f".tracking and sent when the stage ends, or later by `{_command()}`",
-            file=sys.stderr,
-        )
-
-
-def _command() -> str:
-    """What sends the record, in this terminal or in another one."""
-    if without_password(store_uri()) != store_uri():
-        return f"{SYNC}, with MLFLOW_TRACKING_URI set as now: its password is not kept"
-    return SYNC
-
-
-def _first_of_the_latest(same: list[Journal]) -> Entry | None:
-    """How the latest of these tellings that can be read begins."""
-    for journal in reversed(same):
-        try:
-            return journal.entries()[0]
-        except (InputError, IndexError):
-            continue
-    return None
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def origin_tags() -> dict[str, str]:
-    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code that runs."""
-    root = Path(__file__).parents[2]
-    code = sorted(path for folder in ("pipeline", "stages") for path in (root / folder).rglob("*.py"))
-    tags = {
-        "code.digest": digest_of({str(path.relative_to(root)): sha256(path) for path in code}),
-        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
-        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "mlflow.source.name": "dvc " + ("exp run" if "DVC_EXP_NAME" in os.environ else "repro"),
-    }
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if answer.returncode == 0:
-        tags["git.commit"] = tags["mlflow.source.git.commit"] = answer.stdout.strip()
-    return {name: value for name, value in tags.items() if value}
+    def _warn_once(self, text: str) -> None:
+        if not self._warned:
+            print(f"warning: {text}", file=sys.stderr)
+        self._warned = True

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
-from pipeline.tracking.delivery import EVALUATED
-from pipeline.tracking.store import LONGER_PATIENCE, reason, store_uri, without_password
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pipeline.tracking.naming import EVALUATED, PARENT
+from pipeline.tracking.store import experiment_id, open_client, read_uri, reason, without_password
 
 
 def finished_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every finished run that was evaluated: its parameters, figures, seconds and tags, newest first.
+    """Every finished run that was evaluated: its parameters, metrics, seconds and tags, newest first.
 
     Returns:
         One dict a run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty where there is no such
@@ -28,10 +28,10 @@ def finished_runs(experiment: str) -> list[dict[str, Any]]:
     """
     if not _store_is_there():
         return []
-    with _explained():
-        client = _client()
-        found = client.get_experiment_by_name(experiment)
-        return [] if found is None else list(_evaluated(client, found.experiment_id))
+    with explained():
+        client = open_client(read_uri())
+        found = experiment_id(client, experiment, make=False)
+        return list(_evaluated(client, found)) if found else []
 
 
 def experiments() -> list[str]:
@@ -42,64 +42,53 @@ def experiments() -> list[str]:
     """
     if not _store_is_there():
         return []
-    with _explained():
-        return [found.name for found in _client().search_experiments() if found.name != "Default"]
+    with explained():
+        return [found.name for found in open_client(read_uri()).search_experiments() if found.name != "Default"]
 
 
 def run_file(run_id: str, name: str, folder: Path) -> Path | None:
     """Fetch a file that a run keeps into `folder`; None where it has none, or its store is out of reach."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        return Path(_client().download_artifacts(run_id, name, str(folder)))
+        return Path(open_client(read_uri()).download_artifacts(run_id, name, str(folder)))
     except (MlflowException, OSError):
         return None
 
 
-def _client() -> MlflowClient:
-    for name, value in LONGER_PATIENCE.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+def search(
+    client: MlflowClient, experiments: list[str], condition: str, order: str = "attributes.start_time DESC"
+) -> Iterator[Run]:
+    """All runs in these experiments (ids) that fulfil MLflow's `condition`, page by page."""
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(experiments, condition, order_by=[order], page_token=token)
+        yield from page
+        token = page.token or ""
 
-    return MlflowClient(tracking_uri=store_uri())
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What MLflow throws, as one line of a user's error."""
+    try:
+        yield
+    except MlflowException as error:
+        uri = read_uri()
+        raise InputError(f"MLflow at {without_password(uri)}: cannot be read ({reason(error, uri)})") from None
 
 
 def _store_is_there() -> bool:
     """MLflow would make a database that is not there: reading must not."""
-    uri = store_uri()
+    uri = read_uri()
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        uri = store_uri()
-        raise InputError(f"MLflow at {without_password(uri)}: cannot be read ({reason(error, uri)})") from None
-
-
 def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, Any]]:
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            "attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        for run in page:
-            if EVALUATED in run.data.metrics and "mlflow.parentRunId" not in run.data.tags:
-                yield {
-                    "run_id": run.info.run_id,
-                    "name": run.info.run_name,
-                    "seconds": (run.info.end_time - run.info.start_time) / 1000,
-                    "params": run.data.params,
-                    "metrics": run.data.metrics,
-                    "tags": run.data.tags,
-                }
-        token = page.token
-        if not token:
-            return
+    for run in search(client, [experiment_id], "attributes.status = 'FINISHED'"):
+        if EVALUATED in run.data.metrics and PARENT not in run.data.tags:
+            yield {
+                "run_id": run.info.run_id,
+                "name": run.info.run_name,
+                "seconds": (run.info.end_time - run.info.start_time) / 1000,
+                "params": run.data.params,
+                "metrics": run.data.metrics,
+                "tags": run.data.tags,
+            }

@@ -1,78 +1,116 @@
-"""Which store is written and read, and how long a request to it may take."""
+"""Which MLflow store is written, which server gets a copy of it, and how both are opened."""
 
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
 
-from pipeline.errors import printable
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import InputError, printable
 from pipeline.files import main_root
 
-# By default an unreachable server blocks one call for four minutes. What a stage cannot send at once it keeps, and
-# tries again when it ends; how long it waits in all follows from this (`pipeline.tracking.patience`).
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
-}
-# Of commands that exist to read or send.
-LONGER_PATIENCE = {
+NAMED = "MLFLOW_TRACKING_URI"
+SETTINGS = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may have a password
+    # by default a server that is down blocks one request for four minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-NAMED = "MLFLOW_TRACKING_URI"
-UNESCAPED = "its user and password need %2F for /, %3F for ?, %23 for # and %5B for ["
 
 
 def store_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or a database in the main repository, the same for every queued experiment."""
-    return os.environ.get(NAMED) or f"sqlite:///{main_root() / 'mlflow.db'}"
+    """Where stages write: the database that `MLFLOW_TRACKING_URI` names, else `mlflow.db` in the main repository.
+
+    The latter is the same for every queued experiment, whatever folder it works in.
+    """
+    named = os.environ.get(NAMED)
+    return named if named and server_uri() is None else f"sqlite:///{main_root() / 'mlflow.db'}"
+
+
+def server_uri() -> str | None:
+    """The server that gets a copy of every run, where `MLFLOW_TRACKING_URI` names one.
+
+    Raises:
+        InputError: for an address that cannot be parsed: libraries would print parts of its password.
+    """
+    named = os.environ.get(NAMED, "")
+    if not named.startswith(("http://", "https://")):
+        return None
+    if re.search(r"[/?#\[]", _user(named)):
+        raise InputError(f"{NAMED}: its user and password need %2F for /, %3F for ?, %23 for # and %5B for [")
+    return named.rstrip("/")
+
+
+def read_uri() -> str:
+    """Where commands read runs: the server, which has those of other machines too, else the store."""
+    return server_uri() or store_uri()
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Open a store or a server; a database that is not there is made."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # Two processes that make the database at once crash in its migrations.
+    with nullcontext() if uri.startswith("http") else FileLock(main_root() / ".mlflow.lock"):
+        return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: MlflowClient, name: str, *, make: bool = True) -> str:
+    """The id of an experiment, which is made where it is missing; empty where it is missing and not to be made.
+
+    Raises:
+        InputError: when it was deleted: MLflow keeps its name, and refuses new runs in it.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None and make:
+        # by default artifacts would go to the working directory, which a queued experiment loses
+        here = None if client.tracking_uri.startswith("http") else (main_root() / "mlartifacts").as_uri()
+        try:
+            return client.create_experiment(name, here)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # else another process was faster
+                raise
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"the MLflow experiment {name!r} was deleted in {without_password(client.tracking_uri)}: "
+            "restore it on MLflow's page, or give tracking.experiment another name"
+        )
+    return "" if found is None else str(found.experiment_id)
+
+
+def log_new(client: MlflowClient, run_id: str, metrics: Sequence[Metric], known: dict[str, set[int]]) -> None:
+    """Write the metrics whose step the run does not have, so that writing twice changes nothing.
+
+    `known` holds the steps that the run has, by metric; it is completed from the store, and updated.
+    """
+    for name in {metric.key for metric in metrics} - known.keys():
+        known[name] = {there.step for there in client.get_metric_history(run_id, name)}
+    new = [metric for metric in metrics if metric.step not in known[metric.key]]
+    client.log_batch(run_id, metrics=new)
+    for metric in new:
+        known[metric.key].add(metric.step)
 
 
 def without_password(uri: str) -> str:
-    """An address as it may be written down: without user and password."""
-    if _unescaped(uri):
-        scheme, _, rest = uri.partition("//")
-        return f"{scheme}//{rest.rpartition('@')[2]}"
-    try:
-        netloc = urlsplit(uri).netloc
-    except ValueError:  # no address at all: whoever opens it will say so
-        return uri
-    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
-
-
-def _unescaped(uri: str) -> bool:
-    """Whether user or password may end the host's part before its "@", so that they look like a part of the path."""
-    if "@" not in uri.partition("//")[2]:
-        return False
-    try:
-        netloc = urlsplit(uri).netloc
-    except ValueError:
-        return True
-    return netloc != "" and "@" not in netloc  # a database's path may hold one
-
-
-def named_store() -> str | None:
-    """What a journal says about its store: the address without password; None for the main repository's database.
-
-    That database is not named by its path: a repository may be moved.
-    """
-    return without_password(os.environ[NAMED]).rstrip("/") if os.environ.get(NAMED) else None
-
-
-def address(named: str | None) -> str | None:
-    """Where the store is that `named_store` has written down; None where the environment names another one."""
-    if named == named_store():
-        return store_uri()  # with its password
-    return None if os.environ.get(NAMED) else named
+    """An address without user and password, which may be printed."""
+    return uri.replace(f"{_user(uri)}@", "", 1) if _user(uri) else uri
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """What went wrong, as one line without the store's password, and fit for a terminal: a server may have written it.
+    """What went wrong, as one line without the password of `uri`, safe for a terminal: a server may have written it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable(line.replace(f"{_user(uri)}@", "") if _user(uri) else line)
 
-    Of an address that cannot be taken apart libraries show parts, and nobody knows which: only that is told.
-    """
-    if _unescaped(uri):
-        return UNESCAPED
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return printable(first_line.replace(uri.rstrip("/"), without_password(uri).rstrip("/")))
+
+def _user(uri: str) -> str:
+    """The part `user:password` of an address; a path of sqlite has none."""
+    found = re.match(r"(?!sqlite)[\w+.-]+://(.*)@", uri)
+    return found[1] if found else ""

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pipeline.files import digest_of
-from pipeline.tracking.delivery import EVALUATED
-from pipeline.tracking.run import Tracker
-from pipeline.tracking.runs import finished_runs
+from pipeline.tracking.naming import EVALUATED
+from pipeline.tracking.runs import explained, finished_runs
+from pipeline.tracking.store import experiment_id, open_client, read_uri
 
 KEY = "comparison"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -36,20 +36,22 @@ def set_up_view(experiment: str) -> dict[str, str]:
     """Write the view for the runs that an experiment has now, and say where it is shown.
 
     Returns:
-        Links below the server's address: `table` and `charts`. Empty when the store has failed.
+        Links below the server's address: `table` and `charts`.
+
+    Raises:
+        InputError: when the store cannot be read or written, or the experiment was deleted.
     """
-    tracker = Tracker(experiment)
     runs = finished_runs(experiment)
     state = view_state([run["params"] for run in runs], {name for run in runs for name in run["metrics"]})
-    experiment_id = tracker.tag_experiment(
-        {TAG: json.dumps(state), "mlflow.experimentKind": "custom_model_development"}
-    )
-    if experiment_id is None:
-        return {}
+    with explained():
+        client = open_client(read_uri())
+        own = experiment_id(client, experiment)
+        client.set_experiment_tag(own, TAG, json.dumps(state))
+        client.set_experiment_tag(own, "mlflow.experimentKind", "custom_model_development")
 
     def link(mode: str) -> str:
         query = {"workflowType": "machine_learning", "compareRunsMode": mode, "viewStateShareKey": KEY}
-        return f"/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+        return f"/#/experiments/{own}/runs?{urlencode(query)}"
 
     return {"table": link("TABLE"), "charts": link("CHART")}
 
@@ -59,12 +61,12 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
 
     Args:
         params: of each run.
-        metrics: the names of all figures that the runs have.
+        metrics: the names of all metrics that the runs have.
     """
     shown = shown_parameters(params)
     there = set(metrics)
     charts = _charts([name for name in shown if _varies(name, params)] or list(ALWAYS), there)
-    # the sum beside the name, as many varying parameters push the rest out of sight
+    # the sum next to the name, as many varying parameters push the rest out of sight
     columns = [
         _column("metrics", EVALUATED),
         *(_column("params", name) for name in shown),
@@ -165,7 +167,7 @@ def _line(metric: str) -> dict[str, Any]:
 
 
 def _sections(metrics: set[str]) -> list[dict[str, Any]]:
-    """Ours open; below them, closed, the ones into which MLflow puts a chart of every other figure."""
+    """Ours open; below them, closed, the ones into which MLflow puts a chart of every other metric."""
     generated = sorted({name.rpartition("/")[0] for name in metrics})
     names = [*LAYOUT, *generated, "Model metrics", "System metrics"]
     return [

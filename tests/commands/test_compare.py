@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands.compare import main
-from pipeline.tracking import Point, Tracker
+from pipeline.tracking import Tracker
 from tests.stages.running import work_in, write_tiny_params
 
 PARAMS = {"memory.size": 8, "data.name": "scenes"}
@@ -20,7 +20,7 @@ def add_run(name: str, strategy: str, seed: int, rsum: float, *, ranks: int | No
     tracker = Tracker("ours")
     params = PARAMS | {"sampler.strategy": strategy, "seed": seed}
     tracker.begin(f"{strategy} {seed} {rsum}", name, params, {"dvc.experiment": name})
-    tracker.log([Point("test/rsum", rsum, 1, 1000), *(Point(f"test/{s}/R1", rsum / 6, 1, 1) for s in ("i2t", "t2i"))])
+    tracker.log_rows([{"step": 1, "test/rsum": rsum, "test/i2t/R1": rsum / 6, "test/t2i/R1": rsum / 6}])
     if ranks is not None:
         table = [
             {"direction": side, "query": query, "image": query, "fold": 0, "rank": ranks}

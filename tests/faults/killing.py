@@ -156,8 +156,7 @@ def try_kill(kill: Kill, reference: Reference, folder: Path) -> tuple[bool, list
         problems.append("the outputs are not those of an uninterrupted run")
     kept = [path for path in folder.glob(".checkpoints/*") if path.is_dir()]
     half = [path for path in folder.rglob("*") if path.suffix in (".part", ".old")]
-    journals = list(folder.glob(".tracking/*.jsonl"))
-    problems += [f"{path.relative_to(folder)} is left" for path in (*kept, *half, *journals)]
+    problems += [f"{path.relative_to(folder)} is left" for path in (*kept, *half)]
     found = tracked(folder)
     problems += [
         f"{part} in MLflow: {_difference(found[part], wanted)}"

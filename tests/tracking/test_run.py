@@ -1,290 +1,217 @@
-"""The record in MLflow: found again, never doubled, and never in a training's way."""
+"""The record in the repository's own store: found again, never doubled, and never in a training's way."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from pipeline.tracking import EVALUATE_KEY, Point, Tracker, store_uri
-from tests.stages.running import work_in
+from pipeline.errors import InputError
+from pipeline.tracking import Tracker, finished_runs, set_up_view, store_uri
+from tests.stages.running import invoke
+from tests.tracking.making import EXPERIMENT, PARAMS, begun, evaluated, runs, steps, trained
 
-PARAMS: Mapping[str, Any] = {"memory.size": 8, "data.root": None, "train.milestones": [4]}
-TAGS = {"git.commit": "c0ffee"}
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return work_in(tmp_path / "clone", monkeypatch)
+pytestmark = pytest.mark.usefixtures("clone")
 
 
-def begun(key: str, name: str = "fne") -> Tracker:
-    tracker = Tracker("ours")
-    tracker.begin(key, name, PARAMS, TAGS)
-    assert not tracker.failed
-    return tracker
-
-
-def end(tracker: Tracker) -> None:
-    tracker.finish()
-    tracker.close()
-
-
-def continued(key: str, evaluate_key: str, *, killed: bool = False) -> tuple[bool, Tracker]:
-    """As stage `evaluate` does; `killed`: before it sent its figures."""
-    tracker = Tracker("ours")
-    to_log = tracker.continue_for_evaluation(key, evaluate_key, "fne", PARAMS, TAGS)
-    if to_log and not killed:
-        tracker.log([Point("test/rsum", 100.0, 1, tracker.began)])
-        end(tracker)
-    assert not tracker.failed
-    return to_log, tracker
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing of ours may handle it."""
 
 
 def client() -> MlflowClient:
     return MlflowClient(tracking_uri=store_uri())
 
 
-def runs() -> list[Run]:
-    experiment = client().get_experiment_by_name("ours")
-    return list(client().search_runs([experiment.experiment_id])) if experiment else []
-
-
-def open_first(folder: str, barrier: Any, answers: Any) -> None:
-    """One of several processes that find no store yet."""
+def work(folder: str, root: str, key: str, barrier: Any, answers: Any) -> None:
+    """A stage of the workspace or of a queue's worker, one of several that find no store yet."""
     os.chdir(folder)
+    os.environ["DVC_ROOT"] = root
     barrier.wait(timeout=120)
-    tracker = Tracker("ours")
-    tracker.begin(f"key of {os.getpid()}", "first", PARAMS, TAGS)
-    answers.put((tracker.failed, tracker.run_id))
+    trained(key)
+    answers.put(evaluated(key).failed)
 
 
-def test_two_processes_make_the_store_at_once(clone: Path) -> None:
+def test_two_queue_workers_and_the_workspace_share_one_store(clone: Path, tmp_path: Path) -> None:
     (clone / "mlflow.db").unlink()
     context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=open_first, args=(str(clone), barrier, answers)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [answers.get(timeout=240) for _ in workers]
+    folders = [clone, tmp_path / "one", tmp_path / "two"]
+    barrier, answers = context.Barrier(3), context.Queue()
+    workers = []
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        arguments = (str(folder), str(clone), folder.name, barrier, answers)
+        workers.append(context.Process(target=work, args=arguments))
+        workers[-1].start()
+    assert [answers.get(timeout=240) for _ in workers] == [False] * 3
     for worker in workers:
         worker.join()
-    assert [failed for failed, _ in found] == [False, False]
-    assert {run_id for _, run_id in found} == {run.info.run_id for run in runs()}
-    assert len(runs()) == 2
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 3
+    assert {len(steps(run, "train/loss")) for run in runs()} == {3}
+    experiment = client().get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert experiment.artifact_location == (clone / "mlartifacts").as_uri(), "not in a folder that is lost"
+    assert all((clone / "mlartifacts" / run.info.run_id / "artifacts/metrics.json").exists() for run in runs())
 
 
-def test_a_run_has_its_parameters_tags_and_name(clone: Path) -> None:
-    begun("k", name="fne · memory 8")
+def test_a_run_has_its_parameters_tags_name_and_finite_metrics() -> None:
+    begun()
     (run,) = runs()
     assert run.data.params == {"memory.size": "8", "data.root": "null", "train.milestones": "[4]"}
-    assert run.data.tags["git.commit"] == "c0ffee"
-    assert run.info.run_name == "fne · memory 8"
-    assert run.info.status == "RUNNING"
+    assert (run.data.tags["git.commit"], run.info.run_name, run.info.status) == ("c0ffee", "run k", "RUNNING")
+    assert set(run.data.metrics) == {"train/loss"}
+    (first, *_) = client().get_metric_history(run.info.run_id, "train/loss")
+    assert (first.step, first.timestamp, first.value) == (0, 1000, 1.0)
 
 
 @pytest.mark.parametrize("left", [None, "FAILED", "KILLED"])
-def test_what_did_not_finish_is_gone_on_with(left: str | None, clone: Path) -> None:
-    first = begun("k")
+def test_what_did_not_finish_is_continued_and_no_step_stands_there_twice(left: str | None) -> None:
+    first = begun()
     if left:
         first.finish(left)
-    second = begun("k")
+    second = begun()
+    second.log_rows([{"step": step, "train/loss": 9.0} for step in range(2500)])
     assert second.run_id == first.run_id
     assert [run.info.status for run in runs()] == ["RUNNING"]
-    end(second)
-    assert [run.info.status for run in runs()] == ["FINISHED"]
+    second.finish()
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in steps(run, "train/loss")] == list(range(2500))
+    assert steps(run, "train/loss")[0] == (0, 1.0), "a step that was written stays as it is"
 
 
-def test_what_finished_is_left_alone(clone: Path) -> None:
-    first = begun("k")
-    end(first)
-    assert continued("k", "e")[0]
-    second, other = begun("k"), begun("another key")
-    assert len({first.run_id, second.run_id, other.run_id}) == 3
-    assert begun("k").run_id == second.run_id
+def test_what_finished_and_was_evaluated_is_left_alone() -> None:
+    first = trained()
+    evaluated()
+    assert len({first.run_id, begun().run_id, begun("other").run_id}) == 3
 
 
-def test_what_finished_and_was_never_evaluated_is_replaced(clone: Path) -> None:
-    """Killed when all was done, before DVC knew: the training is taken again, and must not stand there twice."""
-    first = begun("k")
-    first.log([Point("train/loss", 1.0, 1, 1000)])
-    end(first)
-    second = Tracker("ours")
-    second.begin("k", "fne", PARAMS, TAGS, afresh=True)
-    second.log([Point("train/loss", 1.0, 1, 2000)])
-    end(second)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_that_starts_again_replaces_what_it_left(finished: bool) -> None:
+    """Killed when all was done, before DVC knew; or its checkpoint is gone."""
+    first = trained() if finished else begun()
+    second = trained(restart=True)
     (run,) = runs()
     assert run.info.run_id == second.run_id != first.run_id
 
 
-def test_what_another_machine_has_begun_is_left_alone(
-    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = begun("k")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri())
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
-    ours = begun("k")
-    assert ours.run_id != theirs.run_id
-    assert [run.info.status for run in runs()] == ["RUNNING", "RUNNING"]
-
-
-def test_figures_sent_again_change_nothing_and_nan_is_left_out(clone: Path) -> None:
-    tracker = begun("k")
-    points = [Point("train/loss", 1 / (step + 1), step, 1000 + step) for step in range(2100)]  # more than two requests
-    points += [Point("val/rsum", float("nan"), 1, 1000), Point("val/rsum", float("inf"), 2, 1000)]
-    tracker.log(points)
-    tracker.log(points[:50])
-    begun("k").log(points)
-    assert tracker.run_id is not None
-    history = client().get_metric_history(tracker.run_id, "train/loss")
-    assert [(m.step, m.timestamp, m.value) for m in sorted(history, key=lambda m: m.step)] == [
-        (point.step, point.time, point.value) for point in points[:2100]
-    ]
-    assert client().get_metric_history(tracker.run_id, "val/rsum") == []
-    assert not tracker.failed
-
-
-def test_rows_are_sent_by_their_own_step_and_time(clone: Path) -> None:
-    tracker = begun("k")
-    tracker.log_rows([{"epoch": 0, "step": 7, "time": 1234, "train/loss": 0.5, "val/i2t/R1": 50}])
+def test_an_evaluation_continues_the_run_that_trained_once() -> None:
+    first = trained()
+    assert evaluated().run_id == evaluated().run_id == first.run_id
+    assert Tracker(EXPERIMENT).find_evaluation("e")
+    assert not Tracker(EXPERIMENT).find_evaluation("of another store")
     (run,) = runs()
-    assert run.data.metrics == {"train/loss": 0.5, "val/i2t/R1": 50}
-    (metric,) = client().get_metric_history(run.info.run_id, "train/loss")
-    assert (metric.step, metric.timestamp) == (7, 1234)
+    assert (run.data.metrics["test/rsum"], run.info.status) == (100.0, "FINISHED")
 
 
-def test_an_evaluation_goes_into_the_run_that_trained_once(clone: Path) -> None:
-    trained = begun("k")
-    end(trained)
-    to_log, tracker = continued("k", "e")
-    assert to_log
-    assert tracker.run_id == trained.run_id
-    again, tracker = continued("k", "e")
-    assert not again
-    assert tracker.run_id == trained.run_id
-    assert len(runs()) == 1
+def test_an_evaluation_with_other_settings_becomes_a_child() -> None:
+    first = trained()
+    evaluated()
+    child = evaluated(evaluate_key="other")
+    assert evaluated(evaluate_key="other").run_id == child.run_id
+    assert evaluated().run_id == first.run_id
+    found = {run.info.run_id: run for run in runs()}
+    assert found.keys() == {first.run_id, child.run_id}
+    assert found[child.run_id].data.tags["mlflow.parentRunId"] == first.run_id
+    assert found[child.run_id].info.run_name == "run k (evaluated again)"
 
 
-def test_an_evaluation_with_other_settings_becomes_a_child(clone: Path) -> None:
-    trained = begun("k")
-    end(trained)
-    continued("k", "e")
-    to_log, child = continued("k", "other settings")
-    assert to_log
-    assert child.run_id != trained.run_id
-    again, same = continued("k", "other settings")
-    assert not again
-    assert same.run_id == child.run_id
-    assert child.run_id is not None
-    tags = client().get_run(child.run_id).data.tags
-    assert tags["mlflow.parentRunId"] == trained.run_id
-    assert tags[EVALUATE_KEY] == "other settings"
-    first_again, tracker = continued("k", "e")
-    assert not first_again
-    assert tracker.run_id == trained.run_id
-    assert len(runs()) == 2
+@pytest.mark.parametrize("evaluate_key", ["e", "other"])
+def test_an_evaluation_that_was_killed_is_completed(evaluate_key: str) -> None:
+    trained()
+    evaluated(killed=evaluate_key == "e")
+    killed = evaluated(evaluate_key=evaluate_key, killed=True)
+    assert evaluated(evaluate_key=evaluate_key).run_id == killed.run_id
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert {run.data.metrics["test/rsum"] for run in runs()} == {100.0}
 
 
-@pytest.mark.parametrize("evaluate_key", ["e", "other settings"])
-def test_an_evaluation_that_was_killed_is_made_up_for(evaluate_key: str, clone: Path) -> None:
-    end(begun("k"))
-    continued("k", "e", killed=evaluate_key == "e")
-    _, killed = continued("k", evaluate_key, killed=True)
-    to_log, tracker = continued("k", evaluate_key)
-    assert to_log
-    assert tracker.run_id == killed.run_id is not None
-    run = client().get_run(killed.run_id)
-    assert run.data.metrics == {"test/rsum": 100.0}
-    assert run.info.status == "FINISHED"
+@pytest.mark.parametrize("deleted", [True, False])
+def test_an_evaluation_without_a_trainings_run_makes_one(deleted: bool) -> None:
+    """After a `dvc pull`, or when somebody deleted it."""
+    if deleted:
+        client().delete_run(trained().run_id)
+    assert evaluated().run_id == evaluated().run_id
+    assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
-def test_an_evaluation_finds_no_run_after_a_pull_and_makes_one(clone: Path) -> None:
-    to_log, tracker = continued("k", "e")
-    assert to_log
-    (run,) = runs()
-    assert run.info.run_id == tracker.run_id
-    assert run.data.metrics == {"test/rsum": 100.0}
-    assert not continued("k", "e")[0]
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KilledError, "KILLED")])
+def test_an_exception_ends_the_run_that_its_stage_began(error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), begun("other"):
+        raise error
+    assert [run.info.status for run in runs()] == [status]
+    trained()
+    with pytest.raises(error), Tracker(EXPERIMENT) as tracker:
+        tracker.continue_for_evaluation("k", "e", "fne", PARAMS, {})
+        raise error
+    assert {run.info.run_name: run.info.status for run in runs()} == {"run other": status, "run k": "FINISHED"}
 
 
-def test_an_evaluation_after_its_run_was_deleted_makes_another(clone: Path) -> None:
-    trained = begun("k")
-    end(trained)
-    continued("k", "e")
-    assert trained.run_id is not None
-    client().delete_run(trained.run_id)
-    to_log, tracker = continued("k", "e")
-    assert to_log
-    assert tracker.run_id != trained.run_id
+def test_a_kill_at_any_request_while_a_model_is_kept_leaves_one() -> None:
+    trained()
+    requests = ("create_registered_model", "create_logged_model", "log_model_artifacts", "finalize_logged_model")
+    for request in (*requests, "log_outputs", "create_model_version", "set_tag"):
+        with pytest.MonkeyPatch.context() as context, pytest.raises(KilledError):
+            context.setattr(MlflowClient, request, lambda *_arguments, **_named: (_ for _ in ()).throw(KilledError))
+            evaluated(model="kept")
+    evaluated(model="kept")
+    (run,), (version,) = runs(), client().search_model_versions("name = 'kept'")
+    (logged,) = client().search_logged_models([run.info.experiment_id])
+    assert (version.run_id, logged.source_run_id, logged.status) == (run.info.run_id, run.info.run_id, "READY")
+    assert run.outputs is not None
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(logged.model_id, 3)]
+    assert run.data.tags["pipeline.model"] == str(version.version)
+    files = Path(logged.artifact_location.removeprefix("file://"))
+    assert (files / "data/data/trained/model.safetensors").read_bytes() == b"weights"
 
 
-def test_artifacts_lie_below_the_main_repository_wherever_a_stage_works(
-    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_fails_costs_one_warning_and_is_written_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    queued = tmp_path / "queued"
-    queued.mkdir()
-    monkeypatch.setenv("DVC_ROOT", str(clone))
-    monkeypatch.chdir(queued)
-    tracker = begun("k")
-    (queued / "metrics.json").write_text("{}")
-    tracker.artifact(queued / "metrics.json")
-    assert tracker.run_id is not None
-    experiment = client().get_experiment_by_name("ours")
+    with monkeypatch.context() as context:
+        context.setattr(MlflowClient, "log_batch", lambda *_arguments, **_named: Path("/nowhere").stat())
+        tracker = begun()
+        tracker.log_rows([{"step": 3, "train/loss": 0.1}])
+        tracker.describe("lost")
+    assert tracker.failed
+    tracker = begun()
+    with monkeypatch.context() as context:
+        context.setattr(MlflowClient, "log_batch", lambda *_arguments, **_named: Path("/nowhere").stat())
+        tracker.log_rows([{"step": 3, "train/loss": 0.1}])
+    tracker.finish()
+    assert len(steps(runs()[0], "train/loss")) == 4
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(" failed (")[0] for line in said] == [f"warning: MLflow's store {store_uri()}"] * 2, "one each"
+
+
+def test_a_deleted_experiment_is_one_clear_error() -> None:
+    trained()
+    experiment = client().get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    assert experiment.artifact_location == (clone / "mlartifacts").as_uri()
-    assert (clone / "mlartifacts" / tracker.run_id / "artifacts/metrics.json").read_text() == "{}"
-    assert [path.name for path in queued.iterdir()] == ["metrics.json"]
+    client().delete_experiment(experiment.experiment_id)
+    for use in (Tracker, finished_runs, set_up_view):
+        with pytest.raises(InputError, match=r"experiment 'ours' was deleted in sqlite:.*mlflow\.db: restore it"):
+            use(EXPERIMENT)
 
 
-def test_the_store_is_the_servers_else_the_main_repositorys_else_here(
-    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_tracker_leaves_no_trace() -> None:
+    tracker = Tracker(EXPERIMENT, silent=True)
+    tracker.begin("k", "fne", PARAMS, {})
+    tracker.log_rows([{"step": 1, "train/loss": 1.0}])
+    tracker.finish()
+    assert runs() == []
+
+
+def test_a_database_that_is_named_is_the_store(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store_uri() == f"sqlite:///{clone}/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert store_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert store_uri() == "http://127.0.0.1:9"
-
-
-def test_a_server_that_is_not_there_costs_one_warning(
-    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracker = Tracker("ours")
-    bounds = {name: os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] for name in ("MAX_RETRIES", "TIMEOUT")}
-    assert bounds == {"MAX_RETRIES": "0", "TIMEOUT": "2"}
-    tracker.begin("k", "fne", PARAMS, TAGS)
-    tracker.log([Point("train/loss", 1.0, 1, 1000)])
-    end(tracker)
-    assert tracker.failed
-    out, error = capfd.readouterr()
-    assert out == ""
-    warning, told = error.splitlines()
-    assert warning.startswith("warning: MLflow at http://127.0.0.1:9 failed (")
-    assert told.startswith("MLflow did not come back (")
-    assert told.endswith("To send the record: python -m commands.sync")
-
-
-def test_a_store_that_fails_later_costs_one_warning(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tracker = begun("k")
-    capfd.readouterr()
-    (clone / "mlflow.db").write_bytes(b"no database" * 1000)
-    tracker.log([Point("train/loss", 1.0, 1, 1000)])
-    tracker.finish()
-    assert tracker.failed
-    assert capfd.readouterr().err.count("warning: ") == 1
-
-
-def test_a_silent_tracker_leaves_no_trace(clone: Path) -> None:
-    tracker = Tracker("ours", silent=True)
-    tracker.begin("k", "fne", PARAMS, TAGS)
-    tracker.log([Point("train/loss", 1.0, 1, 1000)])
-    tracker.finish()
-    assert runs() == []
+    assert store_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    tracker = trained()
+    assert (tracker._follower, len(runs(f"sqlite:///{tmp_path}/other.db"))) == (None, 1)
+    assert "names no server" in invoke("sync").output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import Point, Tracker, set_up_view, store_uri
+from pipeline.tracking import Tracker, set_up_view, store_uri
 from pipeline.tracking.view import TAG, shown_parameters, view_state
 from tests.stages.running import work_in
 
@@ -53,7 +53,7 @@ def test_the_view_is_kept_in_the_experiment(tmp_path: Path, monkeypatch: pytest.
     for number, params in enumerate(RUNS):
         tracker = Tracker("ours")
         tracker.begin(f"k{number}", "a run", params, {})
-        tracker.log([Point("test/rsum", 300.0, 1, 1000)])
+        tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
         tracker.finish()
     links = set_up_view("ours")
     experiment = MlflowClient(tracking_uri=store_uri()).get_experiment_by_name("ours")
