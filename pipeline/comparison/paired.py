@@ -26,13 +26,32 @@ SEED = 1
 
 
 class Difference(NamedTuple):
-    """A difference of two means with its 95 % interval and how that was had; bounds are NaN where it has none."""
+    """A difference of two means with its 95 % interval; bounds are NaN where it has none."""
 
     value: float
     low: float
     high: float
     method: str
     """"queries": paired bootstrap over the queries; "seeds": t-interval over the seeds; "none": one seed alone."""
+    narrower: tuple[float, float] | None = None
+    """The interval of the other method, where both are known: the wider one decides."""
+
+    @property
+    def leaves_zero(self) -> bool:
+        """Whether the interval, the wider of two, does not contain 0."""
+        return self.low > 0 or self.high < 0
+
+
+def wider(queries: Difference, seeds: Difference) -> Difference:
+    """The wider interval, with the other beside it.
+
+    An interval over queries holds for these seeds alone, one over seeds for these queries alone: "A is better than B"
+    needs both.
+    """
+    if seeds.method == "none":
+        return queries
+    first, other = (queries, seeds) if queries.high - queries.low >= seeds.high - seeds.low else (seeds, queries)
+    return Difference(queries.value, first.low, first.high, first.method, (other.low, other.high))
 
 
 def over_seeds(ours_S: Sequence[float], theirs_S: Sequence[float]) -> Difference:

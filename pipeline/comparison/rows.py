@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.comparison.conditions import Condition, as_number, same_value
-from pipeline.comparison.paired import Difference, over_queries, over_seeds
+from pipeline.comparison.paired import Difference, over_queries, over_seeds, wider
 from pipeline.errors import InputError
 from pipeline.retrieval.recall import recall_names
 
@@ -166,10 +166,11 @@ def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_o
     for metric in metrics:
         ours, theirs = group.values(metric), partner.values(metric)
         both = [seed for seed in ours if seed in theirs]
+        if not both:
+            continue
+        found[metric] = over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both])
         if metric in sure and both == seeds:
-            found[metric] = sure[metric]
-        elif both:
-            found[metric] = over_seeds([ours[seed] for seed in both], [theirs[seed] for seed in both])
+            found[metric] = wider(sure[metric], found[metric])
     return found
 
 

@@ -60,7 +60,10 @@ def blocks(table: Cells, width: int, gap: int = 2) -> list[Cells]:
 def explanation(rows: Sequence[Row]) -> list[str]:
     """What the figures are: a sentence a line, to stand below the table."""
     said = ["Mean ± standard deviation over the seeds."]
-    methods = {difference.method for row in rows for difference in row.differences.values()}
+    differences = [difference for row in rows for difference in row.differences.values()]
+    methods = {difference.method for difference in differences}
+    if any(difference.narrower for difference in differences):
+        methods |= {"queries", "seeds"}
     level = f"{LEVEL:.0%}"
     if methods:
         said.append("Δ: difference from the baseline over the same seeds.")
@@ -69,13 +72,11 @@ def explanation(rows: Sequence[Row]) -> list[str]:
             f"Brackets: {level} interval of the paired bootstrap over the test queries (other queries, same seeds)."
         )
     if "seeds" in methods:
-        why = (
-            "for the figures that ranks do not give, and where a run keeps no ranks.parquet"
-            if "queries" in methods
-            else ""
-        )
-        why = why or "as these runs keep no ranks.parquet, or the figures are not recalls"
-        said.append(f"{{Braces}}: {level} t-interval over the seeds, {why}.")
+        said.append(f"{{Braces}}: {level} t-interval over the seeds (other seeds, same queries).")
+        if "queries" not in methods:
+            said.append("No interval over the queries: these runs keep no ranks.parquet, or the metric is no recall.")
+    if any(difference.leaves_zero for difference in differences):
+        said.append("*: the wider of the intervals does not contain 0.")
     if "none" in methods:
         said.append("No interval: one common seed and no ranks.parquet.")
     return said
@@ -147,9 +148,18 @@ def _difference(row: Row, metric: str) -> str:
 
 
 def _signed(found: Difference, metric: str) -> str:
-    value, low, high = (("+" if bound > 0 else "") + figure(bound, metric).replace("-", "−") for bound in found[:3])
-    brackets = {"queries": f" [{low}, {high}]", "seeds": f" {{{low}, {high}}}", "none": ""}
-    return value + brackets[found.method]
+    def signed(number: float) -> str:
+        return ("+" if number > 0 else "") + figure(number, metric).replace("-", "−")
+
+    intervals = {found.method: (found.low, found.high)}
+    if found.narrower is not None:
+        intervals["seeds" if found.method == "queries" else "queries"] = found.narrower
+    shown = signed(found.value) + ("*" if found.leaves_zero else "")
+    for method, (left, right) in (("queries", "[]"), ("seeds", "{}")):
+        if method in intervals:
+            low, high = intervals[method]
+            shown += f" {left}{signed(low)}, {signed(high)}{right}"
+    return shown
 
 
 def _by_number(seed: str) -> tuple[int, str]:

@@ -67,12 +67,12 @@ def test_seeds_become_rows_with_differences_over_queries_where_ranks_are_kept(st
     result = compare("--baseline", "sampler.strategy=hardest")
     assert lines(result) == [
         ["sampler.strategy", "seeds", "rsum", "Δ rsum"],
-        ["fne", "2", "600.0 ± 0.0", "+200.0 [+200.0, +200.0]"],
+        ["fne", "2", "600.0 ± 0.0", "+200.0* [+200.0, +200.0] {+200.0, +200.0}"],
         ["hardest", "2", "400.0 ± 0.0", "baseline"],
-        ["random", "2", "101.5 ± 0.7", "−298.5 {−304.9, −292.1}"],
+        ["random", "2", "101.5 ± 0.7", "−298.5* {−304.9, −292.1}"],
     ]
     assert "6 runs, 3 rows." in result.stderr
-    assert "where a run keeps no ranks.parquet" in result.stderr
+    assert "*: the wider of the intervals does not contain 0." in result.stderr
 
 
 def test_runs_are_picked_by_name_and_by_parameter(store: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
-from pipeline.comparison.paired import over_queries, over_seeds
+from pipeline.comparison.paired import Difference, over_queries, over_seeds, wider
 from pipeline.retrieval.uncertainty import figures
 
 
@@ -51,7 +51,7 @@ def test_the_interval_is_that_of_an_obvious_bootstrap() -> None:
 
 
 def test_equal_runs_differ_by_nothing_for_sure() -> None:
-    assert over_queries([queries(1, 0)], [queries(1, 0)])["test/rsum"] == (0, 0, 0, "queries")
+    assert over_queries([queries(1, 0)], [queries(1, 0)])["test/rsum"][:4] == (0, 0, 0, "queries")
 
 
 def test_runs_on_other_queries_have_no_paired_difference() -> None:
@@ -65,3 +65,13 @@ def test_the_interval_over_seeds_is_students() -> None:
     assert [found.low, found.high] == pytest.approx([3 - half, 3 + half])
     assert over_seeds([10], [9])[0] == 1
     assert over_seeds([10], [9]).method == "none"
+
+
+def test_the_wider_of_both_intervals_decides() -> None:
+    queries, seeds = Difference(1, 0.5, 1.5, "queries"), Difference(1, -1, 3, "seeds")
+    found = wider(queries, seeds)
+    assert found == (1, -1, 3, "seeds", (0.5, 1.5))
+    assert not found.leaves_zero, "sure for these seeds, not for others"
+    assert wider(queries, Difference(1, 0.9, 1.1, "seeds")) == (1, 0.5, 1.5, "queries", (0.9, 1.1))
+    assert wider(queries, over_seeds([10], [9])) == queries
+    assert queries.leaves_zero and Difference(-1, -2, -0.5, "seeds").leaves_zero
