@@ -254,8 +254,8 @@ def readers() -> list[Reader]:
         Reader(
             "params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25, 0.1
         ),
-        Reader("a published checkpoint", {"model.pt": _saved(state)}, _published, 4, 0.05),
-        Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published, 4, 0.05),
+        Reader("a published checkpoint", {"model.pt": _saved(state)}, _published, 2, 0.05),
+        Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published, 2, 0.05),
         Reader(
             "a tower's folder",
             {

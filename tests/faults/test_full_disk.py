@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.files import sha256
 from pipeline.training.checkpoint import Checkpoint
-from tests.stages.running import ROOT, files_below, invoke, run, run_in, work_in
+from tests.stages.running import ROOT, files_below, invoke, largest_file, run, run_in, work_in
 
 SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train__batch_size": 16}
 
@@ -32,17 +29,6 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clone(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ready, tmp_path / "clone")
     return work_in(tmp_path / "clone", monkeypatch)
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Nothing can be written (EFBIG where a disk says ENOSPC)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("full_at", [1, 2, 3, 5])
@@ -66,7 +52,7 @@ def test_a_disk_that_fills_while_training_costs_no_checkpoint(
             save(self, state, name)
             written[self.folder / f"{name}.pt"] = sha256(self.folder / f"{name}.pt")
             return
-        with full_disk():
+        with largest_file(0):
             save(self, state, name)
 
     with monkeypatch.context() as patch:
@@ -92,7 +78,7 @@ def test_a_disk_too_full_for_the_record_alone_does_not_stop_a_training(
     log_batch = MlflowClient.log_batch
 
     def no_room(*arguments: Any, **named: Any) -> None:
-        with full_disk():
+        with largest_file(0):
             log_batch(*arguments, **named)
 
     monkeypatch.setattr(MlflowClient, "log_batch", no_room)

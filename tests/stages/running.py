@@ -7,12 +7,13 @@ import importlib
 import logging
 import math
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def refused(stage: str) -> str:
     assert result.output.count("\n") == 1, result.output
     assert files_below(Path()) == before
     return result.output
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes fails, as on a full disk (EFBIG where a disk says ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def files_below(folder: Path) -> dict[str, str]:

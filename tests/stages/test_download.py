@@ -1,4 +1,4 @@
-"""Every source, as published, through the stages download and split; and what bad input does to them."""
+"""Every source, ten images each, from its archives to test recalls; and what bad input does to download and split."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pandas
 import pytest
 
 from pipeline.data.splits.format import read_split
+from pipeline.training.record import PLACE
 from tests.data.published import (
     COPIES,
     Copy,
@@ -31,7 +32,7 @@ from tests.data.published import (
     write_files,
     write_params,
 )
-from tests.stages.running import files_below, invoke, refused, run, work_in
+from tests.stages.running import STAGES, TINY_TOWERS, files_below, finite, invoke, refused, run, work_in
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work_in(tmp_path / "clone", monkeypatch)
 
 
-def download(copy: Copy) -> str:
+def download(copy: Copy, **changes: Any) -> str:
     """What the stage says of a copy, served where it is to be fetched."""
     with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror if copy.served else None)
+        write_copy_params(Path(), copy, mirror if copy.served else None, **changes)
         return run("download")
 
 
@@ -54,11 +55,11 @@ def packed() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("build", COPIES.values(), ids=COPIES.keys())
-def test_every_source_goes_through_download_and_split(build: Callable[[Path], Copy], tmp_path: Path) -> None:
+def test_every_source_goes_through_all_stages(build: Callable[[Path], Copy], tmp_path: Path) -> None:
     copy = build(tmp_path / "published")
     before = files_below(tmp_path / "published")
-    said = download(copy)
-    run("split")
+    said = download(copy, **TINY_TOWERS)
+    evaluated = run(*STAGES[1:])  # nothing after download needs the network
 
     assert packed() == {name: copy.content[name] for name in copy.expected}
     assert all(note in said.splitlines() for note in copy.notes)
@@ -73,6 +74,19 @@ def test_every_source_goes_through_download_and_split(build: Callable[[Path], Co
             assert caption in copy.expected[made.images[image]][1]
         assert len(made.captions) == sum(len(copy.expected[image][1]) for image in made.images)
     assert Path("data/split/truth.json").exists() == Path("data/split/truth.parquet").exists() == copy.has_truth
+
+    metrics = json.loads(Path("metrics.json").read_text())
+    for model in ("last", "test"):
+        assert finite(metrics[model])
+        assert set(metrics[model]["i2t"]) == set(metrics[model]["t2i"]) == {"R1", "R5", "R10", "median_rank"}
+        recalls = [metrics[model][side][cutoff] for side in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")]
+        assert metrics[model]["rsum"] == pytest.approx(sum(recalls))
+        assert all(0 <= recall <= 100 for recall in recalls)
+    assert "truth" not in metrics["test"], "only generated scenes know every match"
+    assert f"test rsum {metrics['test']['rsum']:.1f}" in evaluated
+    header = Path("train/history.csv").read_text().splitlines()[0].split(",")
+    assert header[: len(PLACE)] == list(PLACE)
+    assert "sampler/false_negative_share" not in header, "unknown where the truth is"
 
 
 def test_what_was_downloaded_is_used_again_without_a_server(tmp_path: Path) -> None:
@@ -188,6 +202,33 @@ def test_the_train_file_is_one_that_fnes_published_reader_takes(tmp_path: Path) 
     test = json.loads(Path("data/split/test.json").read_text())
     assert [set(row) for row in test] == [{"image", "caption"}] * 2
     assert all(len(row["caption"]) == 5 for row in test)
+
+
+@pytest.mark.parametrize("prefix", ["flickr30k-images/", ""])
+def test_fne_json_is_read_and_written_as_published(prefix: str, tmp_path: Path) -> None:
+    copy = COPIES["flickr30k, FNE"](tmp_path / "published")
+    assert copy.served is not None
+    for name in copy.served.rglob("*.json"):
+        write_files(name.parent, {name.name: fne_json(copy.expected, "flickr30k", prefix)[name.name]})
+    download(copy)
+    run("split")
+    for split in ("train", "val", "test"):
+        published = json.loads(fne_json(copy.expected, "flickr30k")[f"flickr30k_{split}.json"])
+        written = json.loads(Path(f"data/split/{split}.json").read_text())
+        identities = [[row.pop("image_id") for row in rows] for rows in (published, written) if split == "train"]
+        assert written == published, "the same rows in the same order, an image by its base name"
+        for before, after in zip(*identities, strict=True) if identities else ():
+            assert isinstance(after, int)
+            assert before == f"id_{after}"
+
+
+def test_heads_over_frozen_features_train_on_a_published_layout(tmp_path: Path) -> None:
+    copy = COPIES["flickr8k"](tmp_path / "published")
+    download(copy, **TINY_TOWERS, model__train="heads", model__width=8)
+    run(*STAGES[1:])
+    assert finite(json.loads(Path("metrics.json").read_text()))
+    assert json.loads(Path("models/trained/model.json").read_text())["width"] == 8
+    assert not Path("models/trained/image").exists()
 
 
 # Bad input: one line, and nothing that existed is lost.

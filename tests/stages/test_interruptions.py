@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
-import resource
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,12 @@ from tests.stages.running import (
     STAGES,
     files_below,
     invoke,
+    largest_file,
     run,
     start,
     work_in,
     write_tiny_params,
 )
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes fails, as on a full disk (EFBIG where a disk says ENOSPC)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
 
 OF_ITS_OWN = {"seed": 4}  # a training for which nothing is there to go on from
 

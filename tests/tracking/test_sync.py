@@ -25,6 +25,8 @@ from tests.tracking.making import begun, evaluated, record, runs, steps, trained
 LONG = 240.0  # seconds that nothing here takes
 AT_THE_END = follower.AT_THE_END
 
+pytestmark = pytest.mark.server
+
 
 def until(condition: Callable[[], object]) -> None:
     give_up = time.monotonic() + LONG
