@@ -16,11 +16,14 @@ def learning_rate(initial: float, milestones: Sequence[int], epoch: int) -> floa
 
 
 def cosine_rate(initial: float, warmup: int, total: int, position: int) -> float:
-    """Up to `initial` in a straight line over `warmup` positions, then half a cosine down to 0 at `total`."""
+    """Up to `initial` in a straight line over `warmup` positions, then half a cosine down to 0 at `total`.
+
+    Positions count from 0 and are below `total`.
+    """
     if position < warmup:
         return initial * (position + 1) / warmup
     share = (position - warmup) / max(1, total - warmup)
-    return initial * (1 + math.cos(math.pi * min(1.0, share))) / 2
+    return initial * (1 + math.cos(math.pi * share)) / 2
 
 
 def scheduled_rate(settings: TrainParams, epoch: int, batch: int, batches: int, samples: int) -> float:
