@@ -68,6 +68,7 @@ def make_model(
     model = MatchingModel(*towers, *heads, width=width, mean=mean, std=std)
     start = -math.log(FIRST_TEMPERATURE) if base.logit_scale is None else base.logit_scale
     model.logit_scale = nn.Parameter(torch.tensor(start))
+    model.bound_temperature()
     return model
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, W a tower's own width, D the joint width.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from pipeline.models.normalisation import HALF, normalised
 
 Pooling = Literal["masked_mean", "mean_all"]
 FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
-LOWEST_TEMPERATURE = 0.01  # of a learned one (Radford et al. 2021)
+LARGEST_LOGIT_SCALE = math.log(100)  # of a learned temperature, 0.01 (Radford et al. 2021)
 
 
 class Tokens(NamedTuple):
@@ -113,7 +114,8 @@ class MatchingModel(nn.Module):
         std: their standard deviation.
         temperature: what similarities are divided by, unless it is learned.
 
-    Where the temperature is learned, `logit_scale` is the logarithm of what similarities are multiplied by.
+    Where the temperature is learned, `logit_scale` is the logarithm of what similarities are multiplied by, and a
+    training calls `bound_temperature` after each step.
     """
 
     def __init__(
@@ -150,7 +152,17 @@ class MatchingModel(nn.Module):
     @property
     def temperature(self) -> float | Tensor:
         """What similarities are divided by: the learned one, if there is one."""
-        return self.fixed_temperature if self.logit_scale is None else learned_temperature(self.logit_scale)
+        return self.fixed_temperature if self.logit_scale is None else (-self.logit_scale).exp()
+
+    @torch.no_grad()
+    def bound_temperature(self) -> None:
+        """After each step: keep a learned temperature from falling below 0.01.
+
+        The parameter is bounded, not its value in the forward pass: there the gradient would be 0 at the bound, where
+        OpenAI's weights start, and a temperature that is there once would never come back.
+        """
+        if self.logit_scale is not None:
+            self.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
 
     def normalise(self, images: Tensor) -> Tensor:
         """What the image tower takes: uint8 pixels (B, 3, H, W) are normalised, everything else stays as it is."""
@@ -183,11 +195,6 @@ def recompute_activations(tower: nn.Module, name: str) -> None:
 def _unit(feature_BD: Tensor) -> Tensor:
     """Of length 1; half precision is widened first, whose rounding would show in near ties."""
     return normalize(feature_BD if feature_BD.dtype == torch.float64 else feature_BD.float(), dim=1)
-
-
-def learned_temperature(logit_scale: Tensor) -> Tensor:
-    """What similarities are divided by, from the logarithm of what they are multiplied by."""
-    return (-logit_scale).exp().clamp(min=LOWEST_TEMPERATURE)
 
 
 @torch.no_grad()

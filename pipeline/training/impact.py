@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pipeline.features.inputs import Batch, Entries
-from pipeline.models.towers import MatchingModel, learned_temperature
+from pipeline.models.towers import LARGEST_LOGIT_SCALE, MatchingModel
 from pipeline.objectives.negative_impact import impact_ratio, impact_weights, pair_losses
 from pipeline.params import Params
 from pipeline.retrieval.relevance import ranking_quality
@@ -107,8 +107,8 @@ class NegativeImpact:
         from the system at every step.
         """
         image_bD, text_bD = functional_call(self.model, weights, (entries.images, entries.texts))
-        scale = weights.get("logit_scale")
-        temperature = self.model.temperature if scale is None else learned_temperature(scale)
+        moved = weights.get("logit_scale")  # the siamese's is bounded as the model's is after its step
+        temperature = self.model.temperature if moved is None else (-moved.clamp(max=LARGEST_LOGIT_SCALE)).exp()
         everyone, differentiable = batch.global_size, torch.is_grad_enabled()
         loss_B = pair_losses(
             gather(image_bD, everyone, differentiable=differentiable),

@@ -143,6 +143,7 @@ class Training:
         if window.last:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
             self.optimiser.step()
+            self.model.bound_temperature()
             self.optimiser.zero_grad()
         if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
             assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up

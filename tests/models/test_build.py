@@ -57,6 +57,7 @@ def test_the_temperature_is_fixed_or_starts_from_clips(base: Pretrained) -> None
     assert learned.temperature.item() == pytest.approx(FIRST_TEMPERATURE)
     assert learned.logit_scale is not None
     learned.logit_scale.data.fill_(math.log(1000))
+    learned.bound_temperature()
     assert learned.temperature.item() == pytest.approx(0.01), "no lower"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from transformers import CLIPConfig, CLIPModel
 
 from pipeline.errors import InputError
 from pipeline.models import pretrained
+from pipeline.models.build import make_model
 from pipeline.models.clip import image_tower, small_clip, split_clip, text_tower
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import Tokens, tower_widths
+from tests.training.making import params_with
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 IDS = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
@@ -92,6 +95,15 @@ def test_splitting_takes_the_checkpoint_s_own_scale() -> None:
     with torch.no_grad():
         whole.logit_scale.fill_(4.2)
     assert split_clip(whole)[2] == pytest.approx(4.2)
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(4.2, 0.015), (4.7, 0.01), (None, 0.07)])
+def test_a_training_starts_from_the_checkpoint_s_scale_within_its_bound(
+    scale: float | None, temperature: float, clip_folder: Path
+) -> None:
+    base = replace(pretrained.fetch_clip(str(clip_folder), revision=None), logit_scale=scale)
+    model = make_model(base, params_with(model__family="clip", model__image_size=32).model, "learned")
+    assert float(model.temperature) == pytest.approx(temperature, abs=1e-5)
 
 
 def test_a_bert_is_still_pooled_over_its_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pipeline.bank.table import Bank
 from pipeline.data.splits.truth_file import Noise
@@ -17,6 +19,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import Params, load_params
 from pipeline.training.impact import NegativeImpact
+from pipeline.training.siamese import Siamese
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 PAIRS, WIDTH, BATCH = 24, 6, 8
@@ -80,6 +83,25 @@ def test_dropout_touches_no_ratio() -> None:
     found = impact(plain_losses(model, batch), batch, 0.0)
     assert found.ratio.tolist() == pytest.approx([1.0] * BATCH, abs=1e-12)
     assert model.training
+
+
+def test_the_siamese_has_the_bound_of_the_learned_temperature() -> None:
+    params, model, batch = params_for(), small_model(), batch_of(0)
+    assert model.logit_scale is not None and batch.entries is not None
+    model.logit_scale.data.fill_(math.log(100))
+    loss_B = plain_losses(model, batch) - 1e4 * model.logit_scale  # to be raised
+    gradients = torch.autograd.grad(loss_B.mean(), list(model.parameters()), retain_graph=True)
+    moved = Siamese(model, params.train, 1.0).step(gradients, 0.02)
+    assert moved["logit_scale"] > math.log(100)
+    found = opened(model, params)(loss_B, batch, 0.02)
+    expected = []
+    for half in batch.entries.halves():
+        losses = []
+        for weights in ({}, moved):
+            image_BD, text_BD = functional_call(model, weights, (half.images, half.texts))
+            losses.append(pair_losses(image_BD, text_BD, half.image_id, 0.01))
+        expected.append(losses[0] / losses[1])
+    torch.testing.assert_close(found.ratio, (expected[0] + expected[1]) / 2, rtol=1e-6, atol=0)
 
 
 def test_the_published_quirks_change_what_is_trained() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +161,34 @@ def test_validations_are_spread_over_the_epoch_and_end_it(asked: int, batches: l
     at = training.run()
     assert [row["step"] for row in at.history if "val/rsum" in row] == batches
     assert [row["step"] for row in at.history] == [1, 2, 3, 4, 5, 6, 7], "ten records an epoch, where it is that long"
+
+
+@pytest.mark.parametrize(
+    ("captions", "start", "low", "high"),
+    [
+        ("of the next image", math.log(100), 4.0, 4.5),  # from the bound, where OpenAI's weights start, and back
+        ("of their own", 4.59, math.log(100) - 1e-6, math.log(100) + 1e-6),  # to the bound, and no further
+    ],
+)
+def test_a_learned_temperature_leaves_its_bound_and_does_not_pass_it(
+    captions: str, start: float, low: float, high: float, tmp_path: Path
+) -> None:
+    places = WRONG if captions == "of the next image" else RIGHT
+    heads = [nn.Linear(IMAGES, IMAGES, bias=False).requires_grad_(False) for _ in range(2)]
+    heads[0].weight.copy_(1 + 0.3 * places)  # vectors that are alike, but not the same
+    heads[1].weight.copy_(1 + 0.3 * RIGHT)
+    model = MatchingModel(nn.Identity(), nn.Identity(), *heads, width=IMAGES)
+    model.logit_scale = nn.Parameter(torch.tensor(start))
+    params = params_with(
+        memory__size=0,
+        loss__name="infonce",
+        loss__temperature="learned",
+        sampler__strategy="all",
+        train__epochs=20,
+        train__warmup="infonce",
+        train__batch_size=3,
+        train__lr=0.01,
+        train__milestones=[],
+    )
+    tiny_training(tmp_path, params, model, own_captions(tmp_path / "inputs", IMAGES)).run()
+    assert low < model.logit_scale.item() < high
