@@ -36,6 +36,12 @@ def code_digests(stage: str, root: Path) -> dict[str, str]:
     return {str(file.relative_to(root)): sha256(file) if file.exists() else "" for file in code}
 
 
+def code_of_metrics(root: Path = ROOT) -> str:
+    """One digest of all code that a run's metrics depend on: every stage's but `audit`'s, which shows them."""
+    stages = parse_yaml((root / STAGES).read_text(encoding="utf-8"), STAGES)["stages"]
+    return digest_of([code_digests(stage, root) for stage in stages if stage != "audit"])
+
+
 def checkpoint_folder(stage: str, key: str) -> Path:
     """`<main repository>/.checkpoints/<stage>-<digest>`, created; for other code or another key another folder."""
     folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(_code_at_start(stage), key)[:20]}"

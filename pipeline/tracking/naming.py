@@ -6,10 +6,9 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pipeline.files import digest_of, sha256
+from pipeline.dependencies import code_of_metrics
 
 TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
@@ -68,11 +67,9 @@ def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
 
 
 def origin_tags() -> dict[str, str]:
-    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code that runs."""
-    root = Path(__file__).parents[2]
-    code = sorted(path for folder in ("pipeline", "stages") for path in (root / folder).rglob("*.py"))
+    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code behind its metrics."""
     tags = {
-        "code.digest": digest_of({str(path.relative_to(root)): sha256(path) for path in code}),
+        "code.digest": code_of_metrics(),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "mlflow.source.name": "dvc " + ("exp run" if "DVC_EXP_NAME" in os.environ else "repro"),

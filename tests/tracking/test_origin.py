@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SAYS = "from pipeline.tracking import origin_tags; print(origin_tags()['code.digest'])"
 
@@ -18,11 +20,15 @@ def code_digest(folder: Path) -> str:
     return done.stdout.decode().strip()
 
 
-def test_other_code_has_another_digest(tmp_path: Path) -> None:
-    for name in ("one", "same", "other"):
-        for package in ("pipeline", "stages"):
-            shutil.copytree(ROOT / package, tmp_path / name / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tmp_path / "other/pipeline/sampling/weights.py", "w") as handle:
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [("pipeline/sampling/strategies.py", False), ("pipeline/tracking/naming.py", True), ("stages/audit.py", True)],
+)
+def test_the_digest_of_the_code_changes_with_what_metrics_depend_on(changed: str, same: bool, tmp_path: Path) -> None:
+    for package in ("pipeline", "stages"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    before = code_digest(tmp_path)
+    with open(tmp_path / changed, "a") as handle:
         handle.write("# changed")
-    digests = {name: code_digest(tmp_path / name) for name in ("one", "same", "other")}
-    assert digests["one"] == digests["same"] != digests["other"]
+    assert (code_digest(tmp_path) == before) == same
