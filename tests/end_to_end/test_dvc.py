@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from dvc.repo.experiments.refs import WORKSPACE_STASH
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -230,6 +231,10 @@ def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Ite
             assert time.monotonic() < give_up
             time.sleep(0.02)
         os.killpg(first.pid, signal.SIGSTOP)
+        while _opens_the_store(clone):  # nobody else could open it then
+            os.killpg(first.pid, signal.SIGCONT)
+            time.sleep(0.05)
+            os.killpg(first.pid, signal.SIGSTOP)
         try:
             yield said
         finally:
@@ -238,6 +243,14 @@ def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Ite
         log.seek(0)
         said.append(log.read())
     assert (first.returncode == 0) == well, said
+
+
+def _opens_the_store(clone: Clone) -> bool:
+    try:
+        with FileLock(clone.folder / ".mlflow.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def refused(clone: Clone, *arguments: str) -> str:
