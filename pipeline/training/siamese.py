@@ -41,7 +41,7 @@ class Siamese:
         """The weights after one step, by name; the model itself does not change.
 
         Args:
-            gradients: of the unweighted loss of this process's part of the batch, in the order of the model's parameters.
+            gradients: of the unweighted loss over this process's part of the batch, in the order of model.parameters().
             lr: the learning rate of the model's own step.
         """
         used = [
