@@ -23,15 +23,15 @@ from pipeline.models.foreign.conversion import converted
 def read_published_bank(
     image_path: Path, text_path: Path, split: Split, *, image_names: Path | None = None
 ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
-    """For each image, (N,), and for each caption, (M,), the pair that its bank entry names, as a caption's row.
+    """For each image, (N,), and for each caption, (M,), the pair of its bank entry, as a caption's row.
 
-    The text file is keyed by caption line, the image file by image id. An id is an image's name without its ending
-    (CC120K), the digits its name ends in (MS-COCO), its row in the split, or, given `image_names`, its line in
-    `image_name.txt` (Flickr30K, where the lines count all splits together). Entries are caption lines too: the
-    split's captions must stand in the order of the published `train_caps.txt`, which the files cannot confirm.
+    The text file's keys are caption lines, the image file's are image ids. An id is an image's name without its suffix
+    (CC120K), the last digits of its name (MS-COCO), its row in the split, or, given `image_names`, its line in
+    `image_name.txt` (Flickr30K, where lines count all splits together). Entries are also caption lines: the split's
+    captions must be in the order of the published `train_caps.txt`, which the files do not allow to check.
 
     Raises:
-        InputError: naming the file and the key that is missing, left over, or whose entry is no caption line.
+        InputError: naming the file and the key that is missing, unexpected, or whose entry is not a caption line.
     """
     by_image, by_text = read_bank(image_path), read_bank(text_path)
     lines = [str(row) for row in range(len(split.captions))]
@@ -44,12 +44,12 @@ def read_published_bank(
 
 
 def read_bank(path: Path) -> dict[str, int]:
-    """Read `numpy.save(path, {key: whole number})`; keys that are numbers come back as text.
+    """Read `numpy.save(path, {key: integer})`; keys that are numbers become strings.
 
-    A value may be an int, a numpy integer or an array that holds one.
+    A value may be an int, a numpy integer or an array with one integer.
 
     Raises:
-        InputError: naming the file and what is wrong with it, or the key whose value is no whole number.
+        InputError: naming the file and its error, or the key whose value is not an integer.
     """
     with converted("bank", path) as folder:
         bank = read_record(folder / "bank.json")
@@ -70,7 +70,7 @@ def _ids_by_line(images: Sequence[str], image_names: Path) -> list[str]:
 
 
 def _ids_by_name(images: Sequence[str], bank: Mapping[str, int]) -> list[str]:
-    """The reading of the names that finds most keys; names before rows, since names cannot fit by accident."""
+    """The interpretation of ids that finds most keys; names before rows, since names cannot match by accident."""
     stems = [PurePosixPath(image).stem for image in images]
     digits = [str(int(found[0])) if (found := re.search(r"[0-9]{1,18}$", stem)) else stem for stem in stems]
     rows = [str(row) for row in range(len(images))]
@@ -80,7 +80,7 @@ def _ids_by_name(images: Sequence[str], bank: Mapping[str, int]) -> list[str]:
 def _entries(
     bank: Mapping[str, int], keys: Sequence[str], subjects: Sequence[str], captions: int, path: Path, hint: str
 ) -> NDArray[numpy.int64]:
-    """The bank's entries in the order of `keys`, of which `subjects` says what each belongs to."""
+    """The bank's entries in the order of `keys`; `subjects` names the image or caption of each key in errors."""
     for key, subject in zip(keys, subjects, strict=True):
         if key not in bank:
             raise InputError(f"{path}: no key {key!r}, for {subject[:60]!r}; {len(bank)} keys found{hint}")

@@ -1,4 +1,4 @@
-"""NPC's memory bank: every training pair's loss under the base model, which pairs are clean, who stands for whom."""
+"""NPC's memory bank: each training pair's loss with the base model, which pairs are clean, and each pair's entries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENCODE_BATCH = 256
 
 
 def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParams) -> None:
-    """`pairs.bank_epochs` of InfoNCE within the batch: noisy pairs are learnt last, so their losses then stand out."""
+    """`pairs.bank_epochs` of InfoNCE within the batch: noisy pairs are learnt last, so their losses are then higher."""
     optimiser = torch.optim.Adam(model.parameters(), lr=pairs.bank_lr)
     model.train()
     for epoch in range(pairs.bank_epochs):
@@ -54,13 +54,13 @@ def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParam
 def score_pairs(
     image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, temperature: float | Tensor, batch_size: int, seed: int
 ) -> Tensor:
-    """Each pair's loss within a seeded random batch, every pair once; batches differ by one pair at most in size.
+    """Each pair's loss within a seeded random batch; every pair occurs once, and batch sizes differ by at most 1.
 
     Args:
         image_ND: unit vectors of the training images.
         text_MD: unit vectors of the training captions.
-        caption_image_M: each caption's image; pairs of one image are no negatives of each other.
-        temperature: what similarities are divided by.
+        caption_image_M: each caption's image; pairs of the same image are not negatives of each other.
+        temperature: similarities are divided by it.
         batch_size: the largest batch.
         seed: of the order.
 
@@ -70,7 +70,7 @@ def score_pairs(
     pairs = len(text_MD)
     order_M = torch.from_numpy(np.random.default_rng(seed).permutation(pairs)).to(text_MD.device)
     loss_M = torch.empty(pairs, device=text_MD.device, dtype=text_MD.dtype)
-    # a small rest at the end would have easy negatives, and pass for clean
+    # in a small last batch, negatives would be easy and noisy pairs would look clean
     for rows_B in order_M.tensor_split(-(-pairs // batch_size)):
         image_B = caption_image_M[rows_B]
         loss_M[rows_B] = pair_losses(image_ND[image_B], text_MD[rows_B], image_B, temperature)
@@ -79,7 +79,7 @@ def score_pairs(
 
 @torch.inference_mode()
 def make_bank(model: MatchingModel, inputs: Inputs, pairs: PairsParams) -> tuple[pandas.DataFrame, Mixture]:
-    """The bank's table (columns as `pipeline.bank.table` names them) and the mixture behind it.
+    """The bank's table (columns as in `pipeline.bank.table`) and the mixture that was fitted for it.
 
     Raises:
         InputError: when no pair is clean.
@@ -98,7 +98,7 @@ def make_bank(model: MatchingModel, inputs: Inputs, pairs: PairsParams) -> tuple
             f"{float(mixture.clean_probability_M.max()):.3f}); lower it, or give the base model more to go by: "
             "pairs.bank_epochs, base.epochs or another model.image"
         )
-    # of an image's clean captions the one with the lowest loss stands for it: it comes first
+    # sorted by loss: the entry of an image is its clean caption with the lowest loss
     clean_C = clean_M.nonzero().squeeze(1).to(device)
     clean_C = clean_C[loss_M[clean_C].argsort(stable=True)]
     clean_image_C = image_M[clean_C]

@@ -1,8 +1,8 @@
-"""NPC's memory bank on disk: one row a training pair (`bank/pairs.parquet`), and what is known of the whole.
+"""NPC's memory bank on disk: one row per training pair (`bank/pairs.parquet`), and metrics of the bank.
 
 Columns: `caption` (row of the training captions, from 0), `image`, `loss`, `clean_probability`, `clean`, and
-`image_entry` and `text_entry`: the clean pairs (rows of captions) that stand for the pair's image and for its caption.
-Empty where `pairs.weighting` needs none.
+`image_entry` and `text_entry`: the clean pairs (rows of captions) for the pair's image and for its caption.
+The table is empty if `pairs.weighting` needs no bank.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Bank:
-    """What training needs of it: for each of M pairs two clean pairs, and how probably it is clean itself."""
+    """What training needs: for each of M pairs two clean pairs (entries), and the pair's clean probability."""
 
     image_entry_M: NDArray[np.int64]
     text_entry_M: NDArray[np.int64]
     clean_probability_M: NDArray[np.float64]
-    """NaN where a published bank was taken over."""
+    """NaN for a published bank."""
 
     @property
     def entries(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -60,7 +60,7 @@ def read_bank(folder: Path, captions: int) -> Bank:
     """Read the bank of a training split with this many captions.
 
     Raises:
-        InputError: when it is missing, unreadable, empty or of another split.
+        InputError: when it is missing, unreadable, empty or for another split.
     """
     import pandas
 
@@ -71,7 +71,7 @@ def read_bank(folder: Path, captions: int) -> Bank:
         clean = table["clean_probability"].to_numpy("float64")
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro bank` makes it") from None
-    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
+    except Exception as error:  # Arrow's reader raises many types on a damaged file
         raise InputError(f"{path}: not readable ({error}); run `dvc repro bank`") from None
     whole = np.array_equal(rows, np.arange(captions))
     if not whole or not ((entries >= 0) & (entries < captions)).all():
@@ -83,7 +83,7 @@ def read_bank(folder: Path, captions: int) -> Bank:
 
 
 def bank_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """What `bank.json` says of the whole, by the names under which a run logs it; nothing of a published bank."""
+    """The bank's metrics in `bank.json`, by the names under which a run logs them; empty for a published bank."""
     if "clean_share" not in record:
         return {}
     found = {"bank/clean_share": record["clean_share"]}

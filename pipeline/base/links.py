@@ -1,4 +1,4 @@
-"""Links to the files of towers in local folders, by which DVC sees that these have changed."""
+"""Links to the files of towers in local folders, so that DVC detects changes in them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pipeline.models.pretrained import local_folder
 from pipeline.params import ModelParams
 
 READ = {".json", ".safetensors", ".txt", ".model"}
-"""What transformers reads of a tower and its tokenizer; DVC need not hash the same weights in other formats."""
+"""The files that transformers reads; DVC need not hash the same weights in other formats."""
 
 
 def link_local_towers(links: Path, model: ModelParams) -> None:
-    """Have `links`, a folder that stage base depends on, hold a link to each file of the local folders in `model`.
+    """Make `links`, a folder that stage base depends on, hold a link to each file of the local folders in `model`.
 
-    dvc.yaml cannot name a folder that params.yaml chooses, but DVC hashes what links lead to. A link's name tells the
-    place too: a copy of a folder is another tower.
+    dvc.yaml cannot name a folder that params.yaml chooses, but DVC hashes the targets of links. A link's name also
+    contains the folder's path: a copy of a folder counts as another tower.
 
     Raises:
-        InputError: when a path names no folder.
+        InputError: when a path is not a folder.
     """
     links.mkdir(exist_ok=True)
     for link in links.iterdir():

@@ -1,4 +1,4 @@
-"""The towers that every ablation starts from: fetched, or small ones made here."""
+"""The base towers that every ablation starts from: fetched, or small ones made here."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from pipeline.runtime.processes import own_device, use_threads
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-RARE = 5  # a word seen less often than this in all captions is left unknown, as is usual for word vocabularies
+RARE = 5  # a word with fewer occurrences in all captions is unknown, as usual for word vocabularies
 FRAME = 2  # [CLS] and [SEP]
 WARMUP_STEPS = 100
 
 
 def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
-    """Fetch the towers that `model.image` and `model.text` name, or make small ones.
+    """Fetch the towers of `model.image` and `model.text`, or make small ones.
 
-    Small ones start from random weights; where the data are generated scenes, they learn InfoNCE on other scenes, of
-    their own seed. `words` are the data set's words and how often each occurs.
+    Small ones start from random weights; for generated scenes, they are trained with InfoNCE on other scenes, with
+    another seed. `words` are the dataset's words and their counts.
 
     Raises:
         InputError: when a tower cannot be fetched.
@@ -61,10 +61,10 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
 
 
 def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrained:
-    """Random weights; a CLIP's scale of similarities stands where `base.temperature` has them learn."""
+    """Towers with random weights; a CLIP's logit scale is that of `base.temperature`."""
     model, base = params.model, params.base
     source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
-    # what training will give them, so that they learn from the like
+    # the same normalisation as in training
     normalisation = (CLIP_MEAN, CLIP_STD) if model.normalisation == "clip" else (HALF, HALF)
     shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
     vocabulary_size, positions = len(tokenizer), model.words + FRAME
@@ -85,17 +85,17 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
 
 
 def base_scenes(params: Params) -> list[Scene]:
-    """The pictures that the small towers learn from: a stream of their own, and none that a split has, jitter aside.
+    """The scenes to train the small towers on: a separate stream, without any scene of a split (apart from jitter).
 
     Raises:
-        InputError: when the splits leave no other.
+        InputError: when the splits use all scenes.
     """
     taken = {scene.description for split in generate_splits(params.data.scenes).values() for scene in split}
     return generate(params.data.scenes, params.base.seed, params.base.scenes, stream="base", avoid=taken)
 
 
 def _learn_scenes(made: Pretrained, params: Params) -> None:
-    """InfoNCE over the batch, other captions of an image left out, on `base_scenes`."""
+    """Train with InfoNCE over the batch on `base_scenes`; other captions of the same image are left out."""
     base = params.base
     scenes = base_scenes(params)
     size = params.data.scenes.size
@@ -124,7 +124,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Up to 1 in `WARMUP_STEPS`, without which the small towers learn half as much, then half a cosine down to 0."""
+    """Linear up to 1 in `WARMUP_STEPS` (without it the small towers learn half as much), then half a cosine to 0."""
     return min(1.0, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2
 
 

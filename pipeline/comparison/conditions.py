@@ -1,4 +1,4 @@
-"""Conditions on a run's parameters as a person types them: `sampler.strategy=fne`, `sampler.cutdown<=0.2`."""
+"""Conditions on a run's parameters, as text: `sampler.strategy=fne`, `sampler.cutdown<=0.2`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FORM = re.compile(r"\s*([\w.-]+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Condition:
-    """A parameter's name, how it is compared, and the values that fulfil it (several only for `=` and `!=`)."""
+    """A parameter's name, the relation, and the values to compare with (several only for `=` and `!=`)."""
 
     name: str
     relation: str
     values: tuple[str, ...]
 
     def holds(self, params: Mapping[str, str]) -> bool:
-        """Whether these parameters fulfil it; an absent one is equal to nothing and is no number."""
+        """Whether these parameters fulfil it; a missing one is equal to nothing and is not a number."""
         found = params.get(self.name)
         if self.relation in ("=", "!="):
             return any(same_value(found, value) for value in self.values) == (self.relation == "=")
@@ -41,11 +41,11 @@ def parse_condition(text: str, known: Collection[str]) -> Condition:
     """Read `NAME=VALUE[,VALUE…]`, `NAME!=…` or `NAME<NUMBER` (also `<=`, `>`, `>=`).
 
     Args:
-        text: as typed.
-        known: the names that a parameter may have.
+        text: the condition.
+        known: valid names of parameters.
 
     Raises:
-        InputError: for another form, an unknown name (with the nearest known one), or a bound that is no number.
+        InputError: for another form, an unknown name (with the nearest known one), or a bound that is not a number.
     """
     parts = _FORM.fullmatch(text)
     if parts is None:
@@ -63,7 +63,7 @@ def parse_condition(text: str, known: Collection[str]) -> Condition:
 
 
 def as_number(value: str | None) -> float | None:
-    """The finite number that a parameter's text stands for, if it is one."""
+    """The finite number in a parameter's text, or None."""
     try:
         number = float(value or "")
     except ValueError:
@@ -72,7 +72,7 @@ def as_number(value: str | None) -> float | None:
 
 
 def same_value(one: str | None, other: str | None) -> bool:
-    """Whether two parameters' texts mean the same: `1e-4` and `0.0001` do."""
+    """Whether two parameters' texts have the same value, such as `1e-4` and `0.0001`."""
     if one is None or other is None:
         return one is other
     numbers = as_number(one), as_number(other)

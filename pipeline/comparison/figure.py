@@ -1,4 +1,4 @@
-"""A comparison as a picture: a metric against the parameter that was varied, with error bars over the seeds."""
+"""The plot of a comparison: a metric over the varied parameter, with error bars over the seeds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.files import atomic_path
 FORMATS = (".png", ".svg")
 COLOURS = ("#1b7837", "#762a83", "#d95f02", "#2166ac", "#b2182b", "#555555")
 MARKERS = "osD^vP"
-WIDEST = 90  # characters of a line of the legend: the figure's width
+WIDEST = 90  # characters per line of the legend
 
 
 def axis_of(rows: Sequence[Row], asked: str | None = None) -> str:
-    """The varied parameter to plot against: the asked one, else the only numeric one, else the only one.
+    """The varied parameter for the x axis: the requested one, else the only numeric one, else the only one.
 
     Raises:
-        InputError: when none varies, or several do and none was asked for, or the asked one does not.
+        InputError: when none varies, when several vary and none was requested, or when the requested one does not vary.
     """
     names = list(rows[0].varying)
     numeric = [name for name in names if all(as_number(row.varying[name]) is not None for row in rows)]
@@ -40,13 +40,13 @@ def axis_of(rows: Sequence[Row], asked: str | None = None) -> str:
 
 
 def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -> None:
-    """Write a line a combination of the other varied parameters; mean and standard deviation over the seeds.
+    """Plot a line per combination of the other varied parameters: mean and standard deviation over the seeds.
 
     Args:
-        path: a PNG or an SVG.
-        rows: as `compared` gives them.
-        metric: MLflow's name.
-        axis: the varied parameter on the x axis; one that is not numeric gets a place a value.
+        path: a PNG or an SVG file.
+        rows: from `compared`.
+        metric: its name in MLflow.
+        axis: the varied parameter on the x axis; values that are not numeric are spaced evenly.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
     place: dict[str, float] = dict(zip(values, numbers if numeric else range(len(values)), strict=True))
     lines: dict[str, list[Row]] = {}
     for row in rows:
-        told = sorted(row.varying.items(), key=lambda item: item[1] == "–")  # what tells it apart comes first
+        told = sorted(row.varying.items(), key=lambda item: item[1] == "–")  # present values first
         others = ", ".join(f"{name} {value}" for name, value in told if name != axis)
         lines.setdefault(others, []).append(row)
     for number, (label, members) in enumerate(lines.items()):
@@ -80,7 +80,7 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
         axes.set_xticks([place[value] for value in values], values, parse_math=False)
     seeds = sorted({len(row.group.runs) for row in rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    # a shared store's names and values are plain text: with a dollar sign matplotlib would set them as formulas
+    # plain text: matplotlib would read dollar signs in names or values as formulas
     axes.set_xlabel(axis, parse_math=False)
     axes.set_ylabel(title(metric), parse_math=False)
     axes.set_title(f"Mean and standard deviation over {count} seed{'s' * (seeds != [1])}", fontsize=10)
@@ -92,6 +92,6 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
         for text in legend.get_texts():
             text.set_text(textwrap.fill(text.get_text(), WIDEST, max_lines=2, placeholder=" …"))
             text.set_parse_math(False)
-    # the same figures make the same file
+    # the same numbers make the same file
     with rc_context({"svg.hashsalt": "comparison"}), atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)

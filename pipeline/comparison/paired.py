@@ -1,4 +1,4 @@
-"""What two runs on the same queries and seeds differ by, and how sure that is.
+"""Differences of runs on the same queries and seeds, with intervals.
 
 Shapes: S seeds.
 """
@@ -26,26 +26,26 @@ SEED = 1
 
 
 class Difference(NamedTuple):
-    """A difference of two means with its 95 % interval; bounds are NaN where it has none."""
+    """A difference of two means with its 95 % interval; bounds are NaN without an interval."""
 
     value: float
     low: float
     high: float
     method: str
-    """"queries": paired bootstrap over the queries; "seeds": t-interval over the seeds; "none": one seed alone."""
+    """"queries": paired bootstrap over the queries; "seeds": t-interval over the seeds; "none": one seed only."""
     narrower: tuple[float, float] | None = None
-    """The interval of the other method, where both are known: the wider one decides."""
+    """The narrower interval, by the other method, if there are two."""
 
     @property
     def leaves_zero(self) -> bool:
-        """Whether the interval, the wider of two, does not contain 0."""
+        """Whether the interval (the wider of two) does not contain 0."""
         return self.low > 0 or self.high < 0
 
 
 def wider(queries: Difference, seeds: Difference) -> Difference:
-    """The wider interval, with the other beside it.
+    """The wider interval; the narrower one is kept as the last field.
 
-    An interval over queries holds for these seeds alone, one over seeds for these queries alone: "A is better than B"
+    An interval over queries is valid only for these seeds, one over seeds only for these queries: "A is better than B"
     needs both.
     """
     if seeds.method == "none":
@@ -55,7 +55,7 @@ def wider(queries: Difference, seeds: Difference) -> Difference:
 
 
 def over_seeds(ours_S: Sequence[float], theirs_S: Sequence[float]) -> Difference:
-    """Mean difference, pair by pair, with Student's t-interval over the seeds."""
+    """Mean of the pairs' differences, with Student's t-interval over the seeds."""
     difference_S = np.subtract(ours_S, theirs_S)
     mean = float(difference_S.mean())
     if len(difference_S) < 2:
@@ -69,16 +69,16 @@ def over_seeds(ours_S: Sequence[float], theirs_S: Sequence[float]) -> Difference
 
 
 def read_queries(path: Path, label: str) -> pandas.DataFrame:
-    """The queries' ranks that an evaluation left with its run.
+    """The table of queries that an evaluation stored with its run.
 
     Raises:
-        InputError: naming `label`, for a file that is damaged or something else: a shared server may hold anything.
+        InputError: naming `label`, for a file that is damaged or something else (a shared server may hold any file).
     """
     import pandas
 
     try:
         table = pandas.read_parquet(path)
-    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
+    except Exception as error:  # Arrow's reader raises many types on a damaged file
         raise InputError(f"{label}: not readable as parquet: {error}") from None
     for name in ("query", "image", "fold", "rank"):
         if name not in table or table[name].dtype.kind not in "iu":
@@ -92,14 +92,14 @@ def read_queries(path: Path, label: str) -> pandas.DataFrame:
 
 
 def over_queries(ours_S: Sequence[pandas.DataFrame], theirs_S: Sequence[pandas.DataFrame]) -> dict[str, Difference]:
-    """Every figure's difference, by its MLflow name, with the interval of the paired bootstrap over the queries.
+    """Every metric's difference, by its MLflow name, with the interval of the paired bootstrap over the queries.
 
     Args:
-        ours_S: each seed's table of queries, as `pipeline.retrieval.uncertainty` describes it.
+        ours_S: each seed's table of queries, in the format of `pipeline.retrieval.uncertainty`.
         theirs_S: those to compare with.
 
     Returns:
-        Empty where the runs were not judged on the same queries.
+        Empty if the runs were not evaluated on the same queries.
     """
     try:
         found = paired_differences(ours_S, theirs_S, REPLICATES, SEED)

@@ -1,4 +1,4 @@
-"""Runs of the same data, code and parameters but the seed as one row, and its difference from a baseline."""
+"""Group runs that differ only in the seed (same data, code and parameters), and compare groups with a baseline."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.mirror")
-"""Parameters (or their sections) that change no result: runs that differ only in them are the same."""
+"""Parameters (or sections) that change no result: runs that differ only in these are the same."""
 
 DATA, CODE = "data.digest", "code.digest"
-"""Tags of a run: what its training read, and the code that computed it."""
+"""Tags of a run: digests of its training's data and of the code."""
 DIGITS = 12  # of a digest, as shown
 
 METRICS = ("test/rsum", *(f"test/{name}" for name in recall_names("/")))
 
 QueriesOf = Callable[[str], "pandas.DataFrame | None"]
-"""A run's table of test queries by its id; None where it keeps none."""
+"""A run's table of test queries by its id; None if it has none."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs equal in data, code and every parameter but the seed."""
+    """Runs equal in data, code and every parameter except the seed."""
 
     params: Mapping[str, str]
     origin: Mapping[str, str]
-    """Digests of data and code; "–" where a run lacks the tag, as those of an older version."""
+    """Digests of data and code; "–" if a run of an older version lacks the tag."""
     runs: Mapping[str, Mapping[str, Any]]
-    """By seed, as `finished_runs` gives them."""
+    """By seed, as from `finished_runs`."""
 
     def value(self, name: str) -> str:
-        """Of a parameter or a digest; "–" where it is not there."""
+        """The value of a parameter or a digest; "–" if missing."""
         return self.params.get(name, self.origin.get(name, "–"))
 
     def values(self, metric: str) -> dict[str, float]:
-        """The figure by seed, of the runs that have it."""
+        """The metric by seed, for the runs that have it."""
         return {seed: run["metrics"][metric] for seed, run in self.runs.items() if metric in run["metrics"]}
 
     def mean(self, metric: str) -> float:
-        """Over the seeds; NaN where no run has the figure."""
+        """Mean over the seeds; NaN if no run has the metric."""
         values = self.values(metric).values()
         return statistics.fmean(values) if values else math.nan
 
     def deviation(self, metric: str) -> float:
-        """Standard deviation (n - 1) over the seeds; NaN of fewer than two."""
+        """Standard deviation (n - 1) over the seeds; NaN for fewer than two."""
         values = self.values(metric).values()
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 @dataclass(frozen=True)
 class Row:
-    """One group beside the others: the parameters that vary, and its difference from the baseline by metric."""
+    """A group, the values of its varying parameters, and its difference from the baseline by metric."""
 
     group: Group
     varying: Mapping[str, str]
@@ -71,10 +71,10 @@ class Row:
 
 
 def grouped(runs: Iterable[Mapping[str, Any]]) -> list[Group]:
-    """Groups in the order of their parameters; of runs that are the same, seed included, the first, so the newest.
+    """Groups in the order of their parameters; of equal runs (seed included), the newest.
 
     Args:
-        runs: newest first, as `finished_runs` gives them.
+        runs: newest first, as from `finished_runs`.
     """
     found: dict[tuple[tuple[str, str], ...], Group] = {}
     for run in runs:
@@ -92,9 +92,9 @@ def grouped(runs: Iterable[Mapping[str, Any]]) -> list[Group]:
 
 
 def varying_names(groups: Sequence[Group]) -> list[str]:
-    """What the groups differ in: parameters in alphabetical order (one that a run lacks differs too), then digests.
+    """What the groups differ in: parameters in alphabetical order (a missing one also differs), then digests.
 
-    Other parameters make other data, so that the digest of the data is named only where they do not explain it.
+    Different parameters make different data, so the data's digest is named only if they do not explain it.
     """
     names = sorted({name for group in groups for name in group.params})
     varying = [name for name in names if len({group.params.get(name) for group in groups}) > 1]
@@ -111,18 +111,18 @@ def varying_names(groups: Sequence[Group]) -> list[str]:
 def compared(
     groups: Sequence[Group], baseline: Sequence[Condition], metrics: Sequence[str], queries_of: QueriesOf
 ) -> list[Row]:
-    """One row a group.
+    """One row per group.
 
     Args:
-        groups: as `grouped` makes them.
-        baseline: what makes a group the baseline; none: no differences. Where several groups fulfil it, a row is
-            compared with the one that equals it in every parameter that the baseline does not name, of the same data
-            and code where there is one.
-        metrics: MLflow's names.
-        queries_of: for the bootstrap over queries; without them the interval is over the seeds.
+        groups: from `grouped`.
+        baseline: the conditions that make a group the baseline; none: no differences. If several groups fulfil them, a
+            row is compared with the one that equals it in every parameter not named in the conditions, if possible of
+            the same data and code.
+        metrics: their names in MLflow.
+        queries_of: for the bootstrap over queries; without it the interval is over the seeds.
 
     Raises:
-        InputError: when no group fulfils `baseline`, or none equals any row otherwise.
+        InputError: when no group fulfils `baseline`, or none equals any row in the other parameters.
     """
     names = varying_names(groups)
     chosen = [group for group in groups if all(condition.holds(group.params) for condition in baseline)]
@@ -146,7 +146,7 @@ def compared(
 
 
 def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequence[str]) -> Group | None:
-    """The baseline for a group; None for a baseline itself."""
+    """The baseline for a group; None for a baseline."""
     if any(group is candidate for candidate in chosen):
         return None
     if len(chosen) == 1:
@@ -157,7 +157,7 @@ def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequ
 
 
 def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_of: QueriesOf) -> dict[str, Difference]:
-    """By metric, over the seeds that both have; a metric without such a seed is left out."""
+    """By metric, over the seeds of both; a metric without a common seed is left out."""
     seeds = [seed for seed in group.runs if seed in partner.runs]
     tables = [[queries_of(one.runs[seed]["run_id"]) for seed in seeds] for one in (group, partner)]
     whole = [[table for table in side if table is not None] for side in tables]
@@ -175,7 +175,7 @@ def _differences(group: Group, partner: Group, metrics: Sequence[str], queries_o
 
 
 def _canonical(value: str) -> str:
-    """One text for equal numbers, so that `1e-4` and `0.0001` are one group."""
+    """The same text for equal numbers, so that `1e-4` and `0.0001` are one group."""
     number = as_number(value)
     return value if number is None else f"{number:.12g}"
 

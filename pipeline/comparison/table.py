@@ -1,4 +1,4 @@
-"""A comparison as text: cells for the terminal, Markdown, LaTeX, and every figure as CSV."""
+"""A comparison as text: cells for the terminal, Markdown, LaTeX, and all numbers as CSV."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _LATEX = {
 
 
 def cells(rows: Sequence[Row], metrics: Sequence[str]) -> Cells:
-    """Header and one line a row: varying parameters, number of seeds, mean ± deviation, the first metric's difference.
+    """A header and a line per row: varying parameters, number of seeds, mean ± std, the first metric's difference.
 
-    Of a baseline's own row the difference reads "baseline"; "–" stands for what is not there.
+    The difference of a baseline's own row is "baseline"; a missing value is "–".
     """
     with_differences = [metric for metric in metrics if any(metric in row.differences for row in rows)]
-    shown = with_differences[:1]  # one more column of intervals a metric would not fit a page; CSV has them all
+    shown = with_differences[:1]  # intervals of all metrics would not fit a page; the CSV has them
     header = [*rows[0].varying, "seeds"]
     lines = [[*row.varying.values(), str(len(row.group.runs))] for row in rows]
     for metric in metrics:
@@ -46,7 +46,7 @@ def cells(rows: Sequence[Row], metrics: Sequence[str]) -> Cells:
 
 
 def blocks(table: Cells, width: int, gap: int = 2) -> list[Cells]:
-    """The table cut into ones that fit `width` characters, the parameters repeated in each."""
+    """Split the table into tables of at most `width` characters; each repeats the parameters."""
     fixed = table[0].index("seeds")
     widths = [max(len(line[column]) for line in table) + gap for column in range(len(table[0]))]
     parts: list[list[int]] = [[]]
@@ -58,7 +58,7 @@ def blocks(table: Cells, width: int, gap: int = 2) -> list[Cells]:
 
 
 def explanation(rows: Sequence[Row]) -> list[str]:
-    """What the figures are: a sentence a line, to stand below the table."""
+    """The notes below the table: what its numbers are, a sentence per line."""
     said = ["Mean ± standard deviation over the seeds."]
     differences = [difference for row in rows for difference in row.differences.values()]
     methods = {difference.method for difference in differences}
@@ -83,19 +83,19 @@ def explanation(rows: Sequence[Row]) -> list[str]:
 
 
 def title(metric: str) -> str:
-    """`test/i2t/R1` as `i2t R@1`; the test split goes without saying."""
+    """`test/i2t/R1` as `i2t R@1`, without the test split's name."""
     return re.sub(r"/R(\d+)$", r" R@\1", metric.removeprefix("test/")).replace("_at_", "@").replace("/", " ")
 
 
 def figure(value: float, metric: str) -> str:
-    """Percentages with one digit behind the point, others with four significant ones; "–" for NaN."""
+    """Percentages with one decimal, others with four significant digits; "–" for NaN."""
     if math.isnan(value):
         return "–"
     return f"{value:.1f}" if _percent(metric) else f"{value:.4g}"
 
 
 def markdown(table: Cells, parameters: int | None = None) -> str:
-    """A GitHub table; what follows the first `parameters` columns (default: those before the seeds) to the right."""
+    """A GitHub table; columns after the first `parameters` (default: those before the seeds) are right-aligned."""
     parameters = table[0].index("seeds") if parameters is None else parameters
     rule = ["---" if column < parameters else "---:" for column in range(len(table[0]))]
     lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in table]
@@ -103,7 +103,7 @@ def markdown(table: Cells, parameters: int | None = None) -> str:
 
 
 def latex(table: Cells) -> str:
-    """A tabular of the package booktabs."""
+    """A LaTeX tabular for the package booktabs."""
     parameters = table[0].index("seeds")
     columns = "l" * parameters + "r" * (len(table[0]) - parameters)
     lines = [" & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in line) + r" \\" for line in table]
@@ -115,7 +115,7 @@ def latex(table: Cells) -> str:
 
 
 def comma_separated(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Every figure unrounded: mean, deviation, difference, bounds and the interval's method a metric."""
+    """Unrounded, for each metric: mean, std, difference, its bounds and the interval's method."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     parts = ("mean", "deviation", "difference", "low", "high", "interval")

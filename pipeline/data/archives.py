@@ -1,4 +1,4 @@
-"""ZIP archives from elsewhere: opened only when whole, with names that stay inside, and within `data.limits`."""
+"""ZIP archives from outside: opened only if complete, with safe names, and within `data.limits`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import InputError
 from pipeline.params import LimitsParams
 
-SMALL_BYTES = 16 << 20  # what unpacks to less is no bomb, however well it was packed
-# What zipfile raises on damaged content: also a place before the file's start, a name that is no text, a password.
+SMALL_BYTES = 16 << 20  # below this unpacked size, the compression ratio is not checked
+# What zipfile raises on damaged content: also a negative offset, a name that is not text, a password.
 BROKEN = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, MemoryError),
     *(OSError, RuntimeError, ValueError),
@@ -21,7 +21,7 @@ BROKEN = (
 
 
 def checked_name(name: str, place: str) -> str:
-    """The name, with `/` between its parts and nothing redundant, if it stays inside the folder it is relative to.
+    """The normalised name, with `/` between its parts, if it stays inside the folder that it is relative to.
 
     Raises:
         InputError: naming `place`, for an empty or absolute name, `..`, a backslash or a NUL.
@@ -37,11 +37,11 @@ def checked_name(name: str, place: str) -> str:
 def open_archive(path: Path, label: str | None = None, limits: LimitsParams | None = None) -> zipfile.ZipFile:
     """Open a ZIP archive for reading; `label` names it in errors where its path would not.
 
-    `limits` is `data.limits`; None is for the archive that the pipeline packed itself.
+    `limits` is `data.limits`; None for the archive that the pipeline packed itself.
 
     Raises:
-        InputError: naming the archive, for one that is cut off or no ZIP, the member whose name leaves the folder, or
-            the limit that it exceeds.
+        InputError: naming the archive, if it is cut off or not a ZIP, the member whose name leaves the folder, or the
+            limit that it exceeds.
     """
     label = label or str(path)
     try:
@@ -60,7 +60,7 @@ def open_archive(path: Path, label: str | None = None, limits: LimitsParams | No
 
 
 def check_archive(path: Path, label: str | None = None, limits: LimitsParams | None = None) -> None:
-    """Read an archive whole, as `open_archive` allows it, and compare every member with its checksum.
+    """Read an archive completely, within the limits of `open_archive`, and verify every member's checksum.
 
     Raises:
         InputError: naming the archive and the first damaged member.
@@ -76,7 +76,7 @@ def check_archive(path: Path, label: str | None = None, limits: LimitsParams | N
 
 
 def _check(members: list[zipfile.ZipInfo], packed: int, label: str, limits: LimitsParams) -> None:
-    """Compare what the members say of themselves with the limits; no more than that is ever read of one."""
+    """Compare the sizes that members declare with the limits; no more than a declared size is ever read."""
     sizes = [member.file_size for member in members]
     unpacked = sum(sizes)
     for name, found, most, of in (

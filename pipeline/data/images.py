@@ -1,4 +1,4 @@
-"""Images as bytes: decoding them safely, and the one archive, `data/raw/images.zip`, that holds a data set's."""
+"""Decode images safely, and read and write `data/raw/images.zip`, the archive of a dataset's images."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.Image import Transpose
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and its like, which start other programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and similar, which start other programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MAX_PIXELS = 50_000_000  # of no format does decoding take 1 GiB or 5 s then (`make soak` tries)
-MAX_SIDE = 65_535  # JPEG's own; a BMP's gap between two runs is up to 255 rows long
-MAX_SCANS = 100  # of a JPEG: each goes over the whole picture, and a progressive one has some ten
-MAX_RUN_PIXELS = 2_000_000  # of a BMP in runs, which Pillow decodes a byte at a time
+MAX_PIXELS = 50_000_000  # decoding then takes less than 1 GiB and 5 s in every format (`make soak` tests it)
+MAX_SIDE = 65_535  # JPEG's own limit; a gap in a BMP can be 255 rows long
+MAX_SCANS = 100  # of a JPEG: each scan covers the whole picture; a usual progressive JPEG has about ten
+MAX_RUN_PIXELS = 2_000_000  # of a run-length encoded BMP, which Pillow decodes byte by byte
 ORIENTATION = 0x0112  # EXIF
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time ZIP knows: the same images make the same archive
+EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's earliest time, for all members: the same images make the same archive
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """The first picture in `content`: RGB, upright as its EXIF orientation says, at most `MAX_PIXELS`.
+    """The first picture in `content`: RGB, rotated by its EXIF orientation, at most `MAX_PIXELS`.
 
-    What 16 bits hold is scaled to 8. Transparency is dropped and the colour beneath it kept, as the published code's
-    `convert("RGB")` does; colour profiles are not applied.
+    16-bit values are scaled to 8 bits. Transparency is dropped and the colour kept, as in the published code's
+    `convert("RGB")`; colour profiles are not applied.
 
     Raises:
-        InputError: naming the image, for content that does not decode, or whose values have no known range.
+        InputError: naming the image, if it does not decode, or if its values have no known range.
     """
     try:
         with _opened(content) as image:
-            image.load()  # first: Pillow itself turns a TIFF upright then, and a PNG's EXIF may follow its pixels
+            image.load()  # first: this rotates a TIFF, and a PNG's EXIF may follow its pixels
             turn = _turn(image)
             picture = _as_rgb(image)
             return picture if turn is None else picture.transpose(turn)
-    except Exception as error:  # Pillow's readers raise almost anything on damaged content
+    except Exception as error:  # Pillow's readers raise many types on damaged content
         raise _bad_image(name, error) from None
 
 
 def check_image(content: bytes, name: str) -> None:
-    """Raise the `InputError` that `decode` would, at a fraction of its cost for JPEG."""
+    """Raise the same `InputError` as `decode`, with less work for JPEG."""
     try:
         with _opened(content) as image:
-            image.draft("RGB", (1, 1))  # JPEG: reads every coefficient, but computes an eighth of the pixels a side
+            image.draft("RGB", (1, 1))  # JPEG: reads every coefficient, but computes an eighth of the pixels per side
             image.load()
             _as_rgb(image.crop((0, 0, 1, 1)))
     except Exception as error:
@@ -61,28 +61,28 @@ def check_image(content: bytes, name: str) -> None:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its name; not the shadows that macOS leaves in archives (`__MACOSX`, `._x`)."""
+    """Whether a file is an image by its name; excludes the metadata of macOS in archives (`__MACOSX`, `._x`)."""
     path = Path(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
 
 
 def write_images(path: Path, images: Iterable[tuple[str, bytes]]) -> int:
-    """Write images, byte for byte, as an archive that depends on nothing but them; returns how many.
+    """Write the images' unchanged bytes as an archive that depends only on them; returns their number.
 
-    `path` is written directly: it lies in a folder that takes its name only when it is complete.
+    `path` is written directly: its folder gets its final name only when complete.
     """
     count = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in images:
             member = zipfile.ZipInfo(name, EPOCH)
-            member.create_system, member.external_attr = 3, 0o100644 << 16  # the same from every system
+            member.create_system, member.external_attr = 3, 0o100644 << 16  # the same on every system
             archive.writestr(member, content)
             count += 1
     return count
 
 
 class ImageArchive:
-    """The images of `data/raw/images.zip` by name; each process opens the file for itself on first use."""
+    """The images of `data/raw/images.zip` by name; each process opens the file on first use."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -94,14 +94,14 @@ class ImageArchive:
         return tuple(self._archive().namelist())
 
     def digest(self) -> str:
-        """Of every name, size and checksum, in order: another for other pictures, and no picture is read for it."""
+        """The digest of every name, size and checksum, in order; no picture is read for it."""
         return digest_of([(member.filename, member.file_size, member.CRC) for member in self._archive().infolist()])
 
     def read(self, name: str) -> bytes:
         """The image's content as published.
 
         Raises:
-            InputError: naming the archive and the image, for one that is not there or is damaged.
+            InputError: naming the archive and the image, if it is missing or damaged.
         """
         try:
             return self._archive().read(name)
@@ -111,14 +111,14 @@ class ImageArchive:
             raise InputError(f"{self.path}: image {name!r} is damaged: {error}") from None
 
     def decode(self, name: str) -> Image.Image:
-        """The picture, as the module's `decode`."""
+        """The picture, see `decode` above."""
         return decode(self.read(name), f"{self.path}: {name}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}  # a worker started afresh opens its own
+        return {"path": self.path, "_opened": None}  # a spawned worker opens its own
 
     def _archive(self) -> zipfile.ZipFile:
-        # A forked worker shares its parent's file position: it must not read through the parent's handle.
+        # A forked worker shares the file position of its parent's handle, so it must not use that handle.
         if self._opened is None or self._opened[0] != os.getpid():
             if not self.path.exists():
                 raise InputError(f"{self.path}: not found; `dvc repro download` makes it")
@@ -142,12 +142,12 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Transpose | None:
-    """What stands the picture upright; EXIF that cannot be read says nothing about it."""
+    """The operation for the EXIF orientation; None if EXIF cannot be read."""
     from PIL.Image import Transpose
 
     try:
         orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow's reader raises almost anything on damaged content
+    except Exception:  # Pillow's reader raises many types on damaged content
         return None
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -162,7 +162,7 @@ def _turn(image: Image.Image) -> Transpose | None:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits a channel. Pillow's own conversion cuts at 255 what has more, and makes the picture white."""
+    """Eight bits per channel. Pillow's own conversion clips 16-bit values at 255, which makes the picture white."""
     from PIL import Image
 
     if image.mode in ("I", "F"):

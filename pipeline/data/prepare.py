@@ -1,4 +1,4 @@
-"""Stage `download`'s work: find or fetch a data set, check it whole, and pack it into data/raw."""
+"""The work of stage `download`: find or download a dataset, check it, and pack it into data/raw."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipeline.files import main_root, sha256, users_path, write_bytes, write_jso
 from pipeline.params import DataParams
 from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE
 
-NAMED = 5  # names in one line; source.json has them all
+NAMED = 5  # names in one line; source.json has all
 
 
 def prepare(params: DataParams, folder: Path) -> list[str]:
-    """Fill `folder` with images.zip, annotations/ and source.json; returns what there is to say about it, a line each.
+    """Fill `folder` with images.zip, annotations/ and source.json; returns lines for the user.
 
     Raises:
-        InputError: naming the file, image, key or row that is wrong; what can be known before packing is said before.
+        InputError: naming the wrong file, image, key or row; before packing where possible.
     """
     return _prepare_scenes(params, folder) if params.name == "scenes" else _prepare_published(params, folder)
 
@@ -97,7 +97,7 @@ def _existing_folder(root: str) -> Path:
 
 
 def _faults(annotations: Annotations, images: ImageFiles, used: int) -> list[str]:
-    """One line for each kind of thing in the published files that nothing can be done with."""
+    """One line for each kind of unusable content in the published files."""
     notes = []
     unsplit = [picture for picture in annotations.pictures if annotations.has_splits and picture.split is None]
     ghosts = [picture for picture in unsplit if images.find(picture.image) is None]
@@ -122,7 +122,7 @@ def _describe(
     notes: list[str],
     skipped: list[str],
 ) -> list[str]:
-    """Write source.json, which holds nothing of this machine, and say the same in lines."""
+    """Write source.json, which does not depend on this machine, and return its content as lines."""
     if not pictures:
         raise InputError(f"{name}: no image is left: all are missing or do not decode")
     source = SOURCES[name]

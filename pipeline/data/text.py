@@ -1,4 +1,4 @@
-"""Texts that others published: UTF-8, as lines or as JSON, and an error that names the file."""
+"""Read published texts: UTF-8, as lines or as JSON, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.data.archives import BROKEN
 from pipeline.errors import InputError
 from pipeline.files import parse_json
 
-MOST_TEXT_BYTES = 1 << 29  # three times MS-COCO's captions; what is in an archive has data.limits
+MOST_TEXT_BYTES = 1 << 29  # three times MS-COCO's captions; files in an archive have data.limits
 
 
 def read_text(file: Traversable, label: str | None = None) -> str:
-    """A file's text, UTF-8 with or without a mark.
+    """A file's text, UTF-8 with or without a byte order mark.
 
     Raises:
-        InputError: naming the file, if it is no UTF-8, too large, or its archive is damaged.
+        InputError: naming the file, if it is not UTF-8, is too large, or its archive is damaged.
     """
     label = label or str(file)
     if isinstance(file, Path) and file.exists() and (size_bytes := file.stat().st_size) > MOST_TEXT_BYTES:
@@ -33,11 +33,11 @@ def read_text(file: Traversable, label: str | None = None) -> str:
 
 
 def read_lines(file: Traversable) -> list[str]:
-    """A text's lines, stripped; the empty one after the last line end is none."""
-    # Not splitlines(): captions hold characters that it takes for line ends and the published readers do not.
+    """A text's lines, stripped; without the empty one after the last line end."""
+    # Not splitlines(): it splits at more characters than the published readers, and captions contain some of these.
     return [line.strip() for line in read_text(file).removesuffix("\n").split("\n")]
 
 
 def read_json(file: Traversable, label: str | None = None) -> Any:
-    """A file's JSON; errors as `read_text`, and for JSON that is cut off. `label` names it where its path would not."""
+    """A file's JSON; raises as `read_text`, and for invalid JSON. Errors name `label`, or else the path."""
     return parse_json(read_text(file, label), label or str(file))

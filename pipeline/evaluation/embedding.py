@@ -1,4 +1,4 @@
-"""A trained model by itself: pictures and sentences into its space, with no data set and no params.yaml around it.
+"""Encode pictures and sentences with a trained model, without a dataset and without params.yaml.
 
 Shapes: B pictures or captions, D width.
 """
@@ -24,15 +24,15 @@ BATCH = 64
 
 
 class Embedder:
-    """Encodes as evaluation does: the same resize, clean-up, tokens and padding.
+    """Encodes as evaluation does: same resize, caption clean-up, tokens and padding.
 
     Args:
         trained: models/trained or its `last`.
-        base: models/base, read only where the model is heads over frozen towers.
+        base: models/base, read only for a model of heads over frozen towers.
     """
 
     def __init__(self, trained: Path, base: Path) -> None:
-        """Load the weights; InputError for a part that is missing or does not fit."""
+        """Load the weights; raises InputError for a part that is missing or does not fit."""
         self._record = read_model_record(trained)
         self._model, source = load_end_to_end(trained, base)
         self._tokenizer = source.tokenizer

@@ -1,4 +1,4 @@
-"""How good a trained model is: ranks, recalls, metrics against the truth, and the curves behind the plots."""
+"""The evaluation of a trained model: ranks, recalls, metrics against the truth, and the data of the plots."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     import pandas
 
 CURVE_POINTS = 200
-HIGHEST_LOW = 0.99  # where curves begin at the latest: collapsed towers' similarities are all 1
+HIGHEST_LOW = 0.99  # curves begin at or below this, also for collapsed towers, whose similarities are all 1
 RECALL_DEPTH = 50
-PAIR_CHUNK = 1 << 16  # pairs whose vectors are gathered at a time
-MOST_FOLDS = 20  # that a message lists
-MOST_PAIRS = 8_000_000  # unpaired pairs that the posterior is measured on, a source: 3 GB, of MS-COCO 320 images
+PAIR_CHUNK = 1 << 16  # pairs whose vectors are in memory at a time
+MOST_FOLDS = 20  # listed in a message
+MOST_PAIRS = 8_000_000  # unpaired pairs per source for metrics of the posterior: 3 GB; 320 images of MS-COCO
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split through the model: unit vectors (N, D) and (M, D), and each caption's image (M,)."""
+    """An encoded split: unit vectors (N, D) and (M, D), and each caption's image (M,)."""
 
     image_ND: Tensor
     text_MD: Tensor
@@ -46,14 +46,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Judgment:
-    """One model's metrics, what each query contributed to them, and how reliable its posterior is."""
+    """One model's metrics, each query's contribution to them, and the reliability of its posterior."""
 
     report: dict[str, Any]
-    """As `metrics.json` nests them."""
+    """Nested as in `metrics.json`."""
     queries: pandas.DataFrame
-    """One row a query, as `pipeline.retrieval.uncertainty` wants them."""
+    """One row per query, in the format of `pipeline.retrieval.uncertainty`."""
     unpaired: dict[str, Unpaired]
-    """By source of the truth, where it holds both true and false pairs."""
+    """By source of truth, if it has both true and false pairs."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Unpaired:
 
 
 def check_folds(folds: int, images: int) -> None:
-    """Refuse folds that cannot be equal.
+    """Refuse a number of folds that does not divide the number of images.
 
     Raises:
-        InputError: naming the key, the images, and the numbers of folds that are possible.
+        InputError: naming the key, the number of images, and the possible numbers of folds.
     """
     if folds > images or images % folds:
         possible = [str(number) for number in range(1, min(images, MOST_FOLDS) + 1) if images % number == 0]
@@ -83,16 +83,16 @@ def check_folds(folds: int, images: int) -> None:
 def judge(
     encoded: Encoded, folds: int, truths: Mapping[str, Truth], moment: Moment, sampler: SamplerRecord
 ) -> Judgment:
-    """Everything there is to say of one model on one split.
+    """Compute all metrics of one model on one split.
 
-    Metrics against the first source of the truth are named `truth`, `posterior` and `similarity`; those against a
-    further one `truth_expert` and so on.
+    Metrics against the first source of truth are named `truth`, `posterior` and `similarity`; those against another
+    one `truth_expert` and so on.
 
     Args:
         encoded: the split.
-        folds: recalls are the mean over so many contiguous folds; the truth is asked of the whole split.
-        truths: what is known of its pairs, by source.
-        moment: the run's statistics when it had these weights.
+        folds: recalls are the mean over this number of contiguous folds; metrics against the truth use the whole split.
+        truths: the labels of its pairs, by source.
+        moment: the run's statistics at the epoch of these weights.
         sampler: the run's settings.
     """
     ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
@@ -121,7 +121,7 @@ def judge(
 
 
 def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
-    """Images first, then captions, each in the split's order: a query's row is known without a search."""
+    """Images first, then captions, each in the split's order."""
     import numpy as np
     import pandas
 
@@ -145,7 +145,7 @@ def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.Dat
 
 
 def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """The queries that the truth knows enough of, (A,), and mAP@R and R-Precision of each, in [0, 1]."""
+    """The queries with enough labels, (A,), and mAP@R and R-Precision of each, in [0, 1]."""
     asked_P = truth.asked_P[direction]
     image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
     true_P = torch.from_numpy(truth.true_P[asked_P])
@@ -155,7 +155,7 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
         if direction == "t2i":
             query_QD, item_ID = item_ID, query_QD
         query_A = query_P[true_P].unique()
-        # only the queries that are asked: of COCO's 25 010 captions ECCV asked 1 332
+        # only labelled queries: ECCV has labels for 1 332 of COCO's 25 010 captions
         place_P = torch.searchsorted(query_A, query_P[true_P])
         average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
     else:
@@ -177,7 +177,7 @@ def _unpaired(encoded: Encoded, truth: Truth, moment: Moment, sampler: SamplerRe
 
 
 def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
-    """Posterior against the share that is true, one row a bin and source (see `relevance.reliability`)."""
+    """Posterior and share of true pairs, one row per bin and source (see `relevance.reliability`)."""
     import pandas
 
     rows = [
@@ -189,7 +189,7 @@ def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
 
 
 def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:
-    """95 % intervals of every metric of a judgment's report, nested like it: `{"i2t": {"R1": [low, high], …}, …}`."""
+    """95 % intervals of every metric of a report, nested in the same way: `{"i2t": {"R1": [low, high], …}, …}`."""
     nested: dict[str, Any] = {}
     for name, interval in intervals(judgment.queries, replicates, seed).items():
         *path, last = name.split("/")
@@ -207,13 +207,13 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
 
 
 def posterior(similarity: Tensor, moment: Moment, sampler: SamplerRecord) -> Tensor:
-    """The false-negative posterior by the statistics that a run had at some moment, float64."""
+    """The false-negative posterior from a run's statistics at a moment of its training, float64."""
     statistics = _statistics(moment)
     return false_negative_posterior(similarity.double(), statistics.positive, statistics.negative, sampler.prior)
 
 
 def _statistics(moment: Moment) -> Any:
-    """A run's recorded statistics in the place of `SimilarityStatistics`, which holds sums instead of a variance."""
+    """A run's recorded statistics, with the attributes of `SimilarityStatistics` that the posterior reads."""
     recorded = moment.statistics
     return SimpleNamespace(
         **{
@@ -226,8 +226,8 @@ def _statistics(moment: Moment) -> Any:
 
 
 def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) -> pandas.DataFrame:
-    """Densities of each caption's similarity to its own image and to the nearest other, the posterior over them, and
-    FNE's weight of a candidate whose anchor is as similar to its own positive as the average one.
+    """By similarity: the densities of the captions' similarity to their own image and to the nearest other image, the
+    posterior, and FNE's weight of a candidate for an average anchor (whose own similarity is μ+).
     """
     import numpy as np
     import pandas
@@ -261,7 +261,7 @@ def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) 
 
 
 def recall_curve(i2t_N: Tensor, t2i_M: Tensor) -> pandas.DataFrame:
-    """Recall by K, in percent, both ways: columns `K`, `recall`, `direction`."""
+    """Recall by K, in percent, in both directions: columns `K`, `recall`, `direction`."""
     import pandas
 
     depths = range(1, min(RECALL_DEPTH, len(i2t_N)) + 1)
@@ -282,11 +282,11 @@ def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
         matched.append(similarity_BN.gather(1, own_B[:, None]).squeeze(1))
         mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
     mismatch_M = torch.cat(mismatch)
-    return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding goes beyond
+    return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding can exceed 1
 
 
 def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
-    """Of listed pairs, (P,)."""
+    """The similarity of the listed pairs, (P,)."""
     parts = [
         (encoded.image_ND[images] * encoded.text_MD[captions]).sum(dim=1)
         for images, captions in zip(image_P.split(PAIR_CHUNK), caption_P.split(PAIR_CHUNK), strict=True)
@@ -295,7 +295,7 @@ def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
 
 
 def _all_pairs(image_P: Tensor, caption_P: Tensor, captions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every pair of the images that have a true one, with its truth, of as many images as stay below `MOST_PAIRS`."""
+    """All pairs, with their labels, of the first images that have a true pair; at most `MOST_PAIRS`."""
     asked_A = image_P.unique()[: max(1, MOST_PAIRS // captions)]
     place_P = torch.searchsorted(asked_A, image_P)
     inside_P = place_P < len(asked_A)

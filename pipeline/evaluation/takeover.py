@@ -1,4 +1,4 @@
-"""Published weights in the place of a training: converted once, in this project's format, with what evaluation asks."""
+"""Published weights instead of a training: converted into this project's format, with what evaluation reads."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FAMILIES = {"fne": "vit_bert", "npc": "clip"}
 
 
 def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretrained, ModelParams, dict[str, Any]]:
-    """A published checkpoint's towers, the model parameters they were trained with, and what its authors wrote beside.
+    """A published checkpoint's towers, the model parameters of their training, and what else the checkpoint says.
 
     Args:
-        path: FNE's `model_best.pth.tar` or NPC's `*.pt`; a relative one belongs to the main repository.
-        base_folder: of the same architecture: configuration and tokenizer are taken from there.
-        model: of params.yaml.
+        path: FNE's `model_best.pth.tar` or NPC's `*.pt`, relative to the main repository.
+        base_folder: towers of the same architecture, for configuration and tokenizer.
+        model: section `model`.
 
     Raises:
-        InputError: naming the file, when it is neither, or fits neither the base nor `model.family`.
+        InputError: naming the file, when it is neither of these, or does not fit the base or `model.family`.
     """
     place = users_file(path, "model.weights")
     if model.train != "towers":
@@ -51,7 +51,7 @@ def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretraine
         if kind == "fne":
             image, text = fne_towers(checkpoint.weights, base_folder)
             made = dataclasses.replace(base, image=image, text=text)
-            model = model.model_copy(update={"pooling": "mean_all"})  # what they were trained with
+            model = model.model_copy(update={"pooling": "mean_all"})  # FNE's training
         else:
             clip_image, clip_text, logit_scale = split_clip(npc_clip(checkpoint.weights))
             made = dataclasses.replace(base, image=clip_image, text=clip_text, logit_scale=logit_scale)
@@ -61,10 +61,10 @@ def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretraine
 
 
 def take_over(params: Params, key: str) -> str:
-    """Write all that stage train writes, from `model.weights`; returns a line about it.
+    """Write the outputs of stage train from `model.weights`; returns a line about it.
 
     Raises:
-        InputError: as `convert`, before anything is written.
+        InputError: as for `convert`, before anything is written.
     """
     assert params.model.weights is not None
     made, model, origin = convert(params.model.weights, BASE, params.model)
@@ -72,7 +72,7 @@ def take_over(params: Params, key: str) -> str:
     matching = make_model(made, model).to(own_device())
     image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size)
     statistics = SimilarityStatistics(params.sampler.statistics)
-    # a checkpoint holds no statistics: the validation split stands for the last epoch's batches
+    # a checkpoint holds no statistics: compute them on the validation split
     for rows in epoch_plan(len(text_MD), params.train.batch_size, params.seed, 0):
         rows_B = torch.from_numpy(rows)
         image_B = inputs.caption_image[rows_B].to(matching.device)

@@ -1,4 +1,4 @@
-"""FNE's training augmentation: random crop, flip, then two random operations, each as the published code has it."""
+"""FNE's training augmentation: random crop, flip, then two random operations, as in the published code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPERATIONS = (
     "translate_y",
     "rotate",
 )
-DRAWN = 2  # operations an image, with replacement
+DRAWN = 2  # operations per image, with replacement
 PROBABILITY = 0.5  # that a drawn operation is applied
 FACTOR = 1.36  # of brightness and sharpness
 SHEAR = 0.21  # tangent
@@ -41,12 +41,12 @@ class Augmentation:
     """RandomResizedCrop (scale 0.5 to 1, bicubic), flip, and two of `OPERATIONS`; the seed decides everything."""
 
     def __init__(self, size: int) -> None:
-        """Give out (3, size, size) uint8 pixels."""
+        """Make (3, size, size) uint8 pixels."""
         self.crop = v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
         self.flip = v2.RandomHorizontalFlip()
 
     def __call__(self, image: Image, seed: int) -> Tensor:
-        """Augment one image; the same seed gives the same pixels in any process, and the global generator is kept."""
+        """Augment one image; a seed gives the same pixels in any process, and the global generator does not change."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pixels = self.flip(self.crop(functional.pil_to_tensor(image)))
@@ -59,7 +59,7 @@ class Augmentation:
 
 
 def apply(operation: str, pixels: Tensor, sign: int) -> Tensor:
-    """One operation of `OPERATIONS` on (3, H, W) uint8; `sign` turns shears, translations and rotations around."""
+    """One operation of `OPERATIONS` on (3, H, W) uint8; `sign` is the direction of shear, translation and rotation."""
     match operation:
         case "identity":
             return pixels
@@ -91,13 +91,13 @@ def _rotation(x: float, y: float, angle: float) -> tuple[Row, Row]:
 
 
 def _moved(pixels: Tensor, *rows: Row) -> Tensor:
-    """Pixel (x, y) moves to `rows` · (x, y, 1), bilinear, grey where nothing comes from; (0, 0) is the corner's."""
+    """Move pixel (x, y) to `rows` · (x, y, 1), bilinear; uncovered pixels become grey; (0, 0) is the corner pixel."""
     _, height, width = pixels.shape
     back = torch.linalg.inv(torch.tensor([*rows, (0, 0, 1)], dtype=torch.float64))[:2]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     source_HW2 = torch.stack([x, y, torch.ones_like(x)], dim=2).double() @ back.T
     grid_HW2 = source_HW2 / torch.tensor([width - 1, height - 1]) * 2 - 1
-    # what lies outside counts as 0, so that 0 has to be grey
+    # grid_sample takes 0 for what lies outside: shift the values so that 0 is grey
     moved = grid_sample((pixels - FILL)[None], grid_HW2[None].float(), align_corners=True)[0]
     return (moved + FILL).round().to(torch.uint8)
 
@@ -111,9 +111,9 @@ def _autocontrast(pixels: Tensor) -> Tensor:
 
 
 def _sharpened(pixels: Tensor) -> Tensor:
-    """Away from the smoothed picture, but at the edges; what leaves 0 to 255 comes in again at the other end.
+    """Sharpen all but the border pixels; values outside of 0 to 255 wrap around.
 
-    So bright edges get dark dots: the published code converts to bytes without a limit.
+    So bright edges get dark dots, as in the published code, which converts to bytes without clipping.
     """
     sharp = pixels.float()
     middle = sharp[:, 1:-1, 1:-1]

@@ -1,4 +1,4 @@
-"""A whole split through the model, as evaluation sees it."""
+"""Encode a whole split with the model, without augmentation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def encode_split(
 ) -> tuple[Tensor, Tensor]:
     """Unit vectors of all images (N, D) and all captions (M, D) of a split, in evaluation mode, on the model's device.
 
-    Each process encodes a part and has all in the end.
+    Each process encodes a part, and all processes return all rows.
     """
     return encode_images(model, inputs, batch_size, label), encode_captions(model, inputs, batch_size, label)
 
 
 def encode_images(model: MatchingModel, inputs: Inputs, batch_size: int, label: str = "validation") -> Tensor:
-    """Unit vectors of all images (N, D) of a split; as `encode_split`."""
+    """Unit vectors of all images (N, D) of a split, see `encode_split`."""
 
     def encode(rows: range) -> Tensor:
         return model.encode_image(inputs.images(rows).to(model.device))
@@ -33,7 +33,7 @@ def encode_images(model: MatchingModel, inputs: Inputs, batch_size: int, label: 
 
 
 def encode_captions(model: MatchingModel, inputs: Inputs, batch_size: int, label: str = "validation") -> Tensor:
-    """Unit vectors of all captions (M, D) of a split; as `encode_split`."""
+    """Unit vectors of all captions (M, D) of a split, see `encode_split`."""
 
     def encode(rows: range) -> Tensor:
         return model.encode_text(inputs.texts(rows, training=False).to(model.device, non_blocking=True))
@@ -46,7 +46,7 @@ def _shared(model: MatchingModel, encode: Callable[[range], Tensor], count: int,
     was_training = model.training
     model.eval()
     own = local_span(count)
-    part = own or range(1)  # of fewer rows than processes, one too many tells the width
+    part = own or range(1)  # a process without rows encodes one, to learn the width
     chunks = [part[start : start + size] for start in range(0, len(part), size)]
     rows = [encode(rows) for rows in progress(chunks, label=label, total=len(chunks))]
     model.train(was_training)

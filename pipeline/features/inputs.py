@@ -1,4 +1,4 @@
-"""The training pairs and the evaluation inputs that stage `features` made, batch by batch."""
+"""Batches of training pairs and evaluation inputs, from what stage `features` made."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 
 EntryRows = tuple[np.ndarray, np.ndarray]
-"""For each of M training pairs the clean pair (a row of captions) that NPC's bank names for its image, its caption."""
+"""For each of M training pairs: the caption rows of the clean pairs in NPC's bank for its image, for its caption."""
 KEPT_BYTES = 1 << 29  # decoded pixels kept in memory, where a whole split fits
 
 
 class Entries(NamedTuple):
-    """The clean pairs that the bank names for b pairs: first those for their images, then those for their captions."""
+    """The bank's clean pairs for b pairs: first those for their images, then those for their captions."""
 
     images: Tensor
     texts: Tensor | Tokens
@@ -42,7 +42,7 @@ class Entries(NamedTuple):
         return Entries(images, self.texts.to(device, non_blocking=True), image_id)
 
     def halves(self) -> tuple[Entries, Entries]:
-        """Those for the images, and those for the captions."""
+        """The entries for the images, and those for the captions."""
         middle = len(self.image_id) // 2
         first, second = (self._part(part) for part in (slice(middle), slice(middle, None)))
         return first, second
@@ -78,13 +78,13 @@ class Inputs:
     Args:
         folder: the split's shards.
         split: which caption belongs to which image.
-        model: what is trained, sizes and pooling.
+        model: section `model`: what is trained, sizes and pooling.
         pad: the tokenizer's padding id.
-        augment: crop, flip and change training images.
+        augment: augment training images.
     """
 
     def __init__(self, folder: Path, split: Split, model: ModelParams, pad: int, *, augment: bool) -> None:
-        """Open the shards; nothing is read yet."""
+        """Open the shards without reading them."""
         self.frozen = model.train == "heads"
         self.caption_image = torch.tensor(split.caption_image)
         self.names = split.images
@@ -112,7 +112,7 @@ class Inputs:
         return self.images([0]).shape[1], texts.shape[1]
 
     def images(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> Tensor:
-        """Features (b, W), or pixels (b, 3, S, S) uint8; `seeds` decide the augmentation of each."""
+        """Features (b, W), or pixels (b, 3, S, S) uint8, augmented by `seeds`."""
         if isinstance(self._images, (Tensor, MappedFeatures)):
             return self._images[torch.as_tensor(indices)].float()
         return torch.stack(
@@ -161,7 +161,7 @@ def open_inputs(
 
 
 class _PlannedBatches(Dataset[Batch]):
-    """Batch number i of an epoch; a worker process makes whole batches."""
+    """Item i is batch i of an epoch; a worker process makes whole batches."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class _PlannedBatches(Dataset[Batch]):
         span = self.spans[number]
         captions = self.plan[number][span.start : span.stop]
         images = self.inputs.caption_image[torch.from_numpy(captions)]
-        # one seed a place in the global batch, so that an image is augmented alike on any number of processes
+        # one seed per position in the global batch: the same augmentation on any number of processes
         words = np.random.SeedSequence([*self.seeds, number]).generate_state(span.stop)
         return Batch(
             self.inputs.images(images.tolist(), words[span.start :].tolist()),
@@ -193,7 +193,7 @@ class _PlannedBatches(Dataset[Batch]):
         )
 
     def _entries(self, entries: EntryRows, captions: np.ndarray) -> Entries:
-        """As evaluation sees them: not augmented."""
+        """The entries, not augmented."""
         pairs = np.concatenate([rows_M[captions] for rows_M in entries])
         images = self.inputs.caption_image[torch.from_numpy(pairs)]
         return Entries(self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images)
@@ -215,16 +215,16 @@ def training_batches(
     workers: int,
     entries: EntryRows | None = None,
 ) -> Iterator[Batch]:
-    """The batches of `plan` from number `start` on, the same whichever worker makes them.
+    """The batches of `plan` from number `start` on, the same for any number of workers.
 
     Args:
         inputs: the training split.
         plan: caption numbers of each global batch.
         spans: the part of each that this process takes.
         seeds: of this epoch's augmentation: the training's seed and the epoch.
-        start: where to begin, in the middle of an epoch after a resume.
+        start: first batch, above 0 after a resume in the middle of an epoch.
         workers: processes that prepare batches; 0: none.
-        entries: where each pair's clean entries are wanted too: those for its image, and for its caption.
+        entries: also load each pair's clean entries: those for its image, and for its caption.
     """
     loader = DataLoader(
         _PlannedBatches(inputs, plan, spans, seeds, entries),
@@ -232,7 +232,7 @@ def training_batches(
         sampler=range(start, len(plan)),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # the loader's own seed must not advance the one that resume restores
+        generator=torch.Generator(),  # must not advance the global generator, whose state a resume restores
         worker_init_fn=_begin_worker,
     )
     return iter(loader)
@@ -244,7 +244,7 @@ def _begin_worker(_worker: int) -> None:
 
 
 def _end_with_the_training() -> None:
-    """End a worker whose training was killed: torch sees that after 5 s, or never if it comes before it first looks."""
+    """End a worker whose training was killed: torch's own check takes 5 s, and can miss an early kill."""
     training = multiprocessing.parent_process()
     if training is not None:
         training.join()

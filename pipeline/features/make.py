@@ -1,4 +1,4 @@
-"""What stage `features` makes: everything about images and captions that no training step needs to do again.
+"""What stage `features` makes: the work on images and captions that is done once, before training.
 
 `model.train: heads`: the frozen towers' outputs. `model.train: towers`: images prepared for random crops, and
 captions cleaned and tokenised.
@@ -45,11 +45,11 @@ def make_features(
 ) -> dict[str, Any]:
     """Fill `folder/{train,val,test}` with shards and return the manifest that `features.json` holds.
 
-    Shards that are already there are kept: the caller gives the same folder for the same inputs only.
-    Several processes share the shards; the manifest of the first one alone holds their digests.
+    Existing shards are kept: the caller must give the same folder only for the same inputs.
+    Several processes share the work; only the first one's manifest holds the digests.
 
     Raises:
-        InputError: when the disk has too little room, an image does not decode, or a feature is too large for float16.
+        InputError: when the disk has too little space, an image does not decode, or a feature is too large for float16.
     """
     mean, std = base.normalisation(model.normalisation)
     _check_room(folder, splits, archive, model)
@@ -88,7 +88,7 @@ def _write_rows(
 
 
 class _FrozenTowers:
-    """Pooled outputs of both towers, in evaluation mode, on a GPU where there is one."""
+    """Pooled outputs of both towers, in evaluation mode, on a GPU if there is one."""
 
     def __init__(self, base: Pretrained, model: ModelParams) -> None:
         self.device = own_device()
@@ -98,7 +98,7 @@ class _FrozenTowers:
 
     @torch.inference_mode()
     def images(self, archive: ImageArchive, names: Sequence[str]) -> dict[str, Tensor]:
-        """Features (n, W), decoding on other threads while the tower runs."""
+        """Features (n, W); other threads decode while the tower runs."""
         features = []
         mean, std = self.base.normalisation(self.model.normalisation)
         with ThreadPoolExecutor() as pool:
@@ -134,7 +134,7 @@ def _prepared(archive: ImageArchive, names: Sequence[str], *, size: int) -> dict
 
 
 def _prepared_bytes(archive: ImageArchive, name: str, size: int) -> bytes:
-    """The image as stored, or, where its shorter side exceeds twice the training size, smaller, its aspect kept."""
+    """The image as stored, or downscaled (same aspect) if its shorter side exceeds twice the training size."""
     from PIL.Image import Resampling
 
     image = archive.decode(name)
@@ -152,7 +152,7 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, model: ModelParams) -> None:
-    """Ask for an upper bound: prepared images never outgrow the archive, features take 4 bytes a number, or 2."""
+    """Require an upper bound: prepared images never exceed the archive, features take 4 or 2 bytes per number."""
     rows = sum(len(split.images) + len(split.captions) for split in splits.values())
     widest = DTYPES[model.features_dtype].itemsize * 2048  # bytes of a feature row, of the widest towers in use
     needed = rows * widest if model.train == "heads" else Path(archive.path).stat().st_size + rows * 4 * SHARD_ROWS // 8

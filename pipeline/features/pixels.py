@@ -1,4 +1,4 @@
-"""From a decoded image to what the image tower sees."""
+"""From a decoded image to the image tower's pixels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Resize = Literal["square", "crop"]
 def square_pixels(image: Image, size: int, resize: Resize = "square") -> Tensor:
     """Bicubic resize to a square, as in testing: (3, size, size), uint8.
 
-    `resize` is "square": the whole picture, its aspect given up (FNE); or "crop": the shorter side becomes `size` and
-    the middle is kept (CLIP's own preprocessing, Radford et al. 2021).
+    `resize` is "square": the whole picture, its aspect not kept (FNE); or "crop": the shorter side becomes `size`, then
+    a centre crop (CLIP's own preprocessing, Radford et al. 2021).
     """
     from PIL.Image import Resampling
 

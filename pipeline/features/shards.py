@@ -17,7 +17,7 @@ from pipeline.files import write_tensors
 from pipeline.runtime.processes import process_count, process_index
 
 JOINED_BYTES = 1 << 29
-SHARD_ROWS = 1024  # what an interrupted features stage loses at most
+SHARD_ROWS = 1024  # an interrupted features stage loses at most this many
 
 
 def shard_path(folder: Path, kind: str, number: int) -> Path:
@@ -32,12 +32,12 @@ def write_shards(
     make: Callable[[range], dict[str, Tensor]],
     track: Callable[[range], Iterable[int]],
 ) -> None:
-    """Write `rows` rows in shards of `SHARD_ROWS`; those that an interrupted run left complete are kept.
+    """Write `rows` rows in shards of `SHARD_ROWS`; complete shards of an interrupted run are kept.
 
-    Several processes take turns, shard by shard; who needs all of them waits for the others.
+    Several processes take turns, shard by shard; the caller waits for the others before it reads all shards.
 
     Args:
-        folder: where the shards go.
+        folder: of the shards.
         kind: "images" or "captions".
         rows: how many there are.
         make: the tensors of the shard that holds a range of rows.
@@ -50,16 +50,16 @@ def write_shards(
 
 
 def pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The shard of rows of different lengths (1-dimensional, of one type)."""
+    """The shard that holds rows of different lengths (1-dimensional, of one dtype)."""
     lengths = torch.tensor([0, *(len(row) for row in rows)])
     return {"value": torch.cat(list(rows)), "offset": lengths.cumsum(0)}
 
 
 def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
-    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, memory-mapped beyond.
+    """All rows (N, W) of fixed-width shards: joined in memory up to `JOINED_BYTES`, else memory-mapped.
 
     Raises:
-        InputError: naming the shard that is missing, damaged, or not of the others' width.
+        InputError: naming the shard that is missing, damaged, or of another width than the others.
     """
     parts: list[Tensor] = []
     for path, shard in _shards(folder, kind):
@@ -78,10 +78,10 @@ def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
 
 
 class MappedFeatures:
-    """Rows of the same width in mapped shards, of which only those asked for come into memory."""
+    """Rows of the same width in memory-mapped shards; only requested rows are read."""
 
     def __init__(self, shards: Sequence[Tensor]) -> None:
-        """Take shards of `SHARD_ROWS` rows, the last of as many or fewer."""
+        """Take shards of `SHARD_ROWS` rows; the last may have fewer."""
         self._shards = shards
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class MappedFeatures:
 
 
 class PackedShards:
-    """Rows of different lengths, by number, without loading a shard into memory."""
+    """Rows of different lengths, by number, from memory-mapped shards."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         """Open all shards of `kind` below `folder`.
@@ -137,6 +137,6 @@ def _shards(folder: Path, kind: str) -> Iterator[tuple[Path, dict[str, Tensor]]]
     for path in paths:
         try:
             shard = load_file(path)
-        except Exception as error:  # whatever a damaged header provokes is the file's fault
+        except Exception as error:  # a damaged header can raise any type
             raise InputError(f"{path}: not a whole safetensors file: {error}") from None
         yield path, shard

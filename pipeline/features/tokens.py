@@ -1,4 +1,4 @@
-"""Captions as the text tower takes them: cleaned, tokenised, padded; everything that encodes captions goes this way.
+"""Captions for the text tower: cleaned, tokenised, padded. All code that encodes captions uses this module.
 
 Shapes: B captions of a batch, M captions, L tokens, W features.
 """
@@ -17,20 +17,20 @@ from pipeline.models.towers import Tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_TOKENS = 512  # of a caption, where the tokenizer names no limit (it then says 10^30)
+MOST_TOKENS = 512  # of a caption, if the tokenizer has no limit (transformers then gives 10^30)
 BATCH = 64
 
 
 class CaptionSettings(Protocol):
-    """How captions are prepared: section `model` of params.yaml has it, and so has a trained model's record."""
+    """How captions are prepared: a part of section `model` of params.yaml, and of a trained model's record."""
 
     @property
     def words(self) -> int:
-        """Words that are kept of a cleaned caption."""
+        """The number of words kept of a cleaned caption."""
 
     @property
     def captions(self) -> str:
-        """cleaned, or raw: as published."""
+        """cleaned, or raw (as published)."""
 
     @property
     def pooling(self) -> str:
@@ -47,12 +47,12 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], setti
 
 
 def fixed_length(settings: CaptionSettings) -> int | None:
-    """Tokens of every caption outside of training, as FNE's published code has it where it averages over padding."""
+    """Tokens per caption outside of training if padding is averaged (as in FNE's published code), else None."""
     return settings.words if settings.pooling == "mean_all" else None
 
 
 def padded(rows: Sequence[Tensor], pad: int, length: int | None) -> Tokens:
-    """Rows of token ids as one batch: padded to the longest, or cut (the closing token kept) and padded to `length`."""
+    """A batch of token ids: padded to the longest row, or cut (keeping the closing token) and padded to `length`."""
     if length is not None:
         rows = [row if len(row) <= length else torch.cat([row[: length - 1], row[-1:]]) for row in rows]
     width = length or max(len(row) for row in rows)
@@ -72,9 +72,9 @@ def encoded_captions(
     captions: Sequence[str],
     settings: CaptionSettings,
 ) -> Tensor:
-    """Captions through a text tower on `device`, (M, W) on the CPU.
+    """Encode captions with a text tower on `device`; (M, W) on the CPU.
 
-    Captions of about the same length share a batch, so that little padding is encoded.
+    Batches hold captions of similar length, to encode little padding.
     """
     rows = tokenised(tokenizer, captions, settings)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))

@@ -1,4 +1,4 @@
-"""The model that is trained: made from the base towers, saved, and loaded again."""
+"""Make the model from the base towers, save it, and load it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline.params import ModelParams
 
 RECORD, HEADS = "model.json", "heads.safetensors"
 Widths = tuple[int, int]
-"""Of frozen features: the images', and the captions'."""
+"""The widths of frozen features: the images', and the captions'."""
 Channels = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class ModelRecord(BaseModel):
-    """`model.json`: what must be known to use the weights that are stored with it."""
+    """`model.json`: what is needed to use the weights stored with it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -47,13 +47,13 @@ def make_model(
     temperature: float | Literal["learned"] = FIRST_TEMPERATURE,
     feature_widths: Widths | None = None,
 ) -> MatchingModel:
-    """The model that a training starts from; heads and projections are drawn from torch's global generator.
+    """The model that a training starts from; heads and projections are initialised from torch's global generator.
 
     Args:
         base: the towers, and the normalisation of their pixels.
         settings: section `model`.
-        temperature: what similarities are divided by; "learned": a parameter that starts from CLIP's own value, or
-            from `FIRST_TEMPERATURE`.
+        temperature: similarities are divided by it; "learned": a parameter that starts from CLIP's own value, or from
+            `FIRST_TEMPERATURE`.
         feature_widths: for frozen features; None: both towers end to end.
     """
     if feature_widths is None:
@@ -73,8 +73,8 @@ def make_model(
 
 
 def heads_over(widths: Widths, joint: int, train: str, family: str) -> tuple[nn.Module, nn.Module]:
-    """What stands over both towers: a linear projection only on a side whose width is not the joint one, or, over
-    frozen towers, a head; over a frozen CLIP, whose features match already, one that begins as the identity.
+    """The modules after both towers. Trained towers: a linear projection where the width is not the joint width.
+    Frozen towers: a head; for a frozen CLIP, whose features already match, a head that starts as the identity.
     """
     if train == "towers":
         image, text = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
@@ -87,7 +87,7 @@ def heads_over(widths: Widths, joint: int, train: str, family: str) -> tuple[nn.
 def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base: Pretrained) -> None:
     """Write `model.json`, `heads.safetensors` and, of trained towers, `image/` and `text/` in transformers' format.
 
-    `base` holds the towers that `model` has trained, and their tokenizer.
+    `base` holds the towers that `model` trained, and their tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if settings.train == "towers":
@@ -106,16 +106,16 @@ def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base
 
 
 def read_model_record(folder: Path) -> ModelRecord:
-    """What `save_trained` wrote about the weights in `folder`.
+    """The record that `save_trained` wrote into `folder`.
 
     Raises:
-        InputError: when it is missing or something else.
+        InputError: when it is missing or invalid.
     """
     return read_as(ModelRecord, folder / RECORD, "train")
 
 
 def load_trained(folder: Path, feature_widths: Widths | None = None) -> MatchingModel:
-    """The model that `save_trained` wrote; over frozen features where their widths are given.
+    """The model that `save_trained` wrote; for frozen features if their widths are given.
 
     Raises:
         InputError: when a part is missing or does not fit.
@@ -130,10 +130,10 @@ def load_trained(folder: Path, feature_widths: Widths | None = None) -> Matching
 
 
 def load_end_to_end(folder: Path, base_folder: Path) -> tuple[MatchingModel, Pretrained]:
-    """The model from pixels and tokens on, with its tokenizer: heads get the frozen towers of `base_folder`.
+    """The model for pixels and tokens, with its tokenizer; heads are put on the frozen towers of `base_folder`.
 
     Raises:
-        InputError: as `load_trained`.
+        InputError: as for `load_trained`.
     """
     record = read_model_record(folder)
     source = pretrained.load(base_folder if record.train == "heads" else folder)
@@ -160,7 +160,7 @@ def _loaded(folder: Path, record: ModelRecord, towers: tuple[nn.Module, nn.Modul
             head.load_state_dict({name.removeprefix(f"{side}."): value for name, value in own.items()})
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
-    except Exception as error:  # whatever a damaged header provokes is the file's fault
+    except Exception as error:  # a damaged header can raise any type
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit {RECORD}: {said}") from None
     return model

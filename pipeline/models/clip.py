@@ -1,4 +1,4 @@
-"""CLIP's two towers (Radford et al. 2021): fetched as one model, kept as two in transformers' format.
+"""CLIP's two towers (Radford et al. 2021): fetched as one model, saved as two in transformers' format.
 
 Shapes: B batch, L tokens, D the joint width.
 """
@@ -47,12 +47,12 @@ class ClipTextTower(nn.Module):
 
 
 def image_tower(backbone: nn.Module) -> nn.Module:
-    """The tower around any image backbone."""
+    """The tower for any image backbone."""
     return ClipImageTower(backbone) if _type(backbone) == VISION else ImageTower(backbone)  # type: ignore[arg-type]
 
 
 def text_tower(backbone: nn.Module, pooling: Pooling) -> nn.Module:
-    """The tower around any text backbone; CLIP's knows its own pooling."""
+    """The tower for any text backbone; CLIP's has its own pooling."""
     return ClipTextTower(backbone) if _type(backbone) == TEXT else TextTower(backbone, pooling)  # type: ignore[arg-type]
 
 
@@ -68,7 +68,7 @@ def split_clip(model: CLIPModel) -> tuple[CLIPVisionModelWithProjection, CLIPTex
     config, state = model.config, model.state_dict()
     vision, words = config.vision_config, config.text_config
     assert isinstance(vision, CLIPVisionConfig) and isinstance(words, CLIPTextConfig) and config.projection_dim
-    # a checkpoint's projection stands above its parts, whose own configurations may say another width
+    # the joint configuration's width is the right one; those of the two parts may differ
     vision.projection_dim = words.projection_dim = config.projection_dim
     image, text = CLIPVisionModelWithProjection(vision), CLIPTextModelWithProjection(words)
     for tower in (image, text):

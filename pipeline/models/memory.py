@@ -14,11 +14,11 @@ NO_IMAGE = -100  # the id of a slot that holds no real image; never equals an an
 class Memory(nn.Module):
     """The last `size` momentum features of both sides (Q = `size`, D = `width`).
 
-    Everything, the write position included, is in the state dict, so that a resumed run goes on with the same memory.
+    Everything, including the write position, is in the state dict, so a resumed run has the same memory.
     Features are overwritten in place: enqueue after the backward pass.
 
     Args:
-        size: Q; any number, whatever the batch size.
+        size: Q; need not be a multiple of the batch size.
         width: D.
         prefill: "empty": slots count as candidates once written; "random": unit vectors that count from the start,
             as in FNE's published code.
@@ -45,20 +45,20 @@ class Memory(nn.Module):
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
     def __len__(self) -> int:
-        """Q, written or not."""
+        """Q, including slots not yet written."""
         return len(self.image_id)
 
     @torch.no_grad()
     def enqueue(
         self, image_BD: Tensor, text_BD: Tensor, image_id_B: Tensor, caption_id_B: Tensor | None = None
     ) -> None:
-        """Write a batch over the oldest slots; of a batch larger than the memory, the last `size` rows stay.
+        """Write a batch over the oldest slots; of a batch larger than the memory, keep the last `size` rows.
 
         Args:
             image_BD: (B, D) momentum features of the images.
             text_BD: (B, D) momentum features of their captions.
             image_id_B: (B,) the images' ids, not negative.
-            caption_id_B: (B,) the captions' ids; only bookkeeping needs them.
+            caption_id_B: (B,) the captions' ids, used only for metrics.
         """
         dropped = max(0, len(image_id_B) - len(self))
         kept = torch.arange(dropped, len(image_id_B), device=self.position.device)

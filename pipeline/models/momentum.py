@@ -12,7 +12,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def momentum_copy(model: Model) -> Model:
-    """A copy of `model` without gradients, in evaluation mode: what goes into the memory carries no dropout noise."""
+    """A copy of `model` without gradients, in evaluation mode: the memory's features have no dropout noise."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 

@@ -11,18 +11,18 @@ from torch import Tensor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)  # what ViT's own image processor uses, and so a ViT without one
+HALF = (0.5, 0.5, 0.5)  # of ViT's own image processor; used for a ViT without one
 
 
 def normalised(pixels_B3HW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 pixels to float32 of zero mean and unit standard deviation a channel, on the pixels' own device."""
+    """uint8 pixels to float32 with zero mean and unit standard deviation per channel, on the pixels' device."""
     shift = torch.tensor(mean, device=pixels_B3HW.device).view(3, 1, 1)
     scale = torch.tensor(std, device=pixels_B3HW.device).view(3, 1, 1)
     return (pixels_B3HW.float() / 255 - shift) / scale
 
 
 def channels(values: Any) -> tuple[float, ...]:
-    """Three finite numbers; ViT's own where there are none.
+    """Three finite numbers; ViT's own if `values` is missing.
 
     Raises:
         ValueError: or TypeError, for anything else.

@@ -1,4 +1,4 @@
-"""Towers as folders in transformers' format: fetched from the hub or a local path, saved, loaded. Safetensors only."""
+"""Fetch towers from the hub or a local path, save and load them as folders in transformers' format (safetensors)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that publis
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Two backbones, the tokenizer, and where they came from."""
+    """Two backbones, the tokenizer, and their sources."""
 
     image: PreTrainedModel
     text: PreTrainedModel
@@ -34,18 +34,18 @@ class Pretrained:
     std: tuple[float, ...]
     source: dict[str, Any]
     logit_scale: float | None = None
-    """A CLIP's: the logarithm of what it multiplies similarities by."""
+    """Of a CLIP: the logarithm of the factor on similarities."""
 
     def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of pixels, as `model.normalisation` says: the towers' own ("model") or CLIP's."""
+        """Mean and standard deviation of pixels by `model.normalisation`: the tower's own ("model") or CLIP's."""
         return (CLIP_MEAN, CLIP_STD) if kind == "clip" else (self.mean, self.std)
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
-    """Load both towers from the hub or from local folders (relative ones: to the main repository).
+    """Load both towers from the hub or from local folders (relative to the main repository).
 
     Raises:
-        InputError: when one cannot be had, with what to do instead.
+        InputError: when one cannot be loaded, with advice.
     """
     image_model, image_place = _load_backbone("image", image, image_revision)
     text_model, text_place = _load_backbone("text", text, text_revision)
@@ -60,7 +60,7 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
-    """Load a CLIP from the hub or from a local folder; errors as `fetch`."""
+    """Load a CLIP from the hub or from a local folder; raises as `fetch`."""
     from pipeline.models.clip import split_clip
 
     model, place = _load_backbone("image", name, revision)
@@ -78,10 +78,10 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
 
 
 def local_folder(side: str, name: str) -> Path | None:
-    """The folder that `model.image` or `model.text` names (a relative one: of the main repository); None for the hub's.
+    """The folder of `model.image` or `model.text` (relative to the main repository); None for a name on the hub.
 
     Raises:
-        InputError: for a path at which there is no folder.
+        InputError: for a path without a folder.
     """
     local = users_path(name, f"model.{side}").resolve()
     if local.is_dir():
@@ -129,7 +129,7 @@ def load(folder: Path) -> Pretrained:
 
 
 def silence_transformers() -> None:
-    """No progress bar and no load report from transformers: a pooler that mean pooling drops is no news."""
+    """Switch off transformers' progress bar and its report about missing weights: the pooler is not needed."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -143,7 +143,7 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
 
     from pipeline.models.clip import TEXT, VISION
 
-    # transformers' automatic class drops the projection of a CLIP's half
+    # transformers' AutoModel drops the projection of a single CLIP tower
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
     local = local_folder(side, name)
@@ -157,13 +157,13 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
         weights = cached_file(
             place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
         )
-        if weights is not None:  # a large model's are in several files, and the hub's word is taken for its sizes
+        if weights is not None:  # None for weights in several files: the hub's configuration is trusted for their sizes
             build = halves.get(config.model_type, functools.partial(AutoModel.from_config, trust_remote_code=False))
             with safe_open(weights, "pt") as opened:
                 keys = opened.keys()
                 shapes = [opened.get_slice(key).get_shape() for key in keys]
             check_size(config.to_dict(), lambda: build(config), shapes)
-        torch.manual_seed(0)  # a pooler that a checkpoint lacks is the same at every fetch
+        torch.manual_seed(0)  # a pooler missing in the checkpoint gets the same weights at every fetch
         model, report = halves.get(config.model_type, AutoModel).from_pretrained(
             place,
             revision=revision,
@@ -185,16 +185,16 @@ def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTra
     from transformers import AutoTokenizer
 
     with _explained(side, name):
-        # said here too: left unsaid, transformers asks at the terminal whether the folder's code may run
+        # explicit: otherwise transformers asks at the terminal whether to run the folder's code
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
         raise InputError(f"model.{side} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     return tokenizer
 
 
 @contextmanager
 def _explained(side: str, name: str) -> Iterator[None]:
-    """Turn the many ways in which loading fails into one that a user can act on."""
+    """Turn the many errors of loading into one with advice."""
     try:
         yield
     except ImportError as error:
@@ -204,7 +204,7 @@ def _explained(side: str, name: str) -> Iterator[None]:
             else ""
         )
         raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
-    except Exception as error:  # whatever a damaged folder provokes is the folder's fault
+    except Exception as error:  # a damaged folder can raise any type
         raise InputError(
             f"model.{side} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
             f"config.json, model.safetensors{' and tokenizer files' if side == 'text' else ''} elsewhere "
@@ -217,7 +217,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _commit(place: str, asked: str | None) -> str | None:
-    """The hub's revision that was fetched, by which its cache names a folder; None for a folder of the user's."""
+    """The hub's revision that was fetched, from the name of the cache's folder; None for a local folder."""
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
@@ -225,7 +225,7 @@ def _commit(place: str, asked: str | None) -> str | None:
 
 
 def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The image model's own mean and standard deviation: from its preprocessor, from timm's configuration, or ViT's."""
+    """The image model's own mean and std: of its preprocessor, of timm's configuration, or ViT's."""
     from transformers.utils import cached_file
 
     path = cached_file(

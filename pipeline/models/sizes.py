@@ -1,4 +1,4 @@
-"""Whether a model's configuration can be that of its weights, asked before memory is taken for what it describes."""
+"""Check that a configuration fits its weights, before memory is allocated for the model that it describes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 DEPTH = re.compile(r"(layers?|depths?|blocks)$")
-# Below these anything goes: layers may share their weights, and positions need not have any.
+# Sizes below these are not checked: layers may share weights, and positions need not have any.
 SMALL_DEPTH = 256
 SMALL_NUMBERS = 1 << 26
 
 
 def check_size(config: Mapping[str, Any], build: Callable[[], nn.Module], shapes: Iterable[Iterable[int]]) -> None:
-    """Compare a configuration in transformers' format, and the model that `build` makes of it, with the weights.
+    """Compare a configuration in transformers' format, and the model that `build` makes from it, with the weights.
 
-    The model is built on the meta device, where it has shapes but no numbers. `shapes` are those of the weights.
+    The model is built on the meta device (shapes without values). `shapes` are those of the weights.
 
     Raises:
-        ValueError: for more layers than there are tensors, or a model of more numbers than they hold.
+        ValueError: for more layers than tensors, or more parameters than numbers in the weights.
     """
     held = [math.prod(shape) for shape in shapes]
     for key, value in _whole_numbers(config):

@@ -1,4 +1,4 @@
-"""Small towers from random weights: what stage `base` makes where no pretrained tower is named."""
+"""Small towers with random weights, which stage `base` makes if no pretrained tower is given."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from pipeline.errors import InputError
 from pipeline.models.normalisation import HALF, normalised
 
 Pooling = Literal["masked_mean", "mean_all"]
-FIRST_TEMPERATURE = 0.07  # where CLIP's began (Radford et al. 2021)
-LARGEST_LOGIT_SCALE = math.log(100)  # of a learned temperature, 0.01 (Radford et al. 2021)
+FIRST_TEMPERATURE = 0.07  # CLIP's initial value (Radford et al. 2021)
+LARGEST_LOGIT_SCALE = math.log(100)  # a learned temperature of 0.01 (Radford et al. 2021)
 
 
 class Tokens(NamedTuple):
@@ -37,7 +37,7 @@ class ImageTower(nn.Module):
     """A transformers image model whose last hidden states are averaged over positions (or over the feature map)."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        """Take over `backbone`; its own pooler, which mean pooling does not use, is dropped."""
+        """Use `backbone` without its own pooler, which mean pooling does not need."""
         super().__init__()
         self.backbone = _without_pooler(backbone)
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
@@ -57,12 +57,12 @@ class TextTower(nn.Module):
 
     Args:
         backbone: the model.
-        pooling: "masked_mean": over a caption's tokens; "mean_all": over padding too, as FNE's published code, so
-            that a caption's embedding depends on the longest one of its batch.
+        pooling: "masked_mean": over a caption's tokens; "mean_all": also over padding, as in FNE's published code; a
+            caption's embedding then depends on the longest caption of its batch.
     """
 
     def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
-        """Take over `backbone`; its own pooler is dropped."""
+        """Use `backbone` without its own pooler."""
         super().__init__()
         self.backbone = _without_pooler(backbone)
         self.pooling = pooling
@@ -85,7 +85,7 @@ class Head(nn.Sequential):
 
 
 class ResidualHead(nn.Module):
-    """A `Head` added to features that match already: it begins as the identity."""
+    """A `Head` added to features that already match; it starts as the identity."""
 
     def __init__(self, width: int) -> None:
         """Map (B, `width`) to (B, `width`)."""
@@ -102,20 +102,20 @@ class ResidualHead(nn.Module):
 
 
 class MatchingModel(nn.Module):
-    """Two towers into one space, where a match is a cosine similarity near 1.
+    """Two towers into one space; a cosine similarity near 1 is a match.
 
     Args:
-        image_tower: images to features; `nn.Identity` where the features were computed before.
-        text_tower: tokens to features; the same.
+        image_tower: images to features; `nn.Identity` for features computed before.
+        text_tower: tokens to features; also `nn.Identity`.
         image_head: features to the joint width: a projection, a `Head`, or `nn.Identity`.
-        text_head: the same.
+        text_head: same as `image_head`.
         width: D, of the joint space.
-        mean: of the pixels that the image tower expects, a channel.
-        std: their standard deviation.
-        temperature: what similarities are divided by, unless it is learned.
+        mean: of the image tower's pixels, per channel.
+        std: their standard deviation, per channel.
+        temperature: similarities are divided by it, unless it is learned.
 
-    Where the temperature is learned, `logit_scale` is the logarithm of what similarities are multiplied by, and a
-    training calls `bound_temperature` after each step.
+    With a learned temperature, `logit_scale` is the logarithm of the factor on similarities, and a training calls
+    `bound_temperature` after each step.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class MatchingModel(nn.Module):
         std: Sequence[float] = HALF,
         temperature: float = FIRST_TEMPERATURE,
     ) -> None:
-        """Take over the four parts."""
+        """Store the four parts."""
         super().__init__()
         self.width, self.mean, self.std = width, tuple(mean), tuple(std)
         self.fixed_temperature = temperature
@@ -141,35 +141,35 @@ class MatchingModel(nn.Module):
         self.text_head = text_head
 
     def forward(self, images: Tensor, texts: Tensor | Tokens) -> tuple[Tensor, Tensor]:
-        """Both sides' unit vectors, (B, D) each, float32 also under mixed precision."""
+        """Unit vectors of images and texts, (B, D) each, float32 also in mixed precision."""
         return self.encode_image(images), self.encode_text(texts)
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
+        """The parameters' device."""
         return next(self.parameters()).device
 
     @property
     def temperature(self) -> float | Tensor:
-        """What similarities are divided by: the learned one, if there is one."""
+        """Similarities are divided by this: the learned temperature, if there is one."""
         return self.fixed_temperature if self.logit_scale is None else (-self.logit_scale).exp()
 
     @torch.no_grad()
     def bound_temperature(self) -> None:
-        """After each step: keep a learned temperature from falling below 0.01.
+        """Keep a learned temperature at or above 0.01; call it after each step.
 
-        The parameter is bounded, not its value in the forward pass: there the gradient would be 0 at the bound, where
-        OpenAI's weights start, and a temperature that is there once would never come back.
+        The parameter is bounded, not its value in the forward pass: a bound there has gradient 0, and a temperature at
+        the bound, where OpenAI's weights start, would never change.
         """
         if self.logit_scale is not None:
             self.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """What the image tower takes: uint8 pixels (B, 3, H, W) are normalised, everything else stays as it is."""
+        """The image tower's input: uint8 pixels (B, 3, H, W) are normalised, everything else is returned unchanged."""
         return normalised(images, self.mean, self.std) if images.dtype == torch.uint8 else images
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Pixels (uint8, or normalised before) or frozen features to unit vectors (B, D)."""
+        """Pixels (uint8, or already normalised) or frozen features to unit vectors (B, D)."""
         return _unit(self.image_head(self.image_tower(self.normalise(images))))
 
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
@@ -178,28 +178,28 @@ class MatchingModel(nn.Module):
 
 
 def recompute_activations(tower: nn.Module, name: str) -> None:
-    """Have a tower compute its layers again in the backward pass instead of keeping what they gave (Chen et al. 2016).
+    """Make a tower recompute its activations in the backward pass instead of storing them (Chen et al. 2016).
 
     Raises:
-        InputError: when the model that `name` says is of a kind that cannot.
+        InputError: when the model `name` does not support it.
     """
     backbone: Any = tower.backbone
     if not getattr(backbone, "supports_gradient_checkpointing", False):
         raise InputError(
             f"train.gradient_checkpointing = True: {type(backbone).__name__} of model.{name} does not support it"
         )
-    # the re-entrant kind knows no autograd.grad, by which NPC takes its siamese's step
+    # the re-entrant kind does not support autograd.grad, which NPC's siamese step needs
     backbone.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _unit(feature_BD: Tensor) -> Tensor:
-    """Of length 1; half precision is widened first, whose rounding would show in near ties."""
+    """Normalise to length 1, in float32 or wider: rounding in half precision would change near ties."""
     return normalize(feature_BD if feature_BD.dtype == torch.float64 else feature_BD.float(), dim=1)
 
 
 @torch.no_grad()
 def tower_widths(image_tower: nn.Module, text_tower: nn.Module, image_size: int) -> tuple[int, int]:
-    """The widths that the towers really give out, whatever their configurations call them."""
+    """The real output widths of the towers, since configurations name them differently."""
     device = next(image_tower.parameters()).device
     pixels = torch.zeros(1, 3, image_size, image_size, device=device)
     one_token = torch.ones(1, 1, dtype=torch.long, device=device)

@@ -1,6 +1,6 @@
-"""Which training pairs are clean, and which clean pair stands for each image and each caption (NPC's memory bank).
+"""Which training pairs are clean, and the nearest clean pair of each image and each caption (NPC's memory bank).
 
-Shapes: N images, M training pairs (one a caption), C clean pairs, D width.
+Shapes: N images, M training pairs (one per caption), C clean pairs, D width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CHUNK_ROWS = 1024
 
 
 class Mixture(NamedTuple):
-    """Two normal populations of losses, the lower one first, and each pair's probability of belonging to that."""
+    """Two normal populations of losses, the lower mean first, and each pair's probability of belonging to that one."""
 
     clean_probability_M: Tensor
     mean: tuple[float, float]
@@ -23,11 +23,11 @@ class Mixture(NamedTuple):
 
 
 def clean_probability(loss_M: Tensor, seed: int) -> Mixture:
-    """Fit a Gaussian mixture of two components to the losses of all pairs, scaled to [0, 1].
+    """Fit a Gaussian mixture of two components to all pairs' losses, scaled to [0, 1].
 
     Args:
         loss_M: each pair's loss under the base model.
-        seed: of the fit's beginning.
+        seed: of the fit's initialisation.
 
     Returns:
         The posterior of the component with the lower mean, and both components' means (as losses) and weights.
@@ -37,7 +37,7 @@ def clean_probability(loss_M: Tensor, seed: int) -> Mixture:
     low, high = float(loss_M.min()), float(loss_M.max())
     if low == high:
         return Mixture(torch.ones(len(loss_M), dtype=torch.float64), (low, high), (1.0, 0.0))
-    span = high - low  # the settings' floor under the variance is meant for losses between 0 and 1
+    span = high - low  # reg_covar, the smallest variance, is meant for losses between 0 and 1
     scaled_M1 = ((loss_M.double() - low) / span).reshape(-1, 1).cpu().numpy()
     mixture = GaussianMixture(**SETTINGS, random_state=seed).fit(scaled_M1)
     first, second = mixture.means_.ravel().argsort()
@@ -62,11 +62,11 @@ def nearest_clean(
 
     Args:
         query_QD: unit vectors of images (or of captions).
-        query_image_Q: the image that each belongs to.
-        clean_CD: unit vectors of the clean pairs' images (or captions); of equal ones the first is taken.
+        query_image_Q: the image of each query.
+        clean_CD: unit vectors of the clean pairs' images (or captions); the first of equal ones is taken.
         clean_image_C: the image of each clean pair.
         exclude_self: leave out pairs of the query's own image, unless there are no others.
-        chunk_size: queries at a time.
+        chunk_size: queries per similarity matrix.
 
     Returns:
         entry_Q: (Q,) rows of `clean_CD`.
@@ -76,6 +76,6 @@ def nearest_clean(
         similarity_BC = query_BD @ clean_CD.T
         if exclude_self:
             own_BC = image_B[:, None] == clean_image_C[None, :]
-            similarity_BC = similarity_BC.masked_fill(own_BC, -2.0)  # below any cosine, yet chosen where all are own
+            similarity_BC = similarity_BC.masked_fill(own_BC, -2.0)  # below any cosine, but above -inf
         entries.append(similarity_BC.argmax(dim=1))
     return torch.cat(entries)

@@ -1,4 +1,4 @@
-"""InfoNCE with a weighed denominator."""
+"""InfoNCE with a weighted denominator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def infonce_loss(
     Args:
         similarity_BC: (B, C) cosine similarities of anchors to candidates.
         own_similarity_B: (B,) s⁺; the own pair is always in the denominator, once.
-        weights_BC: (B, C) multiply the other terms; 0 leaves one out, so the own pair's column should be 0.
-        temperature: τ; 0-dimensional where it is learned.
+        weights_BC: (B, C) factors of the other terms; 0 excludes a term, so the own pair's column should be 0.
+        temperature: τ; 0-dimensional if it is learned.
 
     Returns:
         loss_B: (B,), so that a pair's weight can multiply it.

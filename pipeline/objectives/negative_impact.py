@@ -1,4 +1,4 @@
-"""Negative impact: how much a pair harms clean pairs like it (Zhang, Li and Ye 2024, NPC).
+"""Negative impact: how much training on a pair harms similar clean pairs (Zhang, Li and Ye 2024, NPC).
 
 Shapes: B pairs, D width.
 """
@@ -17,8 +17,8 @@ def pair_losses(image_BD: Tensor, text_BD: Tensor, image_id_B: Tensor, temperatu
     Args:
         image_BD: unit vectors.
         text_BD: unit vectors of the same pairs.
-        image_id_B: pairs of the same image are no negatives of each other.
-        temperature: what similarities are divided by.
+        image_id_B: pairs of the same image are not negatives of each other.
+        temperature: similarities are divided by it.
 
     Returns:
         loss_B: (B,).
@@ -32,13 +32,13 @@ def pair_losses(image_BD: Tensor, text_BD: Tensor, image_id_B: Tensor, temperatu
 
 
 def impact_ratio(image_before_B: Tensor, image_after_B: Tensor, text_before_B: Tensor, text_after_B: Tensor) -> Tensor:
-    """`r = (l_I / l'_I + l_T / l'_T) / 2`: below 1 where a step on the batch made a sample's clean entries worse.
+    """`r = (l_I / l'_I + l_T / l'_T) / 2`: below 1 if a step on the batch increased the loss of a pair's clean entries.
 
     Args:
-        image_before_B: loss of each sample's image entry under the model.
-        image_after_B: the same under its siamese, one step on.
-        text_before_B: loss of each sample's text entry.
-        text_after_B: the same one step on.
+        image_before_B: loss of each pair's image entry with the model.
+        image_after_B: same, with the siamese model, which is one step further.
+        text_before_B: loss of each pair's text entry with the model.
+        text_after_B: same, with the siamese model.
 
     Returns:
         r_B: (B,); 1 for an entry whose loss is 0 before and after.

@@ -1,4 +1,4 @@
-"""The hinge on one negative an anchor."""
+"""The hinge loss, on one negative per anchor or on all."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Te
 
 
 def mean_violation_loss(similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float) -> Tensor:
-    """The weighed mean of an anchor's hinges over the candidates that violate the margin: the triplet loss over `all`.
+    """The weighted mean of an anchor's hinges over the candidates that violate the margin: the loss of strategy `all`.
 
     Args:
         similarity_BC: (B, C).
         own_similarity_B: (B,).
-        weights_BC: (B, C), 0 leaves a candidate out.
+        weights_BC: (B, C), 0 excludes a candidate.
         margin: in units of cosine similarity.
 
     Returns:
-        loss_B: (B,), 0 for an anchor that nothing violates.
+        loss_B: (B,), 0 for an anchor without a violation.
     """
     hinge_BC = (margin + similarity_BC - own_similarity_B[:, None]).relu()
     violating_BC = weights_BC * (hinge_BC.detach() > 0)

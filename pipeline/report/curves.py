@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIMILARITY_COLUMNS = ("similarity", "matched", "unmatched", "posterior", "weight")
-FALLS = 0.9  # of its height: a posterior that ends below that is worth a word
-WIDE, NARROW = (4.6, 3.4), (4.6, 2.8)  # inches: narrow enough that a phone shrinks the text by a quarter only
+FALLS = 0.9  # a posterior that ends below this share of its maximum gets a remark
+WIDE, NARROW = (4.6, 3.4), (4.6, 2.8)  # inches; on a phone, text shrinks by only a quarter
 TRAINING = (
     # table, column, title, label of the axis
     ("history", "train/loss", "Training loss", "loss"),
@@ -24,7 +24,7 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture for the page: its name, what it shows in words, and an SVG as a data: URI."""
+    """A chart of the page: its title, a description, and an SVG as a data: URI."""
 
     title: str
     description: str
@@ -35,13 +35,13 @@ class Chart:
 def run_charts(
     similarity: pandas.DataFrame, history: pandas.DataFrame, validation: pandas.DataFrame, threshold: float
 ) -> list[Chart]:
-    """The two similarity distributions with what FNE makes of them, then the training curves that the run has.
+    """The two similarity distributions with FNE's posterior and weight, then the training curves that the run has.
 
     Args:
         similarity: columns `similarity`, `matched`, `unmatched` (densities), `posterior`, `weight`.
-        history: the training's record by `step`.
-        validation: the validations' by `step`.
-        threshold: at and below which candidates are cut down.
+        history: training metrics by `step`.
+        validation: validation metrics by `step`.
+        threshold: candidates at or below it are cut down.
     """
     figure = _figure(WIDE)
     draw_similarity(figure, similarity, threshold)
@@ -72,7 +72,7 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def posterior_note(similarity: pandas.DataFrame) -> str:
-    """How far the posterior goes over the similarities that occur, and whether it falls again."""
+    """The posterior's maximum over the similarities that occur, and whether it falls after it."""
     posterior, at = similarity["posterior"], similarity["similarity"]
     seen = similarity[(similarity["matched"] > 0) | (similarity["unmatched"] > 0)]
     highest = float(at.iloc[int(posterior.argmax())])

@@ -1,4 +1,4 @@
-"""Charts by matplotlib: a PNG for DVC and MLflow, SVG for the report's page."""
+"""Charts made with matplotlib: a PNG for DVC and MLflow, SVG for the report's page."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 POSITIVE, NEGATIVE, POSTERIOR, CUT, LINE = "#1b7837", "#762a83", "#c24f00", "#555555", "#0b57a4"
 SVG = {
     "svg.fonttype": "none",  # text stays text: small, and sharp at any size
-    "svg.hashsalt": "report",  # the same chart is the same bytes
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # what the layout was measured with, then as wide
+    "svg.hashsalt": "report",  # equal charts are equal bytes
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the font of the layout, then one of the same width
 }
 
 
@@ -36,9 +36,9 @@ def draw_similarity(figure: Figure, curves: pandas.DataFrame, threshold: float) 
     """Both similarity distributions with the posterior, the sampling weight and the cut-down threshold over them.
 
     Args:
-        figure: an empty one; its legend takes three columns where it is wide, else two.
-        curves: one row a similarity: columns `similarity`, `matched`, `unmatched` (densities), `posterior`, `weight`.
-        threshold: at and below which candidates are cut down.
+        figure: an empty one; the legend has three columns if it is wide, else two.
+        curves: one row per similarity: columns `similarity`, `matched`, `unmatched` (densities), `posterior`, `weight`.
+        threshold: candidates at or below it are cut down.
     """
     densities = figure.add_subplot()
     x = curves["similarity"]
@@ -60,7 +60,7 @@ def draw_similarity(figure: Figure, curves: pandas.DataFrame, threshold: float) 
 
 
 def svg_uri(figure: Figure) -> str:
-    """The figure as a data: URI for an `<img>`, where its styles need no permission of the page's policy."""
+    """The figure as a data: URI for an `<img>`, whose styles the page's content security policy does not block."""
     from matplotlib import rc_context
 
     content = io.BytesIO()

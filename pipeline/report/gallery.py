@@ -1,4 +1,4 @@
-"""What of a split a person should see: queries with their best results, likely false negatives, suspected pairs.
+"""What the report shows of a split: queries with their best results, likely false negatives, suspected pairs.
 
 Shapes: N images, M captions, D width, P pairs.
 """
@@ -23,10 +23,10 @@ from pipeline.retrieval.ranks import retrieval_ranks
 if TYPE_CHECKING:
     import pandas
 
-CHUNK_ROWS = 128  # of the similarity matrix; its posterior is taken in float64
-RESULTS = 5  # shown of a query
-READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # torch multiplies no float8
-REPEATS = 8  # times the pairs asked for: an image's equal captions are shown once
+CHUNK_ROWS = 128  # of the similarity matrix; its posterior is computed in float64
+RESULTS = 5  # shown per query
+READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # torch cannot multiply float8
+REPEATS = 8  # search this many times the requested pairs: an image's equal captions are shown once
 
 Direction = Literal["i2t", "t2i"]
 Mark = Literal["own", "true", "false", "unjudged", "unknown"]
@@ -34,7 +34,7 @@ Mark = Literal["own", "true", "false", "unjudged", "unknown"]
 
 @dataclass(frozen=True)
 class Embedded:
-    """A split and its unit vectors, (N, D) and (M, D), with what is known of its pairs."""
+    """A split and its unit vectors, (N, D) and (M, D), with the labels of its pairs."""
 
     split: Split
     image_ND: Tensor
@@ -50,7 +50,7 @@ class Embedded:
         object.__setattr__(self, "_verdicts", verdicts)
 
     def mark(self, image: int, caption: int) -> Mark:
-        """What a pair is: `own`, else what the truth says; `unjudged` where it says nothing, `unknown` without one."""
+        """A pair's kind: `own`, else its label; `unjudged` without a label, `unknown` without any truth."""
         if self.split.caption_image[caption] == image:
             return "own"
         if self.truth is None:
@@ -63,7 +63,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Result:
-    """One answer to a query: `row` of the captions (i2t) or of the images (t2i)."""
+    """One result of a query: `row` of the captions (i2t) or of the images (t2i)."""
 
     row: int
     similarity: float
@@ -72,18 +72,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Query:
-    """An image (i2t) or a caption (t2i) by its row, with its best results and the place of its best own one."""
+    """An image (i2t) or a caption (t2i) by its row, with its best results and the rank of its best own one."""
 
     direction: Direction
     row: int
     own_place: int
-    """From 1, ties counted against the model, as the recalls are."""
+    """From 1; ties count against the model, as in the recalls."""
     results: tuple[Result, ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Queries of one kind: `found` of `asked` queries a direction are such, a few of them are shown."""
+    """Queries of one kind: `found` of `asked` queries per direction are of this kind; a few are shown."""
 
     name: Literal["successes", "failures", "right"]
     found: dict[Direction, int]
@@ -92,10 +92,10 @@ class Group:
 
 
 def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) -> tuple[Embedded, str]:
-    """A split with the vectors that stage `evaluate` left, and the key of that evaluation.
+    """A split with the vectors from stage `evaluate`, and the key of that evaluation.
 
     Raises:
-        InputError: when the vectors are not there, cannot be read or are another split's.
+        InputError: when the vectors are missing, unreadable or of another split.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -123,11 +123,11 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
 
 
 def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
-    """Successes (an own one comes first), failures, and failures that the truth says are right.
+    """Successes (an own item ranks first), failures, and failures whose result is true according to the truth.
 
     Args:
-        embedded: the split through the model.
-        count: queries a group and direction, evenly spaced through the split: typical ones, not picked ones.
+        embedded: the encoded split.
+        count: queries per group and direction, evenly spaced over the split, so that they are typical.
     """
     kinds = _query_kinds(embedded)
     names: list[Literal["successes", "failures", "right"]] = ["successes", "failures"]
@@ -148,7 +148,7 @@ def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
 
 
 def false_negatives(embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int) -> pandas.DataFrame:
-    """The unpaired images and captions that most probably match: highest posterior first, ties by similarity.
+    """The unpaired images and captions that most probably match: highest posterior first, then by similarity.
 
     Returns:
         Columns `image`, `caption` (rows of the split), `similarity`, `posterior`, `mark`; an image's equal captions
@@ -166,7 +166,7 @@ def false_negatives(embedded: Embedded, posterior: Callable[[Tensor], Tensor], c
 
 
 def least_similar_pairs(embedded: Embedded, count: int) -> pandas.DataFrame:
-    """The split's own pairs that the model finds least alike: columns `image`, `caption`, `similarity`."""
+    """The split's own pairs with the lowest similarity: columns `image`, `caption`, `similarity`."""
     own_MD = embedded.image_ND[embedded.caption_image_M]
     similarity_M = (own_MD * embedded.text_MD).sum(dim=1)
     lowest = similarity_M.argsort(stable=True)[:count].tolist()
@@ -175,7 +175,7 @@ def least_similar_pairs(embedded: Embedded, count: int) -> pandas.DataFrame:
 
 
 def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
-    """Rows of each kind of query, and the `places` (from 0) of all, for both directions."""
+    """Rows of each kind of query, and the ranks `places` (from 0) of all, for both directions."""
     i2t_N, t2i_M = retrieval_ranks(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
     own_rows = torch.arange(len(embedded.image_ND))
     first_N = _first_other(embedded.image_ND, embedded.text_MD, own_rows, embedded.caption_image_M)
@@ -197,7 +197,7 @@ def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
 
 
 def _first_other(query_QD: Tensor, item_ID: Tensor, query_image_Q: Tensor, item_image_I: Tensor) -> Tensor:
-    """Each query's most similar item that is not its own, (Q,): the first result of all that are missed."""
+    """Each query's most similar item that is not its own, (Q,): the first result of a failure."""
     first = []
     for query_BD, image_B in zip(query_QD.split(CHUNK_ROWS), query_image_Q.split(CHUNK_ROWS), strict=True):
         own_BI = image_B[:, None] == item_image_I[None, :]
@@ -209,9 +209,9 @@ def _queries(embedded: Embedded, direction: Direction, rows: Sequence[int], plac
     sides = (embedded.image_ND, embedded.text_MD)
     query_QD, item_ID = sides if direction == "i2t" else sides[::-1]
     for row in rows:
-        # two rows: a product with one takes another kernel, in which equal items differ in the last bit
+        # two rows: the kernel for a single row gives equal items products that differ in the last bit
         similarity_I = (query_QD[[row, row]] @ item_ID.T)[0]
-        # ties count against the model, as in the ranks: its own ones come after their equals
+        # ties count against the model, as in the ranks: own items come after equal others
         others, own = _own_last(embedded, direction, row, len(item_ID))
         order_I = torch.cat([others, own])
         best = order_I[similarity_I[order_I].argsort(descending=True, stable=True)][:RESULTS]
@@ -245,7 +245,7 @@ def _spaced(rows: Sequence[int], count: int) -> list[int]:
 def _most_probable(
     embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int
 ) -> list[tuple[int, int, float, float]]:
-    """(image, caption, similarity, posterior) of unpaired pairs, best first; the N × M matrix is never held."""
+    """(image, caption, similarity, posterior) of unpaired pairs, best first, without the whole N × M matrix."""
     best: list[tuple[int, int, float, float]] = []
     for start in range(0, len(embedded.image_ND), CHUNK_ROWS):
         image_BD = embedded.image_ND[start : start + CHUNK_ROWS]

@@ -1,4 +1,4 @@
-"""The report's findings as CSV, with names and texts in place of rows."""
+"""The report's lists as CSV, with names and texts instead of row numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ VERDICTS = {"true": "true", "false": "false", "unjudged": "", "unknown": ""}
 
 
 def false_negative_table(found: pandas.DataFrame, split: Split, split_name: str) -> pandas.DataFrame:
-    """One row a pair: `split`, `image`, `caption`, `written_for`, `similarity`, `posterior`, `truth`, `caption_row`.
+    """One row per pair: `split`, `image`, `caption`, `written_for`, `similarity`, `posterior`, `truth`, `caption_row`.
 
-    `written_for` is the caption's own image; `truth` is empty where nobody has judged the pair; `caption_row` counts
-    the split's captions from 0.
+    `written_for` is the caption's own image; `truth` is empty for a pair without a label; `caption_row` is the row of
+    the split's captions, from 0.
     """
     import pandas
 
@@ -36,9 +36,9 @@ def false_negative_table(found: pandas.DataFrame, split: Split, split_name: str)
 
 
 def suspect_table(suspects: Suspects) -> pandas.DataFrame:
-    """One row a pair: `split`, `image`, `caption`, `measure`, `value`, `written_for`, `caption_row`.
+    """One row per pair: `split`, `image`, `caption`, `measure`, `value`, `written_for`, `caption_row`.
 
-    `written_for` is the caption's true image; it is empty where the noise is not known.
+    `written_for` is the caption's true image; empty if the noise is not known.
     """
     import pandas
 

@@ -1,4 +1,4 @@
-"""The page that a person opens: one file, no network, no inline style, and a policy that runs its one script only."""
+"""The report page: one file, no network, no inline style, and a policy that allows only its one script."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the page shows."""
+    """The content of the page."""
 
     title: str
     facts: Sequence[tuple[str, str]]
-    """Short name and value, at the top."""
+    """Short name and value, shown at the top."""
     metrics: Mapping[str, Any]
-    """As `metrics.json`: `test` (the best weights) and `last`."""
+    """As in `metrics.json`: `test` (the best weights) and `last`."""
     intervals: Mapping[str, Any]
-    """`{"i2t": {"R1": [low, high], …}, "t2i": {…}, "rsum": [low, high]}`; empty where none were made."""
+    """`{"i2t": {"R1": [low, high], …}, "t2i": {…}, "rsum": [low, high]}`; may be empty."""
     published: Sequence[Mapping[str, Any]]
     """Rows with `method`, `i2t_R1` … `t2i_R10`, `source`, `remark`."""
     charts: Sequence[Chart]
@@ -53,7 +53,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image with its captions, as the page names it."""
+    """One image with its captions."""
 
     name: str
     captions: tuple[str, ...]
@@ -61,12 +61,12 @@ class Shown:
 
     @property
     def alt(self) -> str:
-        """In words, for those who do not see it."""
+        """The alternative text of the image."""
         return f"Image {self.name}; its own caption: {self.captions[0]}"
 
 
 class Album:
-    """A split's images as the page shows them."""
+    """A split's images, for the page."""
 
     def __init__(self, split: Split, pictures: Pictures) -> None:
         self.split = split
@@ -90,7 +90,7 @@ class Album:
 
 
 def render_page(contents: Contents, pictures: Pictures) -> str:
-    """The page as HTML. Whatever comes out of a data set is escaped: captions, names of images, titles."""
+    """The page as HTML. All text from a dataset is escaped: captions, names of images, titles."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -114,7 +114,7 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
     return environment.get_template("page.html.j2").render(
         title=contents.title,
         body=body,
-        pictures=pictures.all(),  # those that the body has asked for
+        pictures=pictures.all(),  # those that the body uses
         style=style,
         script=script,
         style_digest=_digest(style),
@@ -123,7 +123,7 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
 
 
 def _digest(text: str) -> str:
-    """As a content security policy names what may be applied or run."""
+    """The hash source for a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -132,7 +132,7 @@ def _percent(value: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """A similarity or probability: three decimals, or three digits of a small one."""
+    """A similarity or probability: three decimals, or three significant digits if small."""
     return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 

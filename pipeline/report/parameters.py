@@ -21,7 +21,7 @@ from pipeline.yaml_text import parse_yaml
 START, END = "<!-- parameters -->", "<!-- /parameters -->"
 HEADING = ("| name | default | allowed | meaning |", "|---|---|---|---|")
 
-# For lines of params.yaml that say nothing, or nothing but what is allowed; a comment there takes precedence.
+# For parameters without a comment in params.yaml, or with only the allowed values; a comment there takes precedence.
 UNCOMMENTED = {
     "data.name": "the data set, see [docs/data.md](docs/data.md)",
     "data.split.val": "share of images for validation, where a data set names no split itself",
@@ -38,7 +38,7 @@ def parameter_table(path: Path | str = "params.yaml") -> str:
     """Markdown: a row for each parameter, in the file's order.
 
     Raises:
-        InputError: when the file cannot be read or checked, or a parameter has no meaning written anywhere.
+        InputError: when the file cannot be read or checked, or a parameter has no description.
     """
     return table_of(Path(path).read_text(encoding="utf-8"), path)
 
@@ -72,7 +72,7 @@ def between_markers(readme: str, path: Path | str = "README.md") -> tuple[str, s
 
 
 def _comments(section: Any, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
-    """Each parameter's comment: what follows `#` on the line of its key, where that line is its own."""
+    """Each parameter's comment: the text after `#` on the line of its key, if no other key is on that line."""
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _comments(value, lines, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Thumbnails inside the page: each picture is embedded once, however often it is shown."""
+"""Thumbnails inside the page; a picture that is shown several times is embedded once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Picture:
 
 
 class Pictures:
-    """Thumbnails of at most `side` pixels, made when first asked for."""
+    """Thumbnails of at most `side` pixels, made on first use."""
 
     def __init__(self, archive: ImageArchive, side: int) -> None:
         self._archive = archive
@@ -33,14 +33,14 @@ class Pictures:
         """The thumbnail of the archive's image `name`.
 
         Raises:
-            InputError: naming the image, where it is not there or does not decode.
+            InputError: naming the image, when it is missing or does not decode.
         """
         if name not in self._made:
             self._made[name] = self._make(name, f"picture-{len(self._made)}")
         return self._made[name]
 
     def all(self) -> list[Picture]:
-        """Every thumbnail that was asked for."""
+        """Every thumbnail that was used."""
         return list(self._made.values())
 
     def _make(self, name: str, key: str) -> Picture:
@@ -51,6 +51,6 @@ class Pictures:
             content = io.BytesIO()
             image.save(content, kind, **options)
             encoded[kind] = content.getvalue()
-        kind = min(encoded, key=lambda name: len(encoded[name]))  # drawings are smaller, and sharper, as PNG
+        kind = min(encoded, key=lambda name: len(encoded[name]))  # drawings are smaller and sharper as PNG
         uri = f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
         return Picture(key, uri, image.width, image.height)

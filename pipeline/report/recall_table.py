@@ -1,4 +1,4 @@
-"""A run's metrics as the Markdown that stands above it in MLflow."""
+"""A run's metrics as Markdown, for its description in MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEIGHTS = {"test": "best validation", "last": "last epoch"}
 
 
 def recall_markdown(metrics: Mapping[str, Any]) -> str:
-    """Recalls both ways in percent, and mAP@R where every match is known: a line a set of weights."""
+    """Recalls in both directions in percent, and mAP@R if every match is known: one line per set of weights."""
     exact = all("truth" in metrics[name] for name in WEIGHTS)
     header = ["test split, weights of the", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
     table = [[*header, *(["i2t mAP@R", "t2i mAP@R"] if exact else [])]]

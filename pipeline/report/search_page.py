@@ -1,4 +1,4 @@
-"""The matches of a search as one page with its pictures inside: it needs no network and runs no script."""
+"""The results of a search as one page with its pictures inside; it needs no network and runs no script."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATES = Path(__file__).parent / "templates"
-THUMBNAIL = 320  # pixels, the longer side at most
+THUMBNAIL = 320  # pixels of the longer side, at most
 JPEG_QUALITY = 85
 
 
@@ -36,15 +36,15 @@ def write_search_page(
     picture: Callable[[str], Image],
     query: Image | None = None,
 ) -> None:
-    """Write the page; text is escaped, so that a caption with markup is shown and not run.
+    """Write the page; all text is escaped.
 
     Args:
         path: of the page.
-        title: what was searched for.
-        about: a sentence on where.
+        title: the query.
+        about: a sentence about what was searched.
         matches: best first.
-        picture: an image by its name.
-        query: the picture that was searched with, if it was one.
+        picture: gives an image by its name.
+        query: the query picture, if the query is one.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -63,7 +63,7 @@ def write_search_page(
 
 
 def _inline(image: Image) -> str:
-    """A JPEG as a data: address, at most `THUMBNAIL` pixels a side."""
+    """A JPEG as a data: URI, at most `THUMBNAIL` pixels per side."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()

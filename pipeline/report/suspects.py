@@ -1,4 +1,4 @@
-"""Pairs that may be wrong: a caption that is not of its image, by the best evidence that a run has left."""
+"""Pairs that may be wrong (the caption is not of its image), by the best score that a run has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Suspects:
     split_name: str
     measure: str
     table: pandas.DataFrame
-    """With the column `written_for` where the noise is known: the row of the caption's true image."""
+    """With the column `written_for` if the noise is known: the row of the caption's true image."""
     how: str
 
 
@@ -36,19 +36,19 @@ def suspected_pairs(
     count: int,
     true_image_M: Sequence[int] | None = None,
 ) -> Suspects:
-    """The pairs of the lowest weight, else of the lowest clean probability, else of the lowest similarity.
+    """The pairs with the lowest weight, else the lowest clean probability, else the lowest similarity.
 
     Args:
-        embedded: the split that was evaluated, for runs that never asked which training pairs to trust.
+        embedded: the evaluated split, for runs without weights or clean probabilities of training pairs.
         split_name: its name.
         train: the training split.
         weights: a parquet of training pairs with their last `weight` (NPC), if the run made one.
         bank: a parquet of training pairs with their `clean_probability`, if there is one.
-        count: pairs wanted.
-        true_image_M: the image that each training caption was written for, where the noise is known.
+        count: number of pairs.
+        true_image_M: the image that each training caption was written for, if the noise is known.
 
     Raises:
-        InputError: naming a file that is there but not as expected.
+        InputError: naming a file that exists but is not as expected.
     """
     for path, measure, how in (
         (weights, "weight", "the training pairs that counted least: lowest weight by their negative impact (NPC)"),
@@ -66,7 +66,7 @@ def suspected_pairs(
 
 
 def _read(path: Path, measure: str) -> pandas.DataFrame | None:
-    """The pairs with a figure; None where there are none."""
+    """The pairs with a value; None if there are none."""
     import pandas
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""A run's recalls as a table for the terminal, beside the published ones."""
+"""A run's recalls as a table for the terminal, together with published ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABEL = 15  # characters
 def recalls_table(
     metrics: Mapping[str, Any], intervals: Mapping[str, Any] | None, published: Sequence[Published]
 ) -> Group:
-    """The test recalls of both sets of weights, their intervals, and what was published for this data set.
+    """The test recalls of both sets of weights, their intervals, and the published recalls for this dataset.
 
     Args:
         metrics: as in metrics.json.
@@ -28,10 +28,10 @@ def recalls_table(
         published: rows for the same data set and protocol; may be empty.
     """
     table = Table(title="Test split, percent", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    table.show_edge = False  # ten columns fit a terminal's eighty
+    table.show_edge = False  # ten columns then fit 80 characters
     table.add_column("", min_width=LABEL)
     for column in NUMBERS:
-        table.add_column(column, justify="right", no_wrap=True)  # a label gives way, a number is never cut
+        table.add_column(column, justify="right", no_wrap=True)  # labels may wrap, numbers are never cut
     for name, label in (("test", "this run"), ("last", "its last epoch")):
         truth = metrics[name].get("truth", {})
         graded = [truth.get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]

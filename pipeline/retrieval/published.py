@@ -1,6 +1,6 @@
-"""Recalls that papers and repositories published, to be read beside a run's own.
+"""Recalls published by papers and repositories, to compare with a run's own.
 
-`published.csv` names the source of every row. The FNE paper's own table could not be had: it is missing, not zero.
+`published.csv` names the source of every row. The FNE paper's own table was not available: it is missing, not zero.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ class Published:
     method: str
     protocol: str
     noise: float | None
-    """Share of training captions that were shuffled; None: noise of unknown extent."""
+    """Share of shuffled training captions; None: unknown."""
     recalls: Mapping[str, float]
     source: str
     remark: str
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """The figures that are known to be wrong and must not be compared."""
+        """The metrics whose published value is known to be wrong and must not be compared."""
         return ("t2i_R10",) if KNOWN_ERROR in self.remark else ()
 
     @property
     def rsum(self) -> float | None:
-        """The sum of the six recalls; None where one of them is wrong."""
+        """The sum of the six recalls; None if one of them is wrong."""
         return None if self.wrong else sum(self.recalls.values())
 
 
 def published(data_set: str, folds: int = 1) -> list[Published]:
-    """What was published for a data set's protocol, by noise as the table has it; empty where nothing is known.
+    """The published rows for a dataset's protocol, in the order of the table; empty if there are none.
 
-    MS-COCO is published as 1K, the mean of five folds, and as 5K: `folds` chooses.
+    MS-COCO is published as 1K (the mean of five folds) and as 5K; `folds` chooses.
     """
     protocols = {"mscoco": {1: "5K", 5: "1K (mean of 5 folds)"}}.get(data_set, {1: "1K"})
     with TABLE.open(encoding="utf-8", newline="") as lines:

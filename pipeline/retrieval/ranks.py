@@ -1,7 +1,7 @@
-"""Where the right answer stands among all candidates, in both directions, without the whole similarity matrix.
+"""Ranks of the right answers among all candidates, in both directions, without the whole similarity matrix.
 
-The matrix is made tile by tile. Those on the diagonal, where the right answers stand, are made first, for the
-thresholds that everything is then counted against; they are kept as far as `KEPT_BYTES` goes, and made again beyond.
+The matrix is computed in tiles. First the tiles on the diagonal, which hold the right answers: their similarities are
+the thresholds for counting. Up to `KEPT_BYTES` of them are kept, the others are computed again.
 
 Shapes: N images, M captions, D width; R images and T captions in a tile.
 """
@@ -15,23 +15,23 @@ from torch import Tensor
 
 SMALLEST_SIDE = 16
 KEPT_BYTES = 1 << 27
-TILE_IMAGES = {"cpu": 512, "cuda": 4096}  # a tile that stays in a core's cache; one that fills a GPU
+TILE_IMAGES = {"cpu": 512, "cuda": 4096}  # fits a core's cache; fills a GPU
 
 
 def retrieval_ranks(
     image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, chunk_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rank of the best own caption of every image, and of the own image of every caption, from 0.
+    """Rank (from 0) of the best own caption of every image, and of the own image of every caption.
 
-    Image→text: how many captions of *other* images are at least as similar as the best own caption. Text→image: how
-    many other images are at least as similar as the own one. Ties count against the model, so that a collapsed model
-    ranks last and not first.
+    Image→text: the number of captions of *other* images that are at least as similar as the best own caption.
+    Text→image: the number of other images that are at least as similar as the own one. Ties count against the model,
+    so a collapsed model ranks last, not first.
 
     Args:
         image_ND: unit vectors.
         text_MD: unit vectors.
-        caption_image_M: the row of the image that each caption was written for; any number an image, at least one.
-        chunk_size: images in a tile of the similarity matrix, which holds as many captions as they have on average;
+        caption_image_M: the row of each caption's own image; an image has at least one caption.
+        chunk_size: images per tile of the similarity matrix; the tile has as many captions as these have on average.
             None: by the device.
 
     Returns:
@@ -44,16 +44,16 @@ def retrieval_ranks(
     _check(len(image_ND), len(text_MD), caption_image_M)
     if not len(image_ND):
         return caption_image_M.new_zeros(0), caption_image_M.new_zeros(0)
-    order_M = caption_image_M.argsort(stable=True)  # an image's captions side by side: right answers near the diagonal
+    order_M = caption_image_M.argsort(stable=True)  # an image's captions together: right answers near the diagonal
     own_image_M = caption_image_M[order_M]
     size = chunk_size or TILE_IMAGES.get(image_ND.device.type, TILE_IMAGES["cpu"])
     rows = list(_places(len(image_ND), size))
     columns = list(_places(len(text_MD), size * max(1, round(len(text_MD) / len(image_ND)))))
 
-    # made once: memory fresh from the system costs as much as counting in it
+    # allocated once: new memory from the system costs as much time as the counting
     shape = rows[0][0].stop, columns[0][0].stop
     made_RT = image_ND.new_empty([max(side, SMALLEST_SIDE) for side in shape])
-    beats_RT = torch.empty(shape, device=image_ND.device)  # numbers: sums over truth values are several times slower
+    beats_RT = torch.empty(shape, device=image_ND.device)  # float: sums over bool are several times slower
     kept: dict[tuple[int, int], Tensor] = {}
     own_M = image_ND.new_empty(len(text_MD))
     for column, new_column in columns:
@@ -72,7 +72,7 @@ def retrieval_ranks(
                 own_M[new_column] = torch.where(here_T, found_T, own_M[column])[fresh]
 
     best_N = own_M.new_full((len(image_ND),), -torch.inf).scatter_reduce(0, own_image_M, own_M, "amax")
-    # what is counted below counts each right answer itself
+    # subtract the right answer itself, which the counts below include
     i2t_N = -torch.bincount(own_image_M[own_M >= best_N[own_image_M]], minlength=len(image_ND))
     t2i_M = torch.full_like(order_M, -1)
     for column, new_column in columns:
@@ -99,10 +99,10 @@ def _check(images: int, captions: int, caption_image_M: Tensor) -> None:
 
 
 def _places(count: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of equal length that cover `count` items, and of each the part that none before it has covered.
+    """Slices of equal length that cover `count` items, each with its part that no earlier slice covers.
 
-    All tiles have one shape, and so are multiplied by one kernel: another one's order of summation could put a copy of
-    the right answer below it by the last bit.
+    All tiles have one shape, so that the same kernel multiplies them: another kernel sums in another order, and a copy
+    of the right answer could differ from it in the last bit.
     """
     size = min(size, count)
     for start in range(0, count, size):
@@ -111,10 +111,10 @@ def _places(count: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _similarity(image_RD: Tensor, text_TD: Tensor, out_RT: Tensor) -> Tensor:
-    """All products, in `out_RT`; equal items give equal ones, to the last bit.
+    """All products, in `out_RT`; equal items give equal products, to the last bit.
 
-    Small products are made by kernels whose order of summation depends on an item's place (seen with MKL below 16 rows
-    or 4 columns, a single row most of all): a copy of the right answer could then fall below it.
+    Kernels for small products sum in an order that depends on an item's position (seen with MKL below 16 rows or 4
+    columns, most of all for a single row): a copy of the right answer could then get a lower similarity.
     """
     rows, columns = len(image_RD), len(text_TD)
     torch.mm(_at_least(image_RD, SMALLEST_SIDE), _at_least(text_TD, SMALLEST_SIDE).T, out=out_RT)
@@ -122,7 +122,7 @@ def _similarity(image_RD: Tensor, text_TD: Tensor, out_RT: Tensor) -> Tensor:
 
 
 def _at_least(feature_RD: Tensor, rows: int) -> Tensor:
-    """The rows again and again until there are enough."""
+    """Repeat the rows until there are at least `rows`."""
     if len(feature_RD) >= rows:
         return feature_RD
     return feature_RD[torch.arange(rows, device=feature_RD.device) % len(feature_RD)]

@@ -16,17 +16,17 @@ DIRECTIONS = ("i2t", "t2i")
 
 
 def recall_names(between: str = "_") -> tuple[str, ...]:
-    """The six recalls in the order of published tables: `i2t_R1` … `t2i_R10`, or with another sign `between`."""
+    """The six recalls in the order of published tables: `i2t_R1` … `t2i_R10`; `between` replaces the underscore."""
     return tuple(f"{direction}{between}R{cutoff}" for direction in DIRECTIONS for cutoff in CUTOFFS)
 
 
 def recall_at(ranks: Tensor, cutoff: int) -> float:
-    """Share of queries whose right answer is among the first `cutoff`, in percent; ranks count from 0."""
+    """Percentage of queries whose right answer is among the first `cutoff`; ranks count from 0."""
     return 100 * (ranks < cutoff).double().mean().item()
 
 
 def recalls(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, float]:
-    """R@1, R@5 and R@10 both ways and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`."""
+    """R@1, R@5 and R@10 in both directions and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`."""
     values = [recall_at(ranks, cutoff) for ranks in (i2t_N, t2i_M) for cutoff in CUTOFFS]
     return {**dict(zip(recall_names(), values, strict=True)), "rsum": sum(values)}
 
@@ -37,7 +37,7 @@ def report_recalls(report: Mapping[str, Any]) -> list[Any]:
 
 
 def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
-    """The figures as `metrics.json` nests them: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
+    """The metrics, nested as in `metrics.json`: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
 
     The median rank counts from 1 and is rounded down, as in published tables.
     """

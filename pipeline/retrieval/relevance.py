@@ -1,4 +1,4 @@
-"""Figures against graded truth: recall at K counts a false negative as an error, these do not."""
+"""Metrics against graded truth, which, unlike recall at K, do not count a false negative as an error."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def precision_at_r(
 ) -> tuple[Tensor, Tensor]:
     """mAP@R and R-Precision of every query that has a true item (Musgrave et al. 2020).
 
-    With R true items of a query, R-Precision is their share among its first R; mAP@R averages the precision at each
-    rank up to R that holds a true item, over R.
+    For a query with R true items, R-Precision is the share of true items in the first R ranks; mAP@R is the sum of the
+    precision at each rank up to R that holds a true item, divided by R.
 
     Args:
         query_QD: unit vectors.
-        item_ID: unit vectors of what is searched.
+        item_ID: unit vectors of the searched items.
         true_query_P: row of the query of each true pair.
         true_item_P: row of its item.
-        chunk_size: rows of the similarity matrix that are held at a time.
+        chunk_size: rows of the similarity matrix in memory at a time.
 
     Returns:
-        (map_at_r, r_precision), one figure a query with at least one true item, in [0, 1], float64.
+        (map_at_r, r_precision), one value per query with at least one true item, in [0, 1], float64.
     """
     average, precision = [], []
     for start in range(0, len(query_QD), chunk_size):
@@ -48,18 +48,18 @@ def precision_at_r(
 
 
 def judged_precision_at_r(score_P: Tensor, query_P: Tensor, true_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """mAP@R and R-Precision where only some pairs were judged: a query's judged items are ranked, and nothing else.
+    """mAP@R and R-Precision where only some pairs have a label: only a query's labelled items are ranked.
 
-    An item that nobody judged is neither right nor wrong, so it takes no rank. A query whose judged items are all true,
-    or all false, says nothing about a model and is left out. Equal scores count against the model.
+    An item without a label is neither right nor wrong, so it takes no rank. A query whose labelled items are all true,
+    or all false, gives no information and is left out. Equal scores count against the model.
 
     Args:
-        score_P: similarity of each judged pair.
+        score_P: similarity of each labelled pair.
         query_P: its query, from 0.
-        true_P: bool, the verdict.
+        true_P: bool, its label.
 
     Returns:
-        (query_A, map_at_r_A, r_precision_A): the queries with both verdicts, ascending, and their figures in [0, 1],
+        (query_A, map_at_r_A, r_precision_A): the queries with both labels, ascending, and their metrics in [0, 1],
         float64.
     """
     order_P = true_P.long().argsort(stable=True)
@@ -70,7 +70,7 @@ def judged_precision_at_r(score_P: Tensor, query_P: Tensor, true_P: Tensor) -> t
     relevant_A = torch.zeros(len(query_A), dtype=torch.float64).index_add(0, place_P, true_P)
     first_A = judged_A.cumsum(0) - judged_A
     rank_P = torch.arange(1, len(order_P) + 1) - first_A[place_P]
-    # true items down to each pair's rank, of its own query: the running sum less what the queries before it had
+    # true items of the query up to each pair's rank: the cumulative sum minus that of earlier queries
     found_P = true_P.cumsum(0) - (relevant_A.cumsum(0) - relevant_A)[place_P]
     hit_P = true_P * (rank_P <= relevant_A[place_P])
     average_A = torch.zeros_like(relevant_A).index_add(0, place_P, hit_P * found_P / rank_P) / relevant_A
@@ -80,10 +80,10 @@ def judged_precision_at_r(score_P: Tensor, query_P: Tensor, true_P: Tensor) -> t
 
 
 def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
-    """Area under the ROC curve and average precision of a score for what is true: `{"auc": …, "ap": …}`.
+    """Area under the ROC curve and average precision of a score: `{"auc": …, "ap": …}`.
 
     Args:
-        score_P: the higher, the more probably true.
+        score_P: higher means more probably true.
         true_P: bool; both classes must occur.
 
     Raises:
@@ -95,27 +95,26 @@ def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
     positives = int(true_P.sum())
     if not 0 < positives < len(true_P):
         raise ValueError(f"{positives} of {len(true_P)} pairs are true: both classes are needed")
-    # every threshold is kept, so that one sort of the pairs serves both figures
+    # keep every threshold, so that one sort of the pairs serves both metrics
     false_share, true_share, _ = roc_curve(true_P.cpu().numpy(), score_P.cpu().numpy(), drop_intermediate=False)
     found = true_share[1:] * positives
     precision = found / (found + false_share[1:] * (len(true_P) - positives))
     return {"auc": float(auc(false_share, true_share)), "ap": float((np.diff(true_share) * precision).sum())}
 
 
-# Fixed, so that the curves of two runs lie over each other; finer near 0, where almost every pair is.
+# Fixed, so that two runs' curves can be compared; finer near 0, where almost all pairs are.
 RELIABILITY_EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def reliability(probability_P: Tensor, true_P: Tensor) -> list[dict[str, float]]:
-    """Of the pairs to which a probability says the same, the share that is true: calibrated, it is what it says.
+    """The reliability curve: the share of true pairs by predicted probability; equal to it if calibrated.
 
     Args:
         probability_P: in [0, 1].
         true_P: bool.
 
     Returns:
-        One row a bin that holds pairs: `low` and `high` (the last bin includes 1), `mean_posterior`, `true_share`,
-        `count`.
+        One row per non-empty bin: `low` and `high` (the last bin includes 1), `mean_posterior`, `true_share`, `count`.
     """
     probability_P = probability_P.double()
     bins = len(RELIABILITY_EDGES) - 1
@@ -138,14 +137,14 @@ def reliability(probability_P: Tensor, true_P: Tensor) -> list[dict[str, float]]
 
 
 def calibration_error(probability_P: Tensor, true_P: Tensor) -> float:
-    """Expected calibration error: how far a bin's mean probability is from the share that is true, over all pairs.
+    """Expected calibration error: the mean, over pairs, of |mean probability - share of true pairs| of their bin.
 
     Args:
         probability_P: in [0, 1].
         true_P: bool.
 
     Returns:
-        The mean over pairs of their bin's distance, in [0, 1]; bins as `reliability`.
+        In [0, 1]; bins as in `reliability`.
     """
     rows = reliability(probability_P, true_P)
     return sum(row["count"] * abs(row["mean_posterior"] - row["true_share"]) for row in rows) / len(true_P)

@@ -1,12 +1,12 @@
-"""How far figures would move on other test queries: the bootstrap, of one run and of the difference of two.
+"""The uncertainty of metrics over test queries: the bootstrap, for one run and for the difference of two.
 
-What is resampled is images, each with its captions. Image to text, an image is the query. Text to image, the queries
-are captions, and an image's captions are no independent witnesses: they come and go with it. So every figure, both ways
-and their sum, is computed on one and the same resampling, and two runs on the same split share it (paired).
+Images are resampled, each with its captions: an image's captions are not independent, so text-to-image queries
+(captions) are drawn together with their image. Every metric, of both directions and their sum, is computed on the same
+resampling, and two runs on the same split share it (paired).
 
-The figures come from a table of queries, one row a query: `direction` ("i2t" or "t2i"), `query` (row of the image or
-caption), `image` (row of the image it belongs to), `fold`, `rank` (from 0), and, for graded truth, columns `mAP@R` and
-`R-P` in percent, empty where nothing is known of a query; `mAP@R_expert` is that of a further source.
+The metrics come from a table with one row per query: `direction` ("i2t" or "t2i"), `query` (row of the image or
+caption), `image` (row of its image), `fold`, `rank` (from 0), and, for graded truth, columns `mAP@R` and `R-P` in
+percent, empty for a query without labels; `mAP@R_expert` is that of another source.
 
 Shapes: B replicates, N images, Q queries.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 GRADED = ("mAP@R", "R-P")
-BLOCK_ENTRIES = 1 << 22  # replicates × queries held at a time
+BLOCK_ENTRIES = 1 << 22  # replicates × queries in memory at a time
 SCORE_BINS = 1000
 
 
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A figure of one run less the same of another, with its percentile interval."""
+    """A metric of one run minus that of another, with its percentile interval."""
 
     value: float
     low: float
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
 
 def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None) -> dict[str, float]:
-    """The figures of a table of queries, by their names in `metrics.json`: `{"i2t/R1": …, "rsum": …}`.
+    """The metrics of a table of queries, by their names in `metrics.json`: `{"i2t/R1": …, "rsum": …}`.
 
     Args:
         queries: as above.
@@ -58,7 +58,7 @@ def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None)
 
 
 def intervals(queries: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL) -> dict[str, Interval]:
-    """Percentile interval of every figure (Efron and Tibshirani 1993, chapter 13), the same for the same seed."""
+    """Percentile interval of every metric (Efron and Tibshirani 1993, chapter 13), the same for the same seed."""
     return {
         name: _percentiles(value_B, level)
         for name, value_B in _replicates(queries, replicates, seed).items()
@@ -73,14 +73,14 @@ def paired_differences(
     seed: int,
     level: float = LEVEL,
 ) -> dict[str, Difference]:
-    """How much each figure of some runs exceeds the baseline's, all on the same resampled queries.
+    """Each metric of some runs minus the baseline's, all on the same resampled queries.
 
-    Figures are averaged over the runs of a side, which are those of several training seeds: the interval says what
-    other test queries would change, not what other seeds would. The tables must hold the same queries, in any order. A
-    figure that one of them has not is left out.
+    Each side may have several runs, one per training seed; metrics are averaged over them. The interval covers other
+    test queries, not other seeds. The tables must hold the same queries, in any order. A metric that one of them lacks
+    is left out.
 
     Raises:
-        ValueError: when the queries differ: the runs were judged on different splits or folds.
+        ValueError: when the queries differ: the runs were evaluated on different splits or folds.
     """
     key = ["direction", "query", "image", "fold"]
     sides = [[table.sort_values(key) for table in side] for side in (runs, baselines)]
@@ -98,7 +98,7 @@ def paired_differences(
 
 
 def _mean_of(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of each figure that all have."""
+    """The mean of each metric that all have."""
     return {
         name: sum(found[name] for found in measured) / len(measured)
         for name in measured[0]
@@ -116,12 +116,12 @@ def quality_intervals(
 ) -> dict[str, Interval]:
     """Percentile intervals of the area under the ROC curve and of average precision, images resampled.
 
-    Scores are sorted once into bins that hold equally many true pairs; a replicate then adds up its images' histograms
+    Scores are sorted once into bins with equal numbers of true pairs; each replicate then sums its images' histograms
     instead of sorting all pairs again.
 
     Args:
-        score_P: the higher, the more probably true.
-        true_P: the verdict.
+        score_P: higher means more probably true.
+        true_P: the label.
         image_P: the image of each pair, from 0.
         replicates: how many.
         seed: of the resampling.
@@ -131,7 +131,7 @@ def quality_intervals(
 
     edges = np.unique(np.quantile(score_P[true_P], np.linspace(0, 1, SCORE_BINS + 1)))
     bins = len(edges) + 1
-    bin_P = bins - 1 - np.searchsorted(edges, score_P, side="right")  # from the highest scores down
+    bin_P = bins - 1 - np.searchsorted(edges, score_P, side="right")  # bin 0 holds the highest scores
     image_P = np.unique(image_P, return_inverse=True)[1]
     images = int(image_P.max()) + 1
     true_NK, false_NK = (
@@ -156,7 +156,7 @@ def quality_intervals(
 
 
 def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, NDArray[np.float64]]:
-    """Every figure on every resampling, (B,)."""
+    """Every metric on every resampling, (B,)."""
     import numpy as np
 
     fold_N = np.zeros(_images(queries), dtype=np.int64)
@@ -166,7 +166,7 @@ def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[s
 
 
 def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int) -> Iterator[NDArray[np.int64]]:
-    """How often each replicate draws each image, (b, N) a block: as many images a fold as it has, with replacement."""
+    """How often each replicate draws each image, in blocks (b, N); each fold is resampled with replacement."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
@@ -174,7 +174,7 @@ def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int)
     block = max(1, BLOCK_ENTRIES // entries)
     for start in range(0, replicates, block):
         count_BN = np.zeros((min(block, replicates - start), len(fold_N)), dtype=np.int64)
-        for row_N in count_BN:  # a replicate's draws follow one another, so that the size of a block changes nothing
+        for row_N in count_BN:  # draw replicate by replicate, so that the block size does not change the result
             for member_F in members:
                 drawn_F = generator.integers(len(member_F), size=len(member_F))
                 row_N[member_F] = np.bincount(drawn_F, minlength=len(member_F))
@@ -182,7 +182,7 @@ def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int)
 
 
 def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """All figures, where image n counts `count_BN[:, n]` times; folds are averaged, as the protocol does."""
+    """All metrics, with image n counted `count_BN[:, n]` times; averaged over folds, as in the protocol."""
     import numpy as np
 
     answer: dict[str, NDArray[np.float64]] = {}
@@ -212,7 +212,7 @@ def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[
 def _mean(
     value_Q: NDArray[np.float64], image_Q: NDArray[np.int64], weight_BN: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The mean over queries that count as often as their image, (B,); NaN where a replicate has none of them."""
+    """The mean over queries, each counted as often as its image, (B,); NaN for a replicate without any of them."""
     import numpy as np
 
     images = weight_BN.shape[1]
@@ -223,7 +223,7 @@ def _mean(
 
 
 def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The median of ranks that occur as often as their image, from 1, rounded down as in `retrieval_report`, (B,)."""
+    """The median rank (from 1), each counted as often as its image, rounded down as in `retrieval_report`, (B,)."""
     import numpy as np
 
     order_Q = rank_Q.argsort(kind="stable")

@@ -1,4 +1,4 @@
-"""How probably a candidate is a false negative, given how similar it is (Bayes' rule)."""
+"""The probability that a candidate is a false negative, given its similarity (Bayes' rule)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SMALLEST_VARIANCE = 1e-12  # a population of equal similarities: keeps the log-ratio finite
+SMALLEST_VARIANCE = 1e-12  # keeps the log-ratio finite for a population of equal similarities
 
 
 class Normal(Protocol):
@@ -26,14 +26,14 @@ class Normal(Protocol):
 def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Normal, prior: float) -> Tensor:
     """Probability that a candidate at this similarity matches its anchor.
 
-    `p(s) = N(s; μ+, σ+²) / (N(s; μ+, σ+²) + (K - 1) N(s; μ-, σ-²))` (Li et al. 2023), taken as the sigmoid of a
-    log-ratio: in the tails both densities underflow and the plain ratio is 0/0.
+    `p(s) = N(s; μ+, σ+²) / (N(s; μ+, σ+²) + (K - 1) N(s; μ-, σ-²))` (Li et al. 2023), computed as the sigmoid of a
+    log-ratio: in the tails both densities underflow, and their ratio would be 0/0.
 
     Args:
         similarity: cosine similarities of any shape.
         positive: the similarities of matched pairs.
         negative: the similarities of their hardest mismatches.
-        prior: K: one candidate in K is taken for a false negative beforehand.
+        prior: K; the prior probability of a false negative is 1/K.
 
     Returns:
         The same shape, in [0, 1], never NaN for finite similarities; at least float32.
@@ -43,7 +43,7 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
         _at_least_float32(torch.as_tensor(population.variance)).clamp(min=SMALLEST_VARIANCE)
         for population in (positive, negative)
     )
-    # every operation on `similarity` is a pass over all candidates: what can be is done to the figures instead
+    # few operations on `similarity`: each is a pass over all candidates
     constant = (negative_variance / positive_variance).log() / 2 - math.log(prior - 1)
     above = (similarity - negative.mean).square() * (1 / (2 * negative_variance))
     below = (similarity - positive.mean).square() * (1 / (2 * positive_variance))
@@ -51,5 +51,5 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
-    """1 / σ² of a narrow population is beyond float16."""
+    """1 / σ² of a narrow population overflows float16."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

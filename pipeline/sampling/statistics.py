@@ -1,6 +1,6 @@
-"""The two populations of similarities that the posterior compares: matched pairs and their nearest mismatches.
+"""The two populations of similarities that the posterior compares: matched pairs and their hardest mismatches.
 
-Shapes: B batch. All figures stay tensors on the features' device, so that a step never waits for the host.
+Shapes: B batch. All values stay tensors on the features' device, so a step never waits for the host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Kind = Literal["exact", "running"]
 
 
 class Population:
-    """Count, mean and unbiased variance of similarities seen so far; zeros while nothing was seen."""
+    """Count, mean and unbiased variance of the similarities so far; zeros before the first."""
 
     def __init__(self, kind: Kind) -> None:
         """Start empty."""
@@ -22,18 +22,18 @@ class Population:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Set everything to zero."""
         self.count = torch.zeros((), dtype=torch.float64)
         self.mean = torch.zeros((), dtype=torch.float64)
         self._squares = torch.zeros((), dtype=torch.float64)
 
     @property
     def variance(self) -> Tensor:
-        """Unbiased variance (n - 1); 0 while fewer than two similarities were seen."""
+        """Unbiased variance (n - 1); 0 for fewer than two similarities."""
         return self._squares / (self.count - 1).clamp(min=1)
 
     def update(self, values: Tensor, seen: Tensor) -> None:
-        """Add those of `values` where `seen` is True (any shape, the same for both)."""
+        """Add the `values` where `seen` is True (both of the same shape)."""
         precise = torch.float32 if values.device.type == "mps" else torch.float64  # MPS has no float64
         self._to(values.device, precise)
         values = values.detach().to(precise)
@@ -45,12 +45,12 @@ class Population:
         if self.kind == "exact":  # Chan, Golub and LeVeque's merge of two populations
             within = (values - batch_mean).square().where(seen, 0).sum()
             self._squares = self._squares + within + shift.square() * self.count * added / count.clamp(min=1)
-        else:  # FNE's published code: around the mean after this batch, never corrected by later ones
+        else:  # FNE's published code: squares around the mean after this batch, not corrected later
             self._squares = self._squares + (values - mean).square().where(seen, 0).sum()
         self.count, self.mean = count, mean
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The three figures, to go on from."""
+        """The three values, to resume from."""
         return {"count": self.count, "mean": self.mean, "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -63,16 +63,16 @@ class Population:
 
 
 class SimilarityStatistics:
-    """Similarities of mutually nearest pairs and of their hardest mismatches, over an epoch (Li et al. 2023).
+    """Similarities of mutually nearest pairs and of their hardest mismatches over an epoch (Li et al. 2023).
 
-    A pair counts only when the image's most similar caption is its own and the caption's most similar image is its
-    own. It gives one positive similarity and two negative ones: the highest other in its row and in its column.
-    A tie is no match: a collapsed model must not look certain.
+    A pair counts only if the image's most similar caption is its own and the caption's most similar image is its own.
+    It gives one positive similarity and two negative ones: the highest other value in its row and in its column.
+    A tie is not a match: a collapsed model must not look certain.
 
     Args:
-        kind: "exact", or "running" as in FNE's published code: its biased variance; the first of equal similarities is
-            the nearest, so that an image that is in a batch twice may match once; and a mismatch counts as 0 where it
-            is below, because the diagonal is covered by zeros.
+        kind: "exact", or "running" as in FNE's published code: a biased variance; the first of equal similarities is
+            the nearest, so an image that is twice in a batch may match once; and a negative similarity of a mismatch
+            counts as 0, because that code masks the diagonal with zeros.
     """
 
     def __init__(self, kind: Kind = "exact") -> None:
@@ -82,12 +82,12 @@ class SimilarityStatistics:
         self.negative = Population(kind)
 
     def reset(self) -> None:
-        """Forget both populations, as at an epoch's start."""
+        """Empty both populations, at the start of an epoch."""
         self.positive.reset()
         self.negative.reset()
 
     def update(self, similarity_BB: Tensor, known_positive_BB: Tensor | None = None) -> None:
-        """Add a batch: cosine similarity of image i (row) and caption j (column); the diagonal holds the pairs.
+        """Add a batch: cosine similarities of image i (row) and caption j (column); the diagonal holds the pairs.
 
         Args:
             similarity_BB: (B, B).
@@ -101,7 +101,7 @@ class SimilarityStatistics:
         other_BB = similarity_BB.where(others_BB, -torch.inf)
         positive_B = similarity_BB.diagonal()
         hardest_caption_B, hardest_image_B = other_BB.amax(dim=1), other_BB.amax(dim=0)
-        # a pair without any mismatch beside it shows nothing: -inf must not enter the mean
+        # a pair without any mismatch gives -inf, which must not enter the mean
         compared_B = hardest_caption_B.isfinite() & hardest_image_B.isfinite()
         if self.kind == "running":
             place_B = torch.arange(len(similarity_BB), device=similarity_BB.device)
@@ -124,7 +124,7 @@ class SimilarityStatistics:
         }
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Both populations, to go on from."""
+        """Both populations, to resume from."""
         return {"positive": self.positive.state_dict(), "negative": self.negative.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:

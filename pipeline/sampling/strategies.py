@@ -1,8 +1,8 @@
-"""From similarities to sampling weights: which candidates are negatives, and how much each counts.
+"""Sampling weights from similarities: which candidates are negatives, and how much each counts.
 
-Shapes: B anchors, C candidates (the batch's, then the memory's). Everything is written for one direction and is
-called once for image→text and once for text→image. `excluded_BC` is True where a candidate must not be a negative:
-a caption (image) known to match, or a memory slot never written.
+Shapes: B anchors, C candidates (the batch's, then the memory's). Everything here is for one direction, called once for
+image→text and once for text→image. `excluded_BC` is True where a candidate must not be a negative: a caption (image)
+known to match, or a memory slot not yet written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.statistics import SimilarityStatistics
 
 MANY = 1 << 16  # candidates
-COARSE_STEPS = 1 << 22  # whose middles, scaled in float32, never round to either end
+COARSE_STEPS = 1 << 22  # the middle of a step, scaled in float32, never rounds to 0 or 1
 LARGEST_DISTANCE = 4  # (s - s⁺)² of cosines
 LARGEST_EXPONENT = 80  # e^-87 is the smallest number that float32 holds in full
 
@@ -30,7 +30,7 @@ def cutdown_threshold(positive_mean: Mean, cutdown: float) -> Mean:
 
 
 class SamplerSettings(Protocol):
-    """The settings of a strategy; `pipeline.params.SamplerParams` has it."""
+    """The settings of a strategy, as in `pipeline.params.SamplerParams`."""
 
     @property
     def strategy(self) -> str:
@@ -42,11 +42,11 @@ class SamplerSettings(Protocol):
 
     @property
     def alpha(self) -> float:
-        """How sharply a weight falls."""
+        """α: how fast a weight falls."""
 
     @property
     def suspect_alpha(self) -> float | None:
-        """The same of suspects; None: `alpha`."""
+        """α of suspects; None: `alpha`."""
 
     @property
     def prior(self) -> float:
@@ -58,12 +58,12 @@ class SamplerSettings(Protocol):
 
     @property
     def min_matches(self) -> int:
-        """Positives that must have been seen before the posterior is used."""
+        """The posterior is used only after more positives than this."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A strategy's answer: the weights, and which candidates FNE suspects and cuts down (bool, to be logged)."""
+    """A strategy's weights, and which candidates FNE suspects and cuts down (bool, for metrics)."""
 
     weights_BC: Tensor
     suspected_BC: Tensor
@@ -83,27 +83,27 @@ def fne_weights(
     min_matches: int,
     suspect_alpha: float | None = None,
 ) -> Tensor:
-    """FNE's sampling weight, cut-down and fall-back (Li et al. 2023), before the draw.
+    """FNE's sampling weights, with cut-down and fall-back (Li et al. 2023), before the draw.
 
-    A suspected false negative, `p(s) > suspect`, weighs `exp(-α p(s))`; any other candidate `exp(-α (s - s⁺)²)`;
-    a known positive and a simple negative, `s ≤ μ+ - cutdown`, weigh 0. An anchor left without any candidate gives
-    weight 1 to its hardest negative; if all its candidates are known positives, its row stays 0.
+    The weight of a suspected false negative, `p(s) > suspect`, is `exp(-α p(s))`; of any other candidate
+    `exp(-α (s - s⁺)²)`; of a known positive and of a simple negative, `s ≤ μ+ - cutdown`, 0. An anchor without any
+    candidate left gives weight 1 to its hardest negative; if all its candidates are known positives, its row stays 0.
 
-    α may be so large that all weights of a row are too small for the number format. The row is then divided by its
-    largest weight: the draw's probabilities stay the same, and the anchor keeps a negative.
+    If α is so large that all weights of a row underflow, the row is divided by its largest weight: the probabilities of
+    the draw stay the same, and the anchor keeps a negative.
 
     Args:
         similarity_BC: (B, C) cosine similarities.
         own_similarity_B: (B,) s⁺, each anchor's similarity to its own positive.
         known_positive_BC: (B, C) bool, candidates that are never negatives.
-        statistics: of the epoch so far, this batch included. The posterior is used once the positive count exceeds
-            `min_matches`; the cut-down always (μ+ counts as 0 while nothing has matched).
+        statistics: of the epoch so far, with this batch. The posterior is used once the positive count exceeds
+            `min_matches`; the cut-down is always used (μ+ is 0 before the first match).
         cutdown: distance below μ+ from which a candidate is too simple.
-        alpha: how sharply the weight falls.
+        alpha: how fast the weight falls.
         prior: K of the posterior.
         suspect: posterior above which a candidate is suspected.
-        min_matches: positives that must have been seen.
-        suspect_alpha: α of suspects, which a large one eliminates; None: `alpha`.
+        min_matches: the posterior is used only after more positives than this.
+        suspect_alpha: α of suspects, where a large value eliminates them; None: `alpha`.
 
     Returns:
         weights_BC: (B, C), no gradient.
@@ -132,10 +132,9 @@ def sample(
     margin: float,
     uniform_B: Tensor,
 ) -> Sample:
-    """The weights of the strategy that `settings` names; `margin` bounds `semi_hard`, `uniform_B` draws `random`.
+    """The weights of the strategy in `settings`; `margin` bounds `semi_hard`, `uniform_B` draws `random`.
 
-    Whatever the strategy, suspected false negatives and simple negatives are reported as FNE would see them, so that
-    strategies can be compared.
+    For every strategy, the suspected and the cut-down candidates are those of FNE, so that strategies can be compared.
     """
     similarity_BC, own_similarity_B = similarity_BC.detach(), own_similarity_B.detach()
     fne = _fne_sample(
@@ -175,8 +174,8 @@ def hardest_weights(similarity_BC: Tensor, excluded_BC: Tensor) -> Tensor:
 def semi_hard_weights(similarity_BC: Tensor, own_similarity_B: Tensor, excluded_BC: Tensor, margin: float) -> Tensor:
     """1 on candidates less similar than the positive but within the margin (Schroff et al. 2015).
 
-    An anchor without any takes its hardest candidate that is less similar than the positive; without even that, its
-    hardest candidate.
+    An anchor without such a candidate takes its hardest candidate that is less similar than the positive; without that
+    also, its hardest candidate.
     """
     easier_BC = (similarity_BC < own_similarity_B[:, None]) & ~excluded_BC
     band_BC = easier_BC & (similarity_BC > own_similarity_B[:, None] - margin)
@@ -196,14 +195,14 @@ def all_weights(excluded_BC: Tensor) -> Tensor:
 
 
 def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
-    """Draw one candidate of each anchor with probability proportional to its weight.
+    """Draw one candidate per anchor, with probability proportional to its weight.
 
-    Fewer than `MANY` candidates are told apart by `COARSE_STEPS` draws, in the weights' own precision. Of more some
-    would be drawn too often or never: these take the draw's full precision, in float64.
+    With fewer than `MANY` candidates, the uniform number is rounded to `COARSE_STEPS` steps, in the weights' precision.
+    With more, some candidates would be drawn too often or never, so the draw is in float64 without rounding.
 
     Args:
         weights_BC: (B, C), not negative.
-        uniform_B: (B,) in (0, 1), the draw: the same figure gives the same candidate on any number of processes.
+        uniform_B: (B,) in (0, 1); the same number gives the same candidate on any number of processes.
 
     Returns:
         negative_B: (B,) column indices; a candidate of weight 0 is never drawn, unless its whole row is 0.
@@ -215,7 +214,7 @@ def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
         cumulative_BC = weights_BC.cumsum(dim=1, dtype=torch.float64)
     target_B1 = uniform_B.to(cumulative_BC.dtype)[:, None] * cumulative_BC[:, -1:]
     drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True).clamp(max=weights_BC.shape[1] - 1)
-    # a parallel scan on a GPU may round so that a weight of 0 seems to add something
+    # a GPU's parallel scan may round so that a weight of 0 increases the sum
     drawn_B1 = torch.where(weights_BC.gather(1, drawn_B1) > 0, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
     return drawn_B1.squeeze(1)
 
@@ -233,7 +232,7 @@ def _fne_sample(
     min_matches: int,
     suspect_alpha: float | None,
 ) -> Sample:
-    # passes over (B, C) are what this costs: few of them, and in place where nobody else looks
+    # the cost is in passes over (B, C): use few of them, in place where possible
     threshold = cutdown_threshold(statistics.positive.mean, cutdown)
     candidate_BC = similarity_BC.masked_fill(excluded_BC, -torch.inf)
     hardest_B1 = candidate_BC.amax(dim=1, keepdim=True)
@@ -250,7 +249,7 @@ def _fne_sample(
         weights_BC -= largest_B1.where((largest_B1 < -LARGEST_EXPONENT) & largest_B1.isfinite(), 0)
     weights_BC.exp_()
     only_B1 = (hardest_B1 <= threshold) & hardest_B1.isfinite()
-    if weights_BC.device.type != "cpu" or only_B1.any():  # a GPU's answer the host would have to wait for
+    if weights_BC.device.type != "cpu" or only_B1.any():  # on a GPU, `any` would make the host wait
         place_B1 = candidate_BC.argmax(dim=1, keepdim=True)
         weights_BC.scatter_(1, place_B1, torch.where(only_B1, 1, weights_BC.gather(1, place_B1)))
     return Sample(weights_BC, suspected_BC, dropped_BC ^ excluded_BC)

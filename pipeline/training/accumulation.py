@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """Where a batch stands among those whose gradients are averaged before the weights change."""
+    """A batch's position among those whose gradients are averaged before one optimiser step."""
 
     place: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether it opens the window."""
+        """Whether it is the window's first batch."""
         return self.place == 0
 
     @property
     def last(self) -> bool:
-        """Whether the weights change with it."""
+        """Whether the optimiser steps after it."""
         return self.place == self.size - 1
 
 

@@ -1,8 +1,8 @@
-"""Where a killed run goes on: the whole state of a training, kept outside of the stage's outputs.
+"""Checkpoints from which a killed run resumes: the whole state of a training, outside of the stage's outputs.
 
 DVC deletes a stage's outputs before it runs, and runs queued experiments in temporary copies of the repository; so
-checkpoints lie below the main repository, under a digest of everything the result depends on
-(`pipeline.dependencies.checkpoint_folder`): another parameter never resumes from this run's state.
+checkpoints are stored in the main repository, under a digest of everything the result depends on
+(`pipeline.dependencies.checkpoint_folder`): a run with other parameters never resumes from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHORTEST_PAUSE = 10.0  # seconds
 
 
 class Checkpoint:
-    """One file of tensors and plain values, replaced as a whole."""
+    """A file of tensors and plain values; `save` replaces it atomically."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Keep it in `folder`."""
@@ -33,28 +33,28 @@ class Checkpoint:
         self._cost = 0.0
 
     def due(self) -> bool:
-        """Whether enough time has passed since the last one was written."""
+        """Whether enough time has passed since the last checkpoint."""
         return self.clock() - self._written >= max(SHORTEST_PAUSE, self._cost / SHARE_OF_TIME)
 
     def kept(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume from."""
         return (self.folder / "state.pt").exists()
 
     def save(self, state: dict[str, Any], name: str = "state") -> None:
-        """Write `state` (tensors, numbers, texts, lists and dicts of these)."""
+        """Write `state`: tensors, numbers, strings, lists and dicts of these."""
         started = self.clock()
-        # given a path, torch would not say that the disk is full
+        # with a path instead of a handle, torch's error would not say that the disk is full
         with atomic_path(self.folder / f"{name}.pt") as temporary, open(temporary, "wb") as handle:
             torch.save(state, handle)
-        if name == "state":  # the best weights are written when they are found, and put off no checkpoint
+        if name == "state":  # writing the best weights does not delay the next checkpoint
             self._written = self.clock()
             self._cost = self._written - started
 
     def load(self, name: str = "state") -> dict[str, Any] | None:
-        """What `save` wrote, or None; no code in the file is run.
+        """What `save` wrote, or None; never executes code from the file.
 
         Raises:
-            InputError: when the file is there but is no checkpoint.
+            InputError: when the file exists but is not a checkpoint.
         """
         path = self.folder / f"{name}.pt"
         if not path.exists():
@@ -64,13 +64,13 @@ class Checkpoint:
             if not isinstance(state, dict):
                 raise TypeError(f"found {type(state).__name__}, expected dict")
         except Exception as error:
-            # torch's own text runs over many lines and advises to load the file with its code
+            # torch's own message has many lines, and advises to load the file with weights_only=False
             kind = type(error).__name__
             raise InputError(f"{path}: not a readable checkpoint ({kind}); delete it to start over") from error
         return state
 
     def remove(self) -> None:
-        """Forget everything: the run is complete."""
-        # first: a kill in between must not leave a state to go on from whose best weights are gone
+        """Delete the folder's files: the run is complete."""
+        # first: a kill in between must not leave a state to resume from without its best weights
         (self.folder / "state.pt").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether a training can continue with its numbers."""
+"""Checks of a running training: finite numbers, no collapse."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn.utils import get_total_norm
 
 from pipeline.errors import InputError
 
-COLLAPSED = 0.99  # similarity/collapse beyond which a training is warned of
+COLLAPSED = 0.99  # the user is warned when similarity/collapse is above this
 ADVICE = 'A lower train.lr or train.clip, or precision "no", may help; the last checkpoint is kept'
 
 
 def means_of(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """What some steps logged, all under the same names, as the mean of each metric over the steps.
+    """The mean of each metric over steps that all logged the same names.
 
-    A step where a metric is unknown (NaN) is left out of its mean, and a metric unknown in all of them is left out of
-    the answer; but a loss that is not a number stays one.
+    Steps where a metric is unknown (NaN) are left out of its mean; a metric that is unknown in all steps is left out of
+    the result. A NaN loss stays NaN.
     """
     values_SK = torch.stack([torch.stack(list(step.values())) for step in steps])
     mean_K, known_K = values_SK.mean(dim=0), values_SK.nanmean(dim=0)
@@ -29,10 +29,10 @@ def means_of(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
 
 
 def check_finite(loss: float, model: nn.Module, epoch: int, step: int) -> None:
-    """Stop before numbers that are none reach a checkpoint.
+    """Stop before NaN or infinite numbers reach a checkpoint.
 
     Raises:
-        InputError: when the loss is not finite, or a weight is not: that shows in the loss only a step later.
+        InputError: when the loss or a weight is not finite (a weight would show in the loss only one step later).
     """
     where = f"at epoch {epoch}, step {step}: training cannot continue. {ADVICE}"
     if not torch.tensor(loss).isfinite():
@@ -42,7 +42,7 @@ def check_finite(loss: float, model: nn.Module, epoch: int, step: int) -> None:
 
 
 def collapse_warning(collapse: float, epoch: int) -> str | None:
-    """A line for the user once different images or captions are all but one vector; None before."""
+    """A warning for the user when different images or captions have almost the same vector, else None."""
     if not collapse > COLLAPSED:
         return None
     return (

@@ -1,4 +1,4 @@
-"""NPC's step: how much each pair of a batch harms the clean pairs that the bank names for it, and the loss it leaves.
+"""NPC's step: weight each pair of a batch by how much it harms the clean pairs that the bank lists for it.
 
 Shapes: b pairs on this process, B the global batch, M training pairs.
 """
@@ -30,7 +30,7 @@ DECILES = (0.1, 0.5, 0.9)
 
 
 class Impact(NamedTuple):
-    """A step's weights and its bank's losses, each (b,), and the loss that is left to train on, 0-dimensional."""
+    """A step's weights and its bank's losses, each (b,), and the loss to train on, 0-dimensional."""
 
     ratio: Tensor
     weight: Tensor
@@ -39,14 +39,14 @@ class Impact(NamedTuple):
 
 
 class NegativeImpact:
-    """Weights pairs, and remembers each pair's last weight.
+    """Computes the pairs' weights, and keeps each pair's last weight.
 
     Args:
-        model: the model that is trained.
+        model: the trained model.
         params: sections pairs, loss and train.
-        bank: which clean pairs stand for each pair.
+        bank: the clean pairs (entries) of each pair.
         noise: which pairs are known to be wrong, to measure how well the weights find them.
-        bank_metrics: what is known of the bank as a whole, to be logged with the weights.
+        bank_metrics: metrics of the bank, logged with the weights.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NegativeImpact:
         noise: Noise | None,
         bank_metrics: Mapping[str, float],
     ) -> None:
-        """Begin with empty moments and no weight."""
+        """Start with empty moments and no weight."""
         self.model, self.bank, self.bank_metrics = model, bank, bank_metrics
         self.pairs = params.pairs
         self.siamese = Siamese(model, params.train, params.pairs.siamese_gradient)
@@ -67,23 +67,23 @@ class NegativeImpact:
         self.ratio_M = self.weight_M.clone()
 
     def __call__(self, loss_b: Tensor, batch: Batch, lr: float) -> Impact:
-        """The loss of this process's part: weighted pairs, and their entries' own loss.
+        """The loss of this process's part: the weighted pairs' loss plus their entries' loss.
 
         Args:
-            loss_b: each pair's loss, with gradient; the siamese steps on its plain mean.
+            loss_b: each pair's loss, with gradient; the siamese model steps on its unweighted mean.
             batch: with entries.
-            lr: of this step.
+            lr: this step's learning rate.
         """
         assert batch.entries is not None
         share = process_count() / batch.global_size  # processes average their gradients
         plain = loss_b.sum() * share
         gradients = torch.autograd.grad(plain, list(self.model.parameters()), retain_graph=True, allow_unused=True)
-        self.model.eval()  # dropout would swamp the ratios
+        self.model.eval()  # dropout noise is larger than the change that the ratios measure
         halves = batch.entries._replace(images=self.model.normalise(batch.entries.images)).halves()
         with torch.no_grad():
             moved = self.siamese.step(gradients, lr)
             after = [self._losses(moved, half, batch) for half in halves]
-        del moved, gradients  # before the activations that the bank's loss keeps
+        del moved, gradients  # frees memory before the bank's loss keeps activations
         before = [self._losses({}, half, batch) for half in halves]
         self.model.train()
         ratio_b = impact_ratio(before[0].detach(), after[0], before[1].detach(), after[1])
@@ -99,15 +99,15 @@ class NegativeImpact:
     def _losses(self, weights: dict[str, Tensor], entries: Entries, batch: Batch) -> Tensor:
         """Losses (b,) of the entries for one side, within those of the global batch.
 
-        In float32 whatever the precision: what a step changes in them is less than bfloat16 tells apart. Measured on
-        the recipe scenes-npc, bf16, at the published learning rate of 2e-7: r correlates 0.05 with float64's where
-        entries are encoded in bfloat16, and 0.998 so.
+        Always in float32: one step changes the losses by less than bfloat16 can resolve. Measured on the recipe
+        scenes-npc, bf16, at the published learning rate of 2e-7: the ratio's correlation with float64's is 0.05 when
+        entries are encoded in bfloat16, and 0.998 in float32.
 
-        A side at a time: both at once make activations twice as large, for which the C library fetches fresh memory
-        from the system at every step.
+        One side at a time: both at once double the activations, and the C library then requests new memory from the
+        system at every step.
         """
         image_bD, text_bD = functional_call(self.model, weights, (entries.images, entries.texts))
-        moved = weights.get("logit_scale")  # the siamese's is bounded as the model's is after its step
+        moved = weights.get("logit_scale")  # bounded as the model's own is after its step
         temperature = self.model.temperature if moved is None else (-moved.clamp(max=LARGEST_LOGIT_SCALE)).exp()
         everyone, differentiable = batch.global_size, torch.is_grad_enabled()
         loss_B = pair_losses(
@@ -124,7 +124,7 @@ class NegativeImpact:
         self.ratio_M[caption_id_B] = gather(ratio_b, batch.global_size)
 
     def summary(self) -> dict[str, float]:
-        """The distribution of the pairs' last weights, and how well they find wrong pairs where those are known."""
+        """The distribution of the pairs' last weights and, where wrong pairs are known, how well they are found."""
         weight_M, ratio_M = self.weight_M.cpu(), self.ratio_M.cpu()
         seen_M = weight_M.isfinite() & ratio_M.isfinite()
         if not seen_M.any():
@@ -141,7 +141,7 @@ class NegativeImpact:
         return found
 
     def table(self, caption_image_M: Tensor) -> pandas.DataFrame:
-        """One row a training pair: caption, image, its last weight and ratio, its clean probability."""
+        """One row per training pair: caption, image, its last weight and ratio, its clean probability."""
         import pandas
 
         return pandas.DataFrame(
@@ -155,7 +155,7 @@ class NegativeImpact:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step depends on, and what was given so far."""
+        """What the next step depends on, and the weights so far."""
         return {"siamese": self.siamese.state_dict(), "weight": self.weight_M, "ratio": self.ratio_M}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

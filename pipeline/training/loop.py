@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, validations between them, checkpoints whenever some time has passed.
+"""The training loop: epochs of steps, with validations and checkpoints.
 
 One step, of b pairs on this process in a global batch of B, with a memory of Q (`Training.step`):
 
@@ -15,9 +15,9 @@ One step, of b pairs on this process in a global batch of B, with a memory of Q 
     loss.backward(); clip_grad_norm_(); optimiser.step()
     memory.enqueue(momentum_BD)
 
-While warming up, and without a memory, the candidates are the online batch itself. Memory, statistics and draws advance
-with every batch; with `train.accumulate`, the weights change with the last batch of a window and the momentum towers
-with its first.
+In warm-up, and without a memory, the candidates are the online batch itself. Memory, statistics and draws advance with
+every batch; with `train.accumulate`, the optimiser steps at the last batch of a window, and the momentum towers are
+updated at its first.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ VALIDATION_BATCH = 256  # not evaluate.batch_size: a training must not depend on
 
 @dataclass
 class Progress:
-    """Where a training stands: what a checkpoint holds besides the tensors."""
+    """The position of a training: what a checkpoint holds in addition to the tensors."""
 
     epoch: int = 0
     batch: int = 0  # the next one of this epoch
@@ -75,18 +75,18 @@ class Progress:
 
 
 class Training:
-    """One run, from its base towers to its last epoch.
+    """One training run, from the base towers to the last epoch.
 
     Args:
         params: all parameters.
-        model: the model to train, on the accelerator's device afterwards.
+        model: the model to train; it is moved to the accelerator's device.
         train: the training split.
         val: the validation split.
         accelerator: device, precision and processes.
-        checkpoint: where the state is kept.
+        checkpoint: where the state is saved.
         truth_NM: (N, M) bool, if every match of the training split is known.
-        impact: weights pairs, over the same `model`.
-        on_record: is given the whole history so far whenever a checkpoint holds it, so none of it is lost.
+        impact: NPC's weighting of pairs, for the same `model`.
+        on_record: called with the whole history so far, whenever a checkpoint contains it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Training:
         impact: NegativeImpact | None = None,
         on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     ) -> None:
-        """Prepare everything; nothing is trained yet."""
+        """Prepare everything; `run` trains."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
         self.accelerator, self.checkpoint, self.on_record = accelerator, checkpoint, on_record
         self.device = accelerator.device
@@ -120,14 +120,14 @@ class Training:
         )
         self.impact = impact
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
-        # lower precision only where `autocast` says so: accelerate has put it into the model's forward pass too
+        # accelerate wraps the model's forward pass in lower precision; here only `autocast` decides where that applies
         accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
         self.at = Progress()
-        self._steps: list[dict[str, Tensor]] = []  # what each logged since the last record
+        self._steps: list[dict[str, Tensor]] = []  # each step's metrics since the last record
         self._warned = False
 
     def run(self) -> Progress:
-        """Train to the last epoch from where this training stands."""
+        """Train from the current position to the last epoch."""
         while self.at.epoch < self.params.train.epochs:
             self._run_epoch()
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
@@ -135,7 +135,7 @@ class Training:
         return self.at
 
     def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
-        """One step on this process's part of a batch, as above; what it logs by name, 0-dimensional."""
+        """One step on this process's part of a batch (see the top of this file); returns its metrics, 0-dimensional."""
         if self.momentum_model is not None and window.first:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
         with nullcontext() if window.last else self.accelerator.no_sync(self.prepared):
@@ -146,12 +146,12 @@ class Training:
             self.model.bound_temperature()
             self.optimiser.zero_grad()
         if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
-            assert self.memory is not None  # with `random`, FNE's code leaves the queue alone in warm-up
+            assert self.memory is not None  # with `random`, FNE's code does not change the queue in warm-up
             self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
         return logged
 
     def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[dict[str, Tensor], Pairs | None]:
-        """Forward and backward; `share` of the gradient is added to what is there."""
+        """Forward and backward; adds `share` of the gradient to the parameters' gradients."""
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
         with self.accelerator.autocast():
             image, text = self.prepared(images, batch.texts)
@@ -171,14 +171,14 @@ class Training:
             self.model.temperature,
             warming_up=warming_up,
         )
-        # processes average their gradients: a smaller part must not count as much as a larger one
+        # processes average their gradients: each part must count by its number of pairs
         loss = loss_b.sum() * process_count() / batch.global_size
         logged = {"train/loss": loss.detach()} | metrics
         if self.impact is not None and batch.entries is not None:
             impact = self.impact(loss_b, batch, self.optimiser.param_groups[0]["lr"])
             loss = impact.loss
             logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
-        if self.model.logit_scale is not None:  # several processes wait for a gradient of every parameter
+        if self.model.logit_scale is not None:  # DistributedDataParallel waits for a gradient of every parameter
             loss = loss + 0 * self.model.logit_scale
         self.accelerator.backward(loss * share)
         return logged, momentum
@@ -223,11 +223,11 @@ class Training:
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
-                if window.last and self.checkpoint.due():  # half a window's gradients are in no checkpoint
+                if window.last and self.checkpoint.due():  # a checkpoint holds no accumulated gradients
                     self._save()
 
     def _record(self, *, validate: bool) -> None:
-        """Add the mean since the last record to the history; the only place where the host waits for the device."""
+        """Append the mean since the last record to the history; the only place where the host waits for the device."""
         row = means_of(self._steps)
         self._steps = []
         check_finite(row["train/loss"], self.model, self.at.epoch, self.at.step)
@@ -268,7 +268,7 @@ class Training:
         state = {name: part.state_dict() for name, part in self._parts().items()} | {
             "generator": torch.get_rng_state(),
             "steps": {name: torch.stack([step[name] for step in self._steps]) for name in names},
-            # one text: a reader of checkpoints that were made to harm counts the steps of their pickle
+            # one string keeps the checkpoint's pickle short
             "progress": json.dumps(vars(self.at)),
         }
         if self.device.type == "cuda":
@@ -287,7 +287,7 @@ class Training:
             torch.cuda.set_rng_state(state["device_generator"], self.device)
 
     def _parts(self) -> dict[str, Any]:
-        """What has a state of its own."""
+        """The objects that have a state dict."""
         parts = {
             "model": self.model,
             "optimiser": self.optimiser,
@@ -300,7 +300,7 @@ class Training:
         return {name: part for name, part in parts.items() if part is not None}
 
     def resume(self) -> bool:
-        """Continue from the last checkpoint; False where there is none."""
+        """Resume from the last checkpoint; False if there is none."""
         state = self.checkpoint.load()
         if state is None:
             return False
@@ -309,7 +309,7 @@ class Training:
         return True
 
     def restore_best(self) -> None:
-        """Take the weights of the best validation."""
+        """Load the weights of the best validation."""
         best = self.checkpoint.load("best")
         if best is None:
             raise InputError(f"{self.checkpoint.folder}: holds no best weights; delete the folder and train again")

@@ -1,4 +1,4 @@
-"""A batch's loss under the design's choices: which candidates, what weights, which loss.
+"""A batch's loss: which candidates, which weights, which loss.
 
 Shapes: b anchors on this process, B the global batch, Q memory, C candidates, D width.
 """
@@ -22,7 +22,7 @@ Draw = Callable[[Tensor, Tensor], Tensor]
 
 
 class Pairs(NamedTuple):
-    """Unit vectors of matched images and captions, (B, D) each, and their numbers in the split, (B,) each."""
+    """Unit vectors of matched images and captions, (B, D) each, and their row numbers in the split, (B,) each."""
 
     image: Tensor
     text: Tensor
@@ -32,14 +32,14 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def collapse(image_BD: Tensor, text_BD: Tensor, same_BB: Tensor) -> Tensor:
-    """Mean similarity of different images, or of their captions, whichever is larger; NaN where there is but one.
+    """The larger of two means: similarity of different images, and of their captions. NaN for a single image.
 
-    1 is a collapse: the towers make the same vector of everything.
+    1 is a collapse: the towers give the same vector for every input.
 
     Args:
         image_BD: (B, D) unit vectors.
         text_BD: (B, D) unit vectors.
-        same_BB: (B, B) bool, True where both are of one image.
+        same_BB: (B, B) bool, True where both belong to the same image.
     """
     others = (~same_BB).sum()
     means = [(part @ part.T).masked_fill(same_BB, 0).sum() / others for part in (image_BD, text_BD)]
@@ -47,17 +47,17 @@ def collapse(image_BD: Tensor, text_BD: Tensor, same_BB: Tensor) -> Tensor:
 
 
 class MatchingObjective:
-    """The loss of each anchor: hinges of both directions summed (FNE), InfoNCE's averaged (CLIP).
+    """The loss of each anchor: the sum of both directions' hinges (FNE), or the mean of both InfoNCE losses (CLIP).
 
     Args:
         sampler: which candidates are negatives.
-        loss: what is made of them.
+        loss: the loss over them.
         warmup: the loss of warm-up epochs: "triplet" with the batch's hardest negative, or "infonce" over the batch.
-        statistics: updated by every batch before it is sampled.
-        memory: None: the batch is all.
-        truth_NM: (N, M) bool, where every match of the training split is known: how often the loss is handed a
-            negative that is none is then reported.
-        draw: chooses one candidate an anchor from weights (b, C) and uniform numbers (b,).
+        statistics: updated with every batch before sampling.
+        memory: None: candidates are the batch only.
+        truth_NM: (N, M) bool, where every match of the training split is known: the share of false negatives among
+            the sampled negatives is then logged.
+        draw: chooses one candidate per anchor from weights (b, C) and uniform numbers (b,).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class MatchingObjective:
         truth_NM: Tensor | None = None,
         draw: Draw = draw_negative,
     ) -> None:
-        """Keep the choices and the state."""
+        """Store the settings and the state."""
         self.sampler = sampler
         self.loss = loss
         self.warmup = warmup
@@ -90,20 +90,20 @@ class MatchingObjective:
         *,
         warming_up: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of this process's anchors, (b,), and metrics to log, 0-dimensional and NaN where they are unknown.
+        """The loss of this process's anchors, (b,), and metrics to log: 0-dimensional, NaN where unknown.
 
-        `sampler/cut_down_share` and `sampler/suspected_share` are shares of the candidates that were offered,
-        `sampler/false_negative_share` is the share of the sampled weight on true matches, `similarity/collapse` see
-        `collapse`.
+        `sampler/cut_down_share` and `sampler/suspected_share` are shares of all candidates,
+        `sampler/false_negative_share` is the share of the sampled weight on true matches; for `similarity/collapse`
+        see `collapse`.
 
         Args:
             own: this process's pairs, with gradient.
             batch: the global batch's online pairs.
             momentum: the same pairs through the momentum towers; None without a memory.
-            first: where this process's pairs stand in the global batch.
-            uniform_2b: the draws of image→text and of text→image.
-            temperature: of InfoNCE.
-            warming_up: in-batch, without the memory.
+            first: index of this process's first pair in the global batch.
+            uniform_2b: the uniform numbers of image→text and of text→image.
+            temperature: InfoNCE's.
+            warming_up: candidates are the batch only, without the memory.
         """
         by_identity = self.sampler.known_positives == "identity"
         same_BB = batch.image_id[:, None] == batch.image_id[None, :]
@@ -114,7 +114,7 @@ class MatchingObjective:
         assert candidates is not None
         place_b = torch.arange(first, first + len(own.image), device=own.image.device)
         known_bB = same_BB[place_b]
-        if in_batch and not by_identity:  # FNE's published code goes by identity only where there is a memory
+        if in_batch and not by_identity:  # FNE's published code compares image ids only where there is a memory
             known_bB = place_b[:, None] == torch.arange(len(batch.image), device=own.image.device)[None, :]
         memory = None if in_batch else self.memory
         known_bC = known_bB if memory is None else torch.cat([known_bB, self._known_in(memory, own.image_id)], dim=1)
@@ -124,7 +124,7 @@ class MatchingObjective:
             to_text = direction == 0
             anchor, candidate = (own.image, candidates.text) if to_text else (own.text, candidates.image)
             remembered = None if memory is None else memory.text if to_text else memory.image
-            # one negative an anchor is back-propagated, not the product with all candidates that it was drawn by
+            # the gradient needs only the drawn negative, not the product with all candidates
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._draws(warming_up)):
                 similarity_bC = anchor @ candidate.T
                 if remembered is not None:
@@ -135,7 +135,7 @@ class MatchingObjective:
                 drawn_b = self.draw(sampled.weights_BC, uniform_b)
                 negative_b1 = (anchor * _chosen(candidate, remembered, drawn_b)).sum(dim=1, keepdim=True)
                 added_b = triplet_loss(negative_b1, own_b, torch.zeros_like(drawn_b), self.loss.margin)
-                # an anchor without a single candidate has nothing to be pushed from
+                # an anchor without any candidate has no negative
                 added_b = added_b * (sampled.weights_BC.gather(1, drawn_b[:, None]).squeeze(1) > 0)
             else:
                 added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, temperature, warming_up)
@@ -176,7 +176,7 @@ class MatchingObjective:
         return mean_violation_loss(similarity_bC, own_b, weights_bC, self.loss.margin)
 
     def _draws(self, warming_up: bool) -> bool:
-        """Whether the loss takes one negative an anchor."""
+        """Whether the loss takes one negative per anchor."""
         if warming_up:
             return self.warmup == "triplet"
         return self.loss.name == "triplet" and self.sampler.strategy != "all"
@@ -200,7 +200,7 @@ class MatchingObjective:
             else:
                 ids_C = candidates.image_id if memory is None else torch.cat([candidates.image_id, memory.image_id])
                 true_bC = self.truth_NM.T[own.caption_id][:, ids_C.clamp(min=0)]
-            true_bC = true_bC & (ids_C >= 0)  # a random slot of the memory holds no caption of no image
+            true_bC = true_bC & (ids_C >= 0)  # a randomly filled slot of the memory belongs to no image
             weights_bC = sampled.weights_BC
             share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
             false_negative = share_b.mean()
@@ -216,7 +216,7 @@ def _count(mask_bC: Tensor) -> Tensor:
 
 
 def _chosen(candidate_BD: Tensor, remembered_QD: Tensor | None, drawn_b: Tensor) -> Tensor:
-    """Rows (b, D) of the batch's candidates and, behind them, the memory's, without a copy of either."""
+    """Rows (b, D) of the batch's candidates followed by the memory's, without concatenating them."""
     if remembered_QD is None:
         return candidate_BD[drawn_b]
     count = len(candidate_BD)

@@ -1,4 +1,4 @@
-"""The optimiser that params.yaml names, and its parameters in groups."""
+"""The optimiser of params.yaml and its parameter groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.params import TrainParams
 
 
 def decayed(parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, not to gains, biases and the temperature, as is usual for CLIP."""
+    """Whether weight decay applies: to matrices, not to gains, biases and the temperature, as usual for CLIP."""
     return parameter.ndim > 1
 
 

@@ -1,4 +1,4 @@
-"""A training's history as files: what DVC plots, and what evaluation needs to know about a run."""
+"""A training's history as files: what DVC plots, and what evaluation reads about a run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Recorded(BaseModel):
-    """More may stand there, and is left as it is."""
+    """Unknown keys are allowed and ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class PopulationRecord(_Recorded):
-    """Of one of the two populations of similarities."""
+    """The record of one of the two populations of similarities."""
 
     mean: FiniteFloat
     variance: Annotated[FiniteFloat, Field(ge=0)]
@@ -44,7 +44,7 @@ class StatisticsRecord(_Recorded):
 
 
 class Moment(_Recorded):
-    """Where a training stood, and its statistics then."""
+    """A position in a training, and the statistics at that position."""
 
     epoch: Annotated[int, Field(ge=-1, lt=1 << 63)]
     step: Count
@@ -52,7 +52,7 @@ class Moment(_Recorded):
 
 
 class SamplerRecord(_Recorded):
-    """Section `sampler` of the run's parameters, as far as later stages read it."""
+    """The part of the run's section `sampler` that later stages read."""
 
     cutdown: FiniteFloat
     alpha: FiniteFloat
@@ -63,7 +63,7 @@ class SamplerRecord(_Recorded):
 
 
 class Run(_Recorded):
-    """`train/run.json`: what stage `train` records for the stages after it."""
+    """`train/run.json`: what stage `train` records for later stages."""
 
     key: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     best: Moment
@@ -72,15 +72,15 @@ class Run(_Recorded):
 
     @property
     def threshold(self) -> float:
-        """The similarity at and below which the best weights' training cut candidates down."""
+        """Candidates with a similarity at or below this were cut down, at the epoch of the best weights."""
         return cutdown_threshold(self.best.statistics.positive.mean, self.sampler.cutdown)
 
 
 def read_run(path: Path) -> Run:
-    """What stage `train` has recorded.
+    """Read what stage `train` recorded.
 
     Raises:
-        InputError: naming the file and what in it is not as the stage writes it.
+        InputError: naming the file and the invalid value.
     """
     return read_as(Run, path, "train")
 
@@ -88,7 +88,7 @@ def read_run(path: Path) -> Run:
 def write_training(
     history: Sequence[dict[str, Any]], run: dict[str, Any], pairs: pandas.DataFrame | None = None
 ) -> None:
-    """Write folder `train` as a whole, so that nothing of an earlier training stays: history, run and NPC's pairs."""
+    """Replace folder `train`: history, run and NPC's pairs. Nothing of an earlier training stays."""
     with atomic_folder(TRAIN) as folder:
         write_history(folder / HISTORY.name, history)
         write_validations(folder / VALIDATION.name, history)
@@ -98,13 +98,13 @@ def write_training(
 
 
 def write_history(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """One row a record; a metric that a record lacks stays empty. Wall-clock time is left out: the file repeats."""
+    """One row per record; a missing metric stays empty. No wall-clock time, so equal runs write equal files."""
     names = sorted({name for row in history for name in row} - {*PLACE, "time"})
     _write_rows(path, [*PLACE, *names], history)
 
 
 def write_validations(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """The rows that hold validation recalls, as columns a plot can name: `val_rsum`, `val_i2t_R1` …"""
+    """The rows with validation recalls; columns have names that DVC can plot: `val_rsum`, `val_i2t_R1` …"""
     rows = [{name.replace("/", "_"): value for name, value in row.items()} for row in history if "val/rsum" in row]
     names = sorted({name for row in rows for name in row if name.startswith("val_")})
     _write_rows(path, [*PLACE, *names], rows)
@@ -114,7 +114,7 @@ def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
     """A table of numbers that stage `train` or `evaluate` wrote.
 
     Raises:
-        InputError: when it is missing, no CSV, without one of `columns`, or with anything but numbers.
+        InputError: when it is missing, not a CSV file, lacks one of `columns`, or holds anything but numbers.
     """
     import pandas
 
@@ -123,7 +123,7 @@ def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
         table = pandas.read_csv(path)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; {again}") from None
-    except Exception as error:  # the parser's errors are of many kinds
+    except Exception as error:  # the parser raises many types of errors
         raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); {again}") from None
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path}: no column {missing[0]!r}; {again}")
@@ -134,10 +134,10 @@ def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
 
 
 def sampling_by_epoch(path: Path) -> pandas.DataFrame:
-    """What the sampler did, a row an epoch: the mean of each `sampler/…` metric of history.csv, without the prefix.
+    """One row per epoch: the mean of each `sampler/…` metric of history.csv, without the prefix.
 
-    `false_negative_share`, the share of the sampled weight on negatives that are in truth matches, is there where the
-    training split's truth is known. Means of records, each over as many steps but the last of an epoch.
+    `false_negative_share` (the share of the sampled weight on negatives that are true matches) is included where the
+    training split's truth is known. The mean is over records; an epoch's last record may cover fewer steps.
     """
     history = read_rows(path)
     columns = [column for column in history.columns if column.startswith("sampler/")]

@@ -11,12 +11,12 @@ DECAY = 0.1
 
 
 def learning_rate(initial: float, milestones: Sequence[int], epoch: int) -> float:
-    """`initial`, a tenth from each milestone on (epochs count from 0; a milestone of 5 acts before epoch 5)."""
+    """`initial`, divided by 10 at each milestone (epochs count from 0; a milestone of 5 applies from epoch 5)."""
     return initial * DECAY ** sum(epoch >= milestone for milestone in milestones)
 
 
 def cosine_rate(initial: float, warmup: int, total: int, position: int) -> float:
-    """Up to `initial` in a straight line over `warmup` positions, then half a cosine down to 0 at `total`.
+    """Linear up to `initial` over `warmup` positions, then half a cosine down to 0 at `total`.
 
     Positions count from 0 and are below `total`.
     """
@@ -27,15 +27,15 @@ def cosine_rate(initial: float, warmup: int, total: int, position: int) -> float
 
 
 def scheduled_rate(settings: TrainParams, epoch: int, batch: int, batches: int, samples: int) -> float:
-    """The rate of one step.
+    """The learning rate of one step.
 
     Args:
         settings: which schedule.
         epoch: from 0.
         batch: the step's number within the epoch, from 0.
-        batches: steps an epoch.
-        samples: training pairs. NPC's published code gives an epoch as many positions as it has samples, but moves
-            on by one a step (`schedule_counts: samples`), so that the cosine falls in stairs, one an epoch.
+        batches: steps per epoch.
+        samples: training pairs. NPC's published code counts one position per sample but advances one position per
+            step (`schedule_counts: samples`), so the cosine falls in stairs, one per epoch.
     """
     if settings.schedule == "cosine":
         length = samples if settings.schedule_counts == "samples" else batches

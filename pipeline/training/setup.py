@@ -1,4 +1,4 @@
-"""From parameters and the earlier stages' outputs to a training that is ready to run."""
+"""Make a training from the parameters and the earlier stages' outputs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def open_training(
     on_record: Callable[[list[dict[str, Any]]], None],
     bank_folder: Path = BANK,
 ) -> tuple[Training, Callable[[Path], None]]:
-    """A training, and what saves its model into a folder.
+    """A training, and a function that saves its model into a folder.
 
     Raises:
-        InputError: when a precision needs hardware that is not here, or the stages' outputs do not fit together.
+        InputError: when the hardware lacks the precision, or the stages' outputs do not fit together.
     """
     from accelerate import Accelerator
 
@@ -76,7 +76,7 @@ def open_training(
 
 
 def _truth_table(truth: Truth | None, split: Split) -> Tensor | None:
-    """(N, M) bool, where every pair of the training split is known and the table is of a bearable size."""
+    """(N, M) bool; None unless every pair of the training split is known and the table is small enough."""
     if truth is None or not truth.exact or len(split.images) * len(split.captions) > LARGEST_TRUTH:
         return None
     table_NM = torch.zeros(len(split.images), len(split.captions), dtype=torch.bool)

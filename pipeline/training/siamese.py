@@ -1,7 +1,7 @@
 """The siamese model A' of NPC: one optimiser step away from the model, without a copy of it.
 
-A' equals the model at the beginning of every step and is forgotten at its end; what it keeps are its optimiser's
-moments (Zhang, Li and Ye 2024, section "negative impact"; methods in docs/methods.md).
+A' equals the model at the beginning of every step and is dropped at its end; only its optimiser's moments stay
+(Zhang, Li and Ye 2024, section "negative impact"; see docs/methods.md).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Siamese:
     """Adam's (or AdamW's) step from the model's weights, as new tensors for `torch.func.functional_call`.
 
     Args:
-        model: whose weights it starts from.
-        settings: the optimiser's; its moments are its own.
+        model: the weights to start from.
+        settings: of the optimiser; the moments are separate from the model's.
         gradient_scale: 4 reproduces NPC's published code, which adds both directions and back-propagates twice.
     """
 
     def __init__(self, model: nn.Module, settings: TrainParams, gradient_scale: float) -> None:
-        """Begin with empty moments."""
+        """Start with empty moments."""
         self.settings, self.gradient_scale = settings, gradient_scale
         self.names = [name for name, _ in model.named_parameters()]
         self.parameters: list[Tensor] = list(model.parameters())
@@ -38,10 +38,10 @@ class Siamese:
 
     @torch.no_grad()
     def step(self, gradients: tuple[Tensor | None, ...], lr: float) -> dict[str, Tensor]:
-        """The weights one step on, by name; the model's own stay as they are.
+        """The weights after one step, by name; the model itself does not change.
 
         Args:
-            gradients: of the plain loss, in the order of the model's parameters, on this process's part of the batch.
+            gradients: of the unweighted loss over this process's part of the batch, in the order of model.parameters().
             lr: the learning rate of the model's own step.
         """
         used = [
@@ -74,7 +74,7 @@ class Siamese:
         return dict(zip(self.names, moved, strict=True))
 
     def _scale_and_clip(self, gradients: list[Tensor]) -> Tensor:
-        """The factor that scales and then clips as `clip_grad_norm_`: one pass, and no waiting for the device."""
+        """The factor that scales and then clips as `clip_grad_norm_`: in one pass, without waiting for the device."""
         norm = self.gradient_scale * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         return self.gradient_scale * (self.settings.clip / (norm + 1e-6)).clamp(max=1.0)
 
@@ -83,7 +83,7 @@ class Siamese:
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Resume from `state_dict()`."""
         for own, saved in ((self.mean, state["mean"]), (self.square, state["square"]), (self.steps, state["steps"])):
             for target, source in zip(own, saved, strict=True):
                 target.copy_(source)

@@ -1,4 +1,4 @@
-"""Published files that outlast one run: the user's own where he has them, else fetched once, and checked ever after."""
+"""Published files, kept across runs: the user's own if present, else downloaded once; checked at every use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.params import LimitsParams
 
 @dataclass(frozen=True)
 class Kept:
-    """A published file at hand: where it lies, its SHA-256 and its address."""
+    """A published file on this disk: its path, its SHA-256 and its address."""
 
     path: Path
     sha256: str
@@ -27,7 +27,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Store:
-    """Fetches into `folder` what `root`, the user's own folder, does not hold; safe for several processes at once."""
+    """Downloads into `folder` what `root`, the user's folder, lacks; safe for several processes at once."""
 
     folder: Path
     root: Path | None
@@ -35,21 +35,21 @@ class Store:
     limits: LimitsParams
 
     def has(self, items: Sequence[Item]) -> bool:
-        """Whether the user's folder holds all of these files, and there are any."""
+        """Whether there are items and the user's folder holds all of their files."""
         return bool(items) and all(self._own(item) is not None for item in items)
 
     def get(self, item: Item) -> Kept:
-        """The file of an item, fetched on first use, with the digest that the catalogue states.
+        """The file of an item, downloaded on first use, checked against the digest in the catalogue.
 
-        Where it states none, the digest is recorded on first use and compared on every later one.
+        Without a digest in the catalogue, the digest is recorded at the first use and compared at every later use.
 
         Raises:
-            InputError: for what cannot be fetched, an archive that is damaged, or a file that is not the one published
-                or recorded.
+            InputError: for a failed download, a damaged archive, or a file with another digest than the published or
+                recorded one.
         """
         own = self._own(item)
         path = own or self.folder / item.name
-        # A user's folder may be read-only: the record of a file in it is kept here, under a name of its path.
+        # A user's folder may be read-only: its files are recorded in `folder`, under a name made from the path.
         name = f"{item.name}.{digest_of(str(path))[:8]}" if own else item.name
         record = self.folder / f"{name}.sha256"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Downloads that resume, are checked, and never leave half a file under its final name."""
+"""Downloads that resume and are checked; a partial file never has the final name."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pipeline.files import sha256, write_json
 from pipeline.params import LimitsParams
 from pipeline.progress import progress
 
-TIMEOUT_S = (10, 60)  # to connect; between two pieces of an answer
+TIMEOUT_S = (10, 60)  # to connect; between two chunks of a response
 DRIVE_HOST = "drive.google.com"
-PIECE_BYTES = 1 << 16  # a connection that breaks loses at most this much of what it brought
+PIECE_BYTES = 1 << 16  # a broken connection loses at most this much
 REDIRECTS = 5
-ELSEWHERE = {"github.com": "githubusercontent.com"}  # where a host keeps the files that it hands out
+ELSEWHERE = {"github.com": "githubusercontent.com"}  # hosts that redirect downloads to another host
 Verify = Callable[[Path], None]
 
 
 def resolve(item: Item, mirror: str | None) -> str:
-    """The item's address, with the mirror's host in place of its own.
+    """The item's address, with the mirror's host instead of its own.
 
-    A Drive item has no path of its own: a file is `<mirror>/<file id>`, one in a folder `<mirror>/<folder id>/<name>`.
+    A Drive item has no path: a file is `<mirror>/<file id>`, a file in a folder is `<mirror>/<folder id>/<name>`.
 
     Raises:
-        InputError: for a mirror that is no http(s) address.
+        InputError: for a mirror that is not an http(s) address.
     """
     if mirror is None:
         return item.address
@@ -55,12 +55,12 @@ def resolve(item: Item, mirror: str | None) -> str:
 
 
 def fetch_item(item: Item, destination: Path, mirror: str | None, limits: LimitsParams) -> None:
-    """Fetch a published file, a Drive item through gdown, and check it before it gets its name.
+    """Download a published file (a Drive item with gdown) and check it before it gets its final name.
 
-    One with a digest in the catalogue is compared with that; else an archive or JSON is read whole.
+    The check: the digest in the catalogue, if there is one; else an archive or JSON file is read completely.
 
     Raises:
-        InputError: as `fetch`, and for another digest.
+        InputError: as for `fetch`, and for another digest.
     """
     url = resolve(item, mirror)
 
@@ -79,10 +79,10 @@ def fetch_item(item: Item, destination: Path, mirror: str | None, limits: Limits
 
 
 def check_digest(item: Item, found: str, label: str) -> None:
-    """Compare a file's SHA-256 with the catalogue's, where that has one.
+    """Compare a file's SHA-256 with the catalogue's, if there is one.
 
     Raises:
-        InputError: naming the file and both.
+        InputError: naming the file and both digests.
     """
     if item.sha256 not in (None, found):
         raise InputError(
@@ -100,21 +100,21 @@ def fetch(
     pause_s: float = 1.0,
     timeout_s: tuple[float, float] = TIMEOUT_S,
 ) -> None:
-    """Download `url` to `destination`, going on where an earlier attempt stopped.
+    """Download `url` to `destination`, resuming an earlier attempt.
 
-    What has arrived lies in `<destination>.part`, and what the server called it in `<destination>.part.json`; it is
-    gone on with only if the server still has that very file, else from the start. `verify` judges the whole file
-    before it gets its final name. `attempts` counts connections in a row that brought nothing new; `timeout_s` is to
-    connect, and between two pieces of an answer.
+    The partial file is `<destination>.part`; `<destination>.part.json` holds the server's identification of it. The
+    download resumes only if the server still has the same file; else it restarts. `verify` checks the complete file
+    before it gets its final name. `attempts` is the number of consecutive connections without progress; `timeout_s`
+    is the time to connect, and between two chunks of a response.
 
     Raises:
         InputError: naming the address: unreachable, refused, a web page instead of the file, a redirect to another
-            host or away from http(s), no space left, or what `verify` says (the part is then removed).
+            host or away from http(s), no space left, or an error of `verify` (the partial file is then removed).
     """
     part = destination.with_name(destination.name + ".part")
     destination.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
-    most_bytes = _size(part)  # not what the last connection left: a part that grows and is dropped is no progress
+    most_bytes = _size(part)  # the maximum, not the last size: a part that grows and is deleted again is no progress
     while True:
         try:
             _continue(url, part, timeout_s)
@@ -136,7 +136,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class _Progress:
-    """What the server called the file that a part is the beginning of."""
+    """The server's identification of the file that a partial file belongs to."""
 
     url: str
     validator: str | None
@@ -153,10 +153,10 @@ class _Progress:
 
 
 def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
-    """One connection: append to `part` what is missing, or start it again where it cannot be gone on with."""
+    """One connection: append the missing bytes to `part`, or restart it if it cannot be resumed."""
     known = _Progress.of(part)
     have_bytes = _size(part)
-    headers = {"Accept-Encoding": "identity"}  # compressed on the way, sizes and ranges would not be the file's
+    headers = {"Accept-Encoding": "identity"}  # with compression, sizes and ranges would not be the file's
     if have_bytes and known is not None and known.url == url and known.validator is not None:
         headers |= {"Range": f"bytes={have_bytes}-", "If-Range": known.validator}
     with _asked(url, headers, timeout_s) as answer:
@@ -180,10 +180,10 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
         length = answer.headers.get("Content-Length", "")
         total_bytes = start_bytes + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         if start_bytes and known is not None and known.total_bytes is not None:
-            total_bytes = known.total_bytes  # the rest may be shorter than it ought to be
+            total_bytes = known.total_bytes  # the response itself may be too short
         require_space(part.parent, (total_bytes or start_bytes) - start_bytes, f"downloading {url}")
         if start_bytes == 0:
-            part.unlink(missing_ok=True)  # before it is said what the part is of: a kill between the two mixes nothing
+            part.unlink(missing_ok=True)  # first: a kill after this cannot mix two files
             write_json(_state(part), asdict(_Progress(url, _validator(answer), total_bytes)))
         with open(part, "ab" if start_bytes else "wb") as handle:
             pieces = answer.iter_content(PIECE_BYTES)
@@ -195,14 +195,14 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
 
 
 def _asked(url: str, headers: Mapping[str, str], timeout_s: tuple[float, float]) -> requests.Response:
-    """The answer to a request, redirects followed where they may lead."""
+    """The response to a request; follows only allowed redirects."""
     place = url
     for _ in range(REDIRECTS + 1):
         try:
             answer = requests.get(place, headers=headers, stream=True, timeout=timeout_s, allow_redirects=False)
         except requests.RequestException:
             raise
-        except ValueError as error:  # requests looks at where it is not to go, which may be no address
+        except ValueError as error:  # requests also parses a redirect that it does not follow, which may be invalid
             raise InputError(f"{url}: redirected to what is no address: {error}") from None
         if not answer.is_redirect:
             return answer
@@ -211,7 +211,7 @@ def _asked(url: str, headers: Mapping[str, str], timeout_s: tuple[float, float])
         try:
             target = urljoin(place, target)
             allowed = _may_lead(place, target)
-        except ValueError:  # no address at all
+        except ValueError:  # an invalid address
             allowed = False
         if not allowed:
             raise InputError(
@@ -234,7 +234,7 @@ def _may_lead(place: str, target: str) -> bool:
 
 
 def _continues(answer: requests.Response, have_bytes: int, known: _Progress | None) -> bool:
-    """Whether a partial answer begins where the part ends and belongs to a file of the size known."""
+    """Whether a partial response begins at the end of the part and belongs to a file of the known size."""
     found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))
     if found is None or not have_bytes or int(found[1]) != have_bytes or known is None:
         return False
@@ -246,7 +246,7 @@ def _continues(answer: requests.Response, have_bytes: int, known: _Progress | No
 
 
 def _finish(part: Path, destination: Path, verify: Verify | None) -> None:
-    """Give the whole part its final name once `verify` accepts it; a part it refuses could never be completed."""
+    """Give the complete part its final name if `verify` accepts it, else remove it."""
     if verify is not None:
         try:
             verify(part)
@@ -299,7 +299,7 @@ def _drive(address: str) -> tuple[str, str]:
 
 
 def _validator(answer: requests.Response) -> str | None:
-    """What If-Range may name: a strong ETag, else the date of change; a weak ETag would not vouch for the bytes."""
+    """A value for If-Range: a strong ETag, else Last-Modified; a weak ETag does not guarantee equal bytes."""
     tag = answer.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
 

@@ -1,4 +1,4 @@
-"""What a user's folder and the fetched archives hold: images by name, and annotation files by base name."""
+"""The content of a user's folder and of downloaded archives: images by name, annotation files by base name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.data.images import is_image
 from pipeline.errors import InputError
 from pipeline.params import LimitsParams
 
-MOST_IMAGE_BYTES = 1 << 28  # what 50 million pixels, the most that are decoded, need uncompressed
+MOST_IMAGE_BYTES = 1 << 28  # enough for 50 million uncompressed pixels, the limit of decoding
 Files = Mapping[str, Traversable]  # annotation files by base name: on the disk or inside an archive
 
 
@@ -32,7 +32,7 @@ class ImageFile:
 
 @dataclass
 class ImageFiles:
-    """Images by exact name, else by `identity`, under which one picture may have several names."""
+    """Images by exact name, else by `identity`, which is equal for several names of one picture."""
 
     identity: Callable[[str], str]
     by_place: dict[str, ImageFile] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class ImageFiles:
         return len(self.by_place)
 
     def add(self, image: ImageFile, *names: str) -> None:
-        """Know an image by its names; the first image of a name keeps it."""
+        """Add an image under its names; the first image with a name keeps it."""
         self.by_place[image.place] = image
         for name in names:
             self.by_name.setdefault(name, image)
@@ -52,14 +52,14 @@ class ImageFiles:
                 alike.append(image)
 
     def listing(self) -> list[tuple[str, int]]:
-        """Place and size in bytes of every image, sorted."""
+        """Path and size in bytes of every image, sorted."""
         return sorted((place, image.size_bytes) for place, image in self.by_place.items())
 
     def find(self, name: str) -> ImageFile | None:
         """The image of this name or identity, None if there is none.
 
         Raises:
-            InputError: naming both, where two files could be meant.
+            InputError: naming both, if two files match.
         """
         if name in self.by_name:
             return self.by_name[name]
@@ -69,7 +69,7 @@ class ImageFiles:
         return images[0] if images else None
 
     def add_folder(self, folder: Path, root: Path) -> None:
-        """Know every image below `folder` by its path relative to it and to `root`; links are followed, once each."""
+        """Add every image below `folder`, by its path relative to it and to `root`; each link is followed once."""
         seen: set[str] = set()
         for place, folders, names in os.walk(folder, followlinks=True):
             if (real := os.path.realpath(place)) in seen:
@@ -84,7 +84,7 @@ class ImageFiles:
                     self.add(image, *(path.relative_to(base).as_posix() for base in (folder, root)))
 
     def add_archive(self, path: Path, limits: LimitsParams) -> None:
-        """Know every image in an archive, by its member's name.
+        """Add every image in an archive, by its member's name.
 
         Raises:
             InputError: as `open_archive`.
@@ -138,10 +138,10 @@ def files_in_archive(path: Path, limits: LimitsParams) -> dict[str, list[Travers
 
 
 def match_layout(layout: Layout, found: Mapping[str, Sequence[Traversable]]) -> Files | str:
-    """The files of a layout among those found; a sentence about what is missing if only some are; "" if none is.
+    """The files of a layout among those found; if some are missing, a sentence about that; if all are, "".
 
     Raises:
-        InputError: where several files could be meant.
+        InputError: when several files match.
     """
     chosen: dict[str, Traversable] = {}
     missing = []

@@ -1,4 +1,4 @@
-"""Where a data set's files are: in the user's folder, else in the store, which fetches them."""
+"""Find a dataset's files: in the user's folder, else in the store, which downloads them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pipeline.files import digest_of, read_record, write_json
 
 
 def find_annotations(name: str, wanted: str, store: Store) -> tuple[str, Files, list[Kept]]:
-    """The layout to read, its files, and the published archives or files they came from.
+    """The layout to read, its files, and the published archives or files that hold them.
 
-    `wanted` is `data.annotations`. The user's folder is looked through first; what it does not hold is fetched.
+    `wanted` is `data.annotations`. The user's folder is searched first; what it lacks is downloaded.
 
     Raises:
-        InputError: for a layout that this data set does not have, several or half of one in the user's folder, or none.
+        InputError: for a layout that this dataset does not have; for several layouts, or part of one, in the user's
+            folder; or for none at all.
     """
     source = SOURCES[name]
     if wanted not in ("auto", *source.layouts):
@@ -43,7 +44,7 @@ def find_annotations(name: str, wanted: str, store: Store) -> tuple[str, Files, 
 
 
 def _own_layouts(layouts: Mapping[str, Layout], folders: Sequence[Path], store: Store) -> dict[str, Files | None]:
-    """The layouts that the user's folder holds: their loose files, or None where they lie in a published archive."""
+    """The layouts in the user's folder: their files, or None if they are in a published archive."""
     loose = files_in(folders)
     own: dict[str, Files | None] = {}
     partial = []
@@ -78,12 +79,12 @@ def _fetched(layout: Layout, store: Store) -> tuple[Files, list[Kept]]:
 
 
 def find_images(name: str, wanted: Sequence[str], store: Store) -> tuple[ImageFiles, list[Kept]]:
-    """All images at hand, and the published archives among them.
+    """All available images, and the published archives among their sources.
 
-    A published archive is used, and fetched where the user has none, if the folder holds none of its images.
+    A published archive is used (downloaded if the user has none) if the folder holds none of its images.
 
     Raises:
-        InputError: where there is no image at all, naming the folders looked into and what to put there.
+        InputError: when there is no image at all, naming the searched folders and what to put there.
     """
     source = SOURCES[name]
     images = ImageFiles(source.identity)
@@ -109,9 +110,9 @@ def _holds(item: Item, image: str) -> bool:
 
 
 def listing_changed(images: ImageFiles, store: Store) -> list[str]:
-    """Remember the names and sizes in the user's folder; a line if they are not those of the last time.
+    """Record the names and sizes in the user's folder; returns a line if they have changed since the last time.
 
-    DVC cannot see that folder: this is how a change in it is noticed when it is packed again.
+    DVC does not track that folder, so changes are detected here when it is packed again.
     """
     if store.root is None:
         return []
@@ -122,7 +123,7 @@ def listing_changed(images: ImageFiles, store: Store) -> list[str]:
         before = read_record(record)
         told = f"{before['files']} images with {before['bytes']} bytes then"
     except (InputError, KeyError):
-        before, told = now, ""  # the first time, or a record that is damaged: there is nothing to compare with
+        before, told = now, ""  # the first time, or a damaged record: nothing to compare with
     write_json(record, now)
     if before == now:
         return []

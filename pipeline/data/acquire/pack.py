@@ -1,4 +1,4 @@
-"""Many image files into the one archive that DVC then hashes and links."""
+"""Pack many image files into one archive, which DVC then hashes and links."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.data.images import check_image, write_images
 from pipeline.errors import InputError
 from pipeline.progress import progress
 
-BATCH_IMAGES = 64  # decoded side by side, and held in memory
+BATCH_IMAGES = 64  # decoded in parallel, and in memory
 
 
 def pack_images(images: Mapping[str, ImageFile], path: Path, *, fail: bool) -> list[str]:
-    """Check that every image decodes and write it, byte for byte, under its name; returns the names of broken ones.
+    """Check that every image decodes, and write its unchanged bytes; returns the names of broken ones.
 
     Raises:
         InputError: with `fail`, naming the first broken image.
@@ -28,7 +28,7 @@ def pack_images(images: Mapping[str, ImageFile], path: Path, *, fail: bool) -> l
 
 def _whole(images: Mapping[str, ImageFile], broken: list[str], fail: bool) -> Iterator[tuple[str, bytes]]:
     names = sorted(images)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without holding the interpreter
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow releases the GIL to decode
 
         def checked() -> Iterator[tuple[str, bytes | InputError]]:
             for start in range(0, len(names), BATCH_IMAGES):

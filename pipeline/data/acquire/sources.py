@@ -1,6 +1,6 @@
-"""The catalogue of data sets: where each is published, how its files are named, and what cannot be fetched.
+"""The catalogue of datasets: where each is published, how its files are named, and what cannot be downloaded.
 
-A new data set is one more entry of `SOURCES` (docs/data.md shows one).
+A new dataset is one more entry of `SOURCES` (see docs/data.md).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SCAN_FILES = tuple(f"{split}_{part}.txt" for split in ("train", "dev", "test") f
 
 @dataclass(frozen=True)
 class Item:
-    """One published file: the name it is kept under and its address, on the web or in a Drive folder.
+    """One published file: its local name and its address, on the web or in a Drive folder.
 
-    `folder` is the top folder of an image archive, where a data set's images are spread over several archives.
-    `sha256` is the digest that its publisher or a library states; a file without one is trusted on first use.
+    `folder` is the top folder of an image archive, if a dataset's images are spread over several archives.
+    `sha256` is the digest published by the publisher or a library; a file without one is trusted on first use.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Item:
 class Layout:
     """Annotation files of one published layout: patterns of their base names, and where to fetch them.
 
-    A pattern is `*` for anything and `|` between alternatives. Each one of `files` matches exactly one file, those of
-    `optional` at most one. `items` are the files themselves or archives that hold them; empty where they can only
-    come from the user's own folder.
+    In a pattern, `*` matches anything and `|` separates alternatives. Each pattern in `files` matches exactly one file,
+    each in `optional` at most one. `items` are the files or archives that hold them; empty if they must be in the
+    user's folder.
     """
 
     files: tuple[str, ...]
@@ -58,18 +58,18 @@ def base_name(name: str) -> str:
 
 
 def coco_identity(name: str) -> str:
-    """The 12 digits that name a COCO image, whichever folder it lies in and however it was renamed."""
+    """The 12 digits that identify a COCO image, in any folder and under any name."""
     digits = re.search(r"(\d{12})\.jpg$", name)
     return digits.group(1) if digits else name
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its papers, its published files, and how the names in its annotations lead to images.
+    """A dataset: its papers, its published files, and how the names in its annotations map to images.
 
-    `layouts` are those that may be read, by the names of `data.annotations`; the first one with items is fetched
-    where the user's folder holds none. `member` makes the name in images.zip of a name in the annotations;
-    two names with the same `identity` mean the same picture. `scan_image` names the image of an id in SCAN-style text.
+    `layouts` are the supported ones, by the names of `data.annotations`; the first one with items is downloaded if the
+    user's folder holds none. `member` maps a name in the annotations to the name in images.zip; two names with the same
+    `identity` are the same picture. `scan_image` maps an id in SCAN-style text to the image's name.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Room on the disk, asked for before a long write instead of found missing in the middle of it."""
+"""Check the free disk space before a long write."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-RESERVE_BYTES = 64 << 20  # what the rest of a stage writes, and what a file system keeps back
+RESERVE_BYTES = 64 << 20  # for the rest of a stage, and for the file system
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Check that the file system of `folder`, which need not exist yet, has room for `needed_bytes` more.
+    """Check that the file system of `folder` (which need not exist yet) has `needed_bytes` of free space.
 
     Raises:
-        InputError: saying what is missing, where, and for what.
+        InputError: naming the missing space, the place, and the purpose.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free_bytes = shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""What a generated picture is made of, and how it is drawn: shapes in cells of a 3×3 grid, on a plain background."""
+"""Draw generated pictures: shapes in cells of a 3×3 grid, on a plain background."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 
 GRID = 3
-COLOURS = {  # the first `data.scenes.colours` of them are used, so neighbours in this list are far apart
+COLOURS = {  # the first `data.scenes.colours` are used, so adjacent ones differ strongly
     "red": (218, 32, 38),
     "blue": (36, 84, 226),
     "yellow": (250, 222, 36),
@@ -24,7 +24,7 @@ COLOURS = {  # the first `data.scenes.colours` of them are used, so neighbours i
     "turquoise": (44, 210, 204),
 }
 BACKGROUNDS = {"white": (236, 236, 236), "grey": (138, 138, 138), "black": (24, 24, 24)}
-RADIUS = {"small": 0.23, "large": 0.42}  # in cells; with the jitter a large shape still stays inside of its own cell
+RADIUS = {"small": 0.23, "large": 0.42}  # in cells; also with jitter, a large shape stays inside its cell
 PLACE_JITTER = 0.07  # cells, to either side
 SHADE_JITTER = 16  # levels of 255, to either side
 _OVERSAMPLING = 4
@@ -68,10 +68,10 @@ KINDS: dict[str, tuple[Point, ...]] = {  # outlines; large and small are measure
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: captions speak of its kind, colour, size, `row` and `column` (0 to 2 from the top left).
+    """One shape: captions mention its kind, colour, size, `row` and `column` (0 to 2 from the top left).
 
-    The rest only keeps two pictures from being identical: `dx` and `dy` move it by fractions of a cell,
-    `shade` is added to every channel of its colour (levels of 255).
+    The other fields only make pictures different: `dx` and `dy` move it by fractions of a cell, `shade` is added to
+    every channel of its colour (levels of 255).
     """
 
     kind: str
@@ -87,7 +87,7 @@ class Shape:
 def draw(shapes: Sequence[Shape], background: str, shade: int, size: int) -> Image.Image:
     """Draw shapes on a background as an RGB picture of `size` × `size` pixels.
 
-    Drawn four times as large and averaged down, which is the same on every machine and leaves smooth edges.
+    Drawn four times as large and averaged, which gives smooth edges and is the same on every machine.
     """
     from PIL import Image, ImageDraw
 

@@ -1,21 +1,21 @@
-"""The captions of generated scenes: what each one claims, how it is worded, and how its text is read back.
+"""The captions of generated scenes: their claims, their wordings, and the parser of their text.
 
 What a caption claims, exactly:
 
-- "a red circle": at least one shape of the picture is a red circle. What is left out (size, here) may be anything;
-  "a red shape" leaves the kind open.
-- "one red circle", "two red circles": exactly so many shapes of the picture are red circles; there may be others.
+- "a red circle": at least one shape of the picture is a red circle. What is not mentioned (here: size) may be anything;
+  "a red shape" may be of any kind.
+- "one red circle", "two red circles": exactly this many shapes of the picture are red circles; there may be others.
 - "only a red circle": a red circle, and the picture holds no other shape.
 - "three shapes, one of them a red circle": exactly three shapes, and at least one of them is a red circle.
 - "a red circle and a small shape": two *different* shapes, one a red circle, the other one small.
-- "a red circle above a small shape": both as before, and the first one's row is above the second one's; likewise
+- "a red circle above a small shape": both as before, and the first one's row is above the second one's; same for
   "below", "left of" and "right of" (columns). Shapes in the same row are neither above nor below one another.
 - "on the left", "at the top", …: in that outer column or row of the 3×3 grid, corners included;
   "in the centre" is the middle cell, "in the top left corner" that cell.
 - "on a grey background": the picture's background is grey.
 
-Everything that a caption says holds at once. With a count, its place belongs to what is counted:
-"two circles on the left" is true where exactly two circles are on the left, whatever circles there are elsewhere.
+All parts of a caption must be true. With a count, the place belongs to what is counted:
+"two circles on the left" is true if exactly two circles are on the left, with any number of circles elsewhere.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MIN_WORDS, MAX_WORDS = 4, 14
 
 @dataclass(frozen=True)
 class Description:
-    """What is said of one shape; None leaves it open. `place` is one of PLACES."""
+    """The description of one shape; None: not mentioned. `place` is one of PLACES."""
 
     kind: str | None = None
     colour: str | None = None
@@ -60,12 +60,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Predicate:
-    """What a caption claims of a picture (see the module's docstring).
+    """The claim of a caption about a picture (see the module's docstring).
 
-    `count`: exactly so many shapes match `subject`; None: at least one does. `relation` (one of RELATIONS) is to a
-    different shape that matches `other`. `total`: how many shapes the picture holds. `background`: its colour.
-    At most one of `count`, `relation` and `total` is given, and a `place` neither beside a relation nor beside a
-    total above 1: no caption would have room for more, or be clear.
+    `count`: exactly this many shapes match `subject`; None: at least one. `relation` (one of RELATIONS) is to a
+    different shape that matches `other`. `total`: the number of shapes in the picture. `background`: its colour.
+    At most one of `count`, `relation` and `total` is given, and no `place` together with a relation or a total above 1:
+    captions with more would be too long or unclear.
     """
 
     subject: Description
@@ -84,7 +84,7 @@ class Predicate:
 
 
 def wordings(predicate: Predicate) -> list[str]:
-    """Every text for one predicate: the same claim behind each of LEADS, the bare one first."""
+    """Every text for one predicate: the claim after each of LEADS, the one without a lead first."""
     body = _body(predicate)
     plural = (predicate.count or predicate.total or 1) > 1
     leads = [lead.replace("is", "are") if plural and lead == "there is" else lead for lead in LEADS]
@@ -92,7 +92,7 @@ def wordings(predicate: Predicate) -> list[str]:
 
 
 def parse(caption: str) -> Predicate:
-    """Read a caption's text back to what it claims; case and punctuation do not matter, as to the text tower.
+    """Parse a caption into its claim; case and punctuation are ignored, as for the text tower.
 
     Raises:
         InputError: for a text that is not in the grammar.
@@ -100,7 +100,7 @@ def parse(caption: str) -> Predicate:
     text = clean_caption(caption, words=2 * MAX_WORDS)
     match = _CAPTION.fullmatch(text)
     predicate = _predicate(match.groupdict()) if match else None
-    # The pattern knows no agreement ("two circle", "a orange star"): only what would be written may be read.
+    # The pattern also matches wrong grammar ("two circle", "a orange star"): accept only texts that would be written.
     if predicate is None or not predicate.has_wording or text not in _cleaned_wordings(predicate):
         raise InputError(f"caption {caption[:80]!r}: not in the grammar of generated scenes, so its truth is not known")
     return predicate

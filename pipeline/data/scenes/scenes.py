@@ -1,9 +1,9 @@
-"""Generated scenes: small pictures of coloured shapes whose captions are predicates, so that every truth is known.
+"""Generated scenes: small pictures of coloured shapes whose captions are predicates, so that every match is known.
 
-A scene is drawn from a seed: one to four shapes in different cells of a 3×3 grid, on a plain background. Each of its
-captions is a claim of `pipeline.data.scenes.grammar` that holds for it, and `truth` says of which other scenes the
-claim holds as well. How many those are is the difficulty: with more shapes a claim holds more often, with more
-colours and more `detail` less often.
+A scene is made from a seed: one to four shapes in different cells of a 3×3 grid, on a plain background. Each of its
+captions is a claim of `pipeline.data.scenes.grammar` that is true for it; `truth` computes for which other scenes it is
+also true. Their number is the difficulty: it grows with the number of shapes, and falls with the number of colours and
+with `detail`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Description", "Predicate", "Scene", "Shape", "generate", "generate_splits", "parse", "truth", "vocabulary"]
 
-SCENE_TRIES = 1000  # draws for a scene that is not to be avoided
-CAPTION_TRIES = 20  # draws for a claim that the scene has no caption for yet, before a repeated one is taken
+SCENE_TRIES = 1000  # draws for a scene that is not in `avoid`
+CAPTION_TRIES = 20  # draws for a new claim about a scene, before a repeated one is taken
 FORMS = ("exists", "exists", "exists", "count", "total", "relation", "relation", "relation")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and the captions written for it; `shade` is the background's jitter (levels of 255)."""
+    """One picture and its captions; `shade` is the background's jitter (levels of 255)."""
 
     background: str
     shapes: tuple[Shape, ...]
@@ -54,16 +54,16 @@ class Scene:
 
     @property
     def description(self) -> Hashable:
-        """All that tells pictures apart but jitter: the background, and which shapes stand in which cells."""
+        """The scene without jitter: the background, and the shape in each cell."""
         shapes = frozenset((shape.kind, shape.colour, shape.size, shape.row, shape.column) for shape in self.shapes)
         return self.background, shapes
 
     def image(self, size: int) -> Image.Image:
-        """The picture, RGB, `size` × `size` pixels: a function of the scene alone."""
+        """The picture, RGB, `size` × `size` pixels; depends only on the scene."""
         return draw(self.shapes, self.background, self.shade, size)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` reads back to an equal scene."""
+        """Plain values, from which `from_json` makes an equal scene."""
         return {
             "background": self.background,
             "shade": self.shade,
@@ -73,7 +73,7 @@ class Scene:
 
     @staticmethod
     def from_json(content: Any, place: str = "scene") -> Scene:
-        """Read what `to_json` made; `place` is named in errors (a file and a row, say).
+        """Read what `to_json` made; errors name `place` (such as a file and a row).
 
         Raises:
             InputError: naming the key, what was found and what is allowed.
@@ -95,20 +95,19 @@ class Scene:
 def generate(
     params: ScenesParams, seed: int, count: int, stream: str = "", avoid: Collection[Hashable] = ()
 ) -> list[Scene]:
-    """Draw `count` scenes, the same on every machine; the i-th depends on the arguments but `count` and on i alone.
+    """Make `count` scenes, the same on every machine; scene i depends only on i and on the arguments except `count`.
 
-    Scenes of two streams (the splits, say) are independent of each other under the same seed. None has one of the
-    descriptions in `avoid`.
+    Scenes of two streams (such as the splits) are independent for the same seed. No scene's description is in `avoid`.
 
     Raises:
-        InputError: when `avoid` leaves no other description, or too few to be found.
+        InputError: when `avoid` leaves no other description, or too few to find one.
     """
-    # Seeding by text goes through SHA-512, so that neighbouring seeds and scenes have nothing in common.
+    # A string as seed is hashed (SHA-512), so that adjacent seeds and scenes are independent.
     return [_scene_but(params, random.Random(f"{stream}:{seed}:{index}"), avoid) for index in range(count)]
 
 
 def generate_splits(params: ScenesParams) -> dict[str, list[Scene]]:
-    """The scenes of `train`, `val` and `test`, a stream each: making one larger adds to it and changes nothing else."""
+    """The scenes of `train`, `val` and `test`, one stream each: a larger split keeps its first scenes."""
     counts = {"train": params.train, "val": params.val, "test": params.test}
     return {split: generate(params, params.seed, count, stream=split) for split, count in counts.items()}
 
@@ -151,7 +150,7 @@ class _Table:
         self.total_N = self.drawn_NS.sum(axis=1)
         row_NS1, row_N1S = self.row_NS[:, :, None], self.row_NS[:, None, :]
         column_NS1, column_N1S = self.column_NS[:, :, None], self.column_NS[:, None, :]
-        self.related_NSS = {  # padded slots take part: a description never matches them
+        self.related_NSS = {  # includes padding, which a description never matches
             "above": row_NS1 < row_N1S,
             "below": row_NS1 > row_N1S,
             "left of": column_NS1 < column_N1S,
@@ -229,7 +228,7 @@ def _scene(params: ScenesParams, rng: random.Random) -> Scene:
             claim = _claim(shapes, background, params.detail, rng)
             texts = [text for text in wordings(claim) if MIN_WORDS <= len(text.split()) <= MAX_WORDS]
             text = rng.choice(texts)
-            # A claim of its own where one is found; then the same claim in other words; then a repetition.
+            # A new claim if one is found; else the same claim in other words; else a repetition.
             if claim not in claims or (attempt >= CAPTION_TRIES and text not in captions):
                 break
         claims.add(claim)
@@ -238,7 +237,7 @@ def _scene(params: ScenesParams, rng: random.Random) -> Scene:
 
 
 def _claim(shapes: Sequence[Shape], background: str, detail: float, rng: random.Random) -> Predicate:
-    """Draw a claim that holds for the scene; what it may leave out is mentioned with probability `detail`."""
+    """Draw a claim that is true for the scene; each optional part is mentioned with probability `detail`."""
 
     def mentioned() -> bool:
         return rng.random() < detail
@@ -257,7 +256,7 @@ def _claim(shapes: Sequence[Shape], background: str, detail: float, rng: random.
         )
     if form == "total" and len(shapes) > 1:
         return Predicate(_description(subject, mentioned, rng), total=len(shapes), background=on_background)
-    # The count alone says something, so that neither kind nor colour has to be: "two shapes on a grey background".
+    # With a count, kind and colour are optional: "two shapes on a grey background".
     description = _description(subject, mentioned, rng, core=form != "count" or mentioned())
     if mentioned():
         description = replace(description, place=_place(subject, mentioned, rng))
@@ -268,7 +267,7 @@ def _claim(shapes: Sequence[Shape], background: str, detail: float, rng: random.
 
 
 def _description(shape: Shape, mentioned: Callable[[], bool], rng: random.Random, core: bool = True) -> Description:
-    """What is said of a shape; with `core` at least its kind or its colour."""
+    """The description of a shape; with `core`, at least its kind or its colour."""
     named = rng.choice(("kind", "colour")) if core else None
     return Description(
         kind=shape.kind if named == "kind" or mentioned() else None,
@@ -278,7 +277,7 @@ def _description(shape: Shape, mentioned: Callable[[], bool], rng: random.Random
 
 
 def _place(shape: Shape, mentioned: Callable[[], bool], rng: random.Random) -> str:
-    """A phrase for where the shape is; in a corner the corner is named with the probability of `mentioned`."""
+    """A phrase for the shape's place; a corner is named with the probability of `mentioned`."""
     fitting = [phrase for phrase in PLACES if _is_at(shape, phrase)]
     exact = [phrase for phrase in fitting if None not in PLACES[phrase]]
     sides = [phrase for phrase in fitting if None in PLACES[phrase]]

@@ -1,4 +1,4 @@
-"""Readers of the layouts in which captions are published; each makes the same plain pictures of them."""
+"""Readers of the published layouts of captions; all return the same `Annotations`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "dev": "val
 
 @dataclass(frozen=True)
 class Picture:
-    """An image by its name in images.zip, its captions in published order, and its split; None: in no split."""
+    """An image by its name in images.zip, its captions in published order, and its split (None: in no split)."""
 
     image: str
     captions: tuple[str, ...]
@@ -32,7 +32,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Annotations:
-    """All pictures that annotations name, in published order; without `has_splits` none of them has a split."""
+    """All pictures in the annotations, in published order; without `has_splits`, none has a split."""
 
     pictures: tuple[Picture, ...]
     has_splits: bool = True
@@ -143,7 +143,7 @@ def _read_scan(files: Files, scan_image: Callable[[str], str]) -> Annotations:
             if not text:
                 raise InputError(f"{caption_file}: line {number}: an empty caption")
         each = len(captions) // len(ids)
-        of_image: dict[str, list[str]] = {}  # val and test ids are published once a caption, train ids once an image
+        of_image: dict[str, list[str]] = {}  # published val and test ids: one per caption; train ids: one per image
         for number, identity in enumerate(ids):
             name = _scan_name(identity, names, scan_image, f"{id_file}: line {number + 1}")
             of_image.setdefault(name, []).extend(captions[number * each : (number + 1) * each])
@@ -213,7 +213,7 @@ def _read_scenes(files: Files, _: Callable[[str], str]) -> Annotations:
 
 
 def scene_name(split: str, index: int) -> str:
-    """The member name of a generated picture, `index` counted from 0 within its split."""
+    """The member name of a generated picture; `index` counts from 0 within its split."""
     return f"{split}/{index:05d}.png"
 
 
@@ -244,5 +244,5 @@ _READERS: dict[str, Callable[[Files, Callable[[str], str]], Annotations]] = {
 
 
 def count_captions(pictures: Iterable[Picture]) -> int:
-    """Captions of all these pictures together."""
+    """The number of captions of all these pictures."""
     return sum(len(picture.captions) for picture in pictures)

@@ -1,7 +1,7 @@
-"""ECCV Caption's and CxC's judgments of MS-COCO's test split, found by the ids that Karpathy's file keeps.
+"""Labels of ECCV Caption and CxC for MS-COCO's test split, by the ids in Karpathy's file.
 
 Chun et al. (2022), ECCV Caption: Correcting False Negatives by Collecting Machine-and-Human-verified Image-Caption
-Associations for MS-COCO; Parekh et al. (2021), Crisscrossed Captions. The package `eccv-caption` carries both as lists
+Associations for MS-COCO; Parekh et al. (2021), Crisscrossed Captions. The package `eccv-caption` contains both as lists
 of ids: COCO's image ids (`cocoid`) and caption ids (`sentid`). FNE's and SCAN's files have no caption ids.
 """
 
@@ -21,7 +21,7 @@ POOLED = (
     "ECCV Caption and CxC by the package eccv-caption: pairs that people confirmed, out of those that models or "
     "similar captions proposed; of a query that has such a pair, every pair that is not listed counts as false"
 )
-# ECCV asked images and captions apart, and the answers differ; CxC's pairs are the same both ways.
+# ECCV's labels differ by the query's direction; CxC's pairs are the same in both directions.
 FILES = {
     "eccv_i2t": "eccv_image_to_caption.json",
     "eccv_t2i": "eccv_caption_to_image.json",
@@ -32,10 +32,10 @@ Place = tuple[str, int]  # a split, and a row in it
 
 
 def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]]:
-    """Columns split, image, caption, relevance and source; empty where the file names no COCO ids, as Flickr30K's.
+    """Columns split, image, caption, relevance and source; empty if the file has no COCO ids, such as Flickr30K's.
 
     Raises:
-        InputError: when the file names COCO ids and the package eccv-caption is not there.
+        InputError: when the file has COCO ids and the package eccv-caption is not installed.
     """
     columns: dict[str, list[Any]] = {"split": [], "image": [], "caption": [], "relevance": [], "source": []}
     images, captions = _places(files, splits)
@@ -46,7 +46,7 @@ def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]
             for item in dict.fromkeys(items):  # a pair counts once
                 image, caption = (item, int(query)) if source == "eccv_t2i" else (int(query), item)
                 image_place, caption_place = images.get(image), captions.get(caption)
-                # an image that was skipped, or that the present file has in another split than its caption
+                # a skipped image, or one that this file puts in another split than the caption
                 if image_place is None or caption_place is None or image_place[0] != caption_place[0]:
                     continue
                 for column, value in zip(columns, (*image_place, caption_place[1], 1.0, source), strict=True):
@@ -55,7 +55,7 @@ def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]
 
 
 def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place], dict[int, Place]]:
-    """Where COCO's image ids and caption ids are; an image keeps its captions in the file's order."""
+    """The places of COCO's image ids and caption ids; an image's captions are in the file's order."""
     image_rows = {name: (split, row) for split, content in splits.items() for row, name in enumerate(content.images)}
     first: dict[Place, int] = {}
     for split, content in splits.items():
@@ -76,7 +76,7 @@ def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place]
 
 
 def _judgments(name: str) -> dict[str, list[int]]:
-    """One of the package's files; the package is not imported, it would read all of them and warn of what it lacks."""
+    """One of the package's files, without importing the package, which would read all files and print warnings."""
     try:
         path = Path(str(distribution("eccv-caption").locate_file(f"eccv_caption/data/{name}")))
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Splits in FNE's own JSON: what the published code reads, and what every later stage reads.
+"""Splits in FNE's JSON format, which the published code and all later stages read.
 
-train: a list of `{"image", "caption", "image_id"}`, one row a caption; val and test: a list of
-`{"image", "caption": [c1, c2, …]}`, one row an image. `image` is the member's name in `data/raw/images.zip`.
+train: a list of `{"image", "caption", "image_id"}`, one row per caption; val and test: a list of
+`{"image", "caption": [c1, c2, …]}`, one row per image. `image` is the member's name in `data/raw/images.zip`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Split:
 
     @staticmethod
     def of(pictures: Sequence[tuple[str, Sequence[str]]]) -> Split:
-        """From (image, captions) pairs, kept in order."""
+        """From (image, captions) pairs, in the same order."""
         rows = [(caption, index) for index, (_, captions) in enumerate(pictures) for caption in captions]
         return Split(
             tuple(image for image, _ in pictures),
@@ -79,7 +79,7 @@ def read_split(path: Path) -> Split:
 
 
 def can_be_written(text: str) -> bool:
-    r"""Whether a text is whole: JSON can hold half a character (`\ud800`), which no file and no archive takes."""
+    r"""Whether a text can be encoded: JSON can hold half a character (`\ud800`), which UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -104,7 +104,7 @@ def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
         if not isinstance(text, str) or not text.strip() or not can_be_written(text):
             raise InputError(f"{place}: image {name!r} has an empty caption or one that is no text: {text!r}")
     identity = None if isinstance(caption, list) else row.get("image_id", name)
-    # a dictionary of larger numbers can be made to take the square of the time
+    # larger numbers could be chosen to collide in a dict, which takes quadratic time
     if isinstance(identity, (list, dict)) or (isinstance(identity, int) and not abs(identity) < 1 << 63):
         raise InputError(f"{place}: image_id = {shown(identity)}, expected a number below 2**63 or a text")
     return name, texts, identity

@@ -1,4 +1,4 @@
-"""Noise: training captions put with images that they were not written for, drawn by a seed or read from a file.
+"""Noise: training captions paired with images that they were not written for, drawn by a seed or read from a file.
 
 Row m of train.json keeps its image and gets caption `permutation_M[m]` of the clean split. M captions, N images.
 """
@@ -28,7 +28,7 @@ INDEX, TEXT = ".npy", ".txt"
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Which caption each row gets, how many captions took part, and what a file held (None: drawn here)."""
+    """The caption of each row, how many captions were shuffled, and the kind of a file's values (None: drawn here)."""
 
     permutation_M: NDArray[np.int64]
     chosen: int
@@ -36,10 +36,10 @@ class Shuffle:
 
 
 def noise_file(params: NoiseParams) -> Path | None:
-    """The published index that `data.noise.file` names, relative to the main repository; None: noise is drawn.
+    """The published index `data.noise.file`, relative to the main repository; None: noise is drawn.
 
     Raises:
-        InputError: when it is not there, or neither `.npy` nor `.txt`.
+        InputError: when it is missing, or neither `.npy` nor `.txt`.
     """
     if params.file is None:
         return None
@@ -52,10 +52,10 @@ def noise_file(params: NoiseParams) -> Path | None:
 
 
 def make_noise(split: Split, params: NoiseParams, file: Path | None) -> Shuffle | None:
-    """The training split's noise: from `file`, which `noise_file` found, else drawn; None at ratio 0.
+    """The training split's noise: from `file` (see `noise_file`), else drawn; None for ratio 0.
 
     Raises:
-        InputError: naming what in `file` does not fit the split.
+        InputError: naming the value in `file` that does not fit the split.
     """
     if file is not None:
         permutation_M, kind = _read_index(file, split) if file.suffix == INDEX else (_read_captions(file, split), None)
@@ -63,17 +63,17 @@ def make_noise(split: Split, params: NoiseParams, file: Path | None) -> Shuffle 
         return Shuffle(permutation_M, moved, kind or "captions")
     if params.ratio == 0:
         return None
-    draw = np.random.RandomState(params.seed)  # its streams are frozen: another numpy draws the same
+    draw = np.random.RandomState(params.seed)  # its streams are the same in every version of numpy
     return (_shuffled_images if params.unit == "image" else _shuffled_captions)(split, params.ratio, draw)
 
 
 def noisy(split: Split, shuffle: Shuffle) -> Split:
-    """The split whose row m has its image and the caption that `shuffle` puts there."""
+    """The split with each row's image and its caption from `shuffle`."""
     return replace(split, captions=tuple(split.captions[caption] for caption in shuffle.permutation_M.tolist()))
 
 
 def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | None, shuffle: Shuffle | None) -> str:
-    """Write noise.json, of the clean `split`; returns a line about it, empty without noise."""
+    """Write noise.json for the clean `split`; returns a line about it, empty without noise."""
     drawn = file is None
     record = {
         "ratio": params.ratio if drawn else None,
@@ -97,7 +97,7 @@ def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | No
             "true_image": true_image_M.tolist(),
         }
         line = f"noise: {shuffle.chosen} of {len(image_M)} captions shuffled, {wrong} wrong"
-    # a line a key: a line a number would make COCO's a million lines
+    # one line per key: one per number would give a million lines for COCO
     rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items())
     write_text(folder / NOISE.name, f"{{\n{rows}\n}}\n")
     return line
@@ -115,7 +115,7 @@ def _shuffled_captions(split: Split, ratio: float, draw: np.random.RandomState) 
 
 
 def _shuffled_images(split: Split, ratio: float, draw: np.random.RandomState) -> Shuffle:
-    """All captions of an image move together (DECL), to an image with as many: rows and images keep their places."""
+    """All captions of an image move together (DECL), to an image with equally many; images keep their rows."""
     rows = _rows_of_images(split)
     chosen = draw.permutation(len(rows))[: round(ratio * len(rows))]
     alike: dict[int, list[int]] = defaultdict(list)
@@ -136,15 +136,15 @@ def _rows_of_images(split: Split) -> list[list[int]]:
 
 
 def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
-    """The permutation that an index means, and what its values are: captions ("permutation") or images ("image_index").
+    """The permutation of an index, and the kind of its values: captions ("permutation") or images ("image_index").
 
-    With one caption an image the two cannot be told apart where both fit, and the values are taken for captions.
+    With one caption per image both kinds may be valid; the values are then taken as captions.
     """
     captions, images = len(split.captions), len(split.images)
     try:
-        # mapped: a header that promises more than the file holds is refused before memory is asked for
+        # memory-mapped: a header with a larger size than the file is refused before memory is allocated
         index_M = np.load(file, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy's reader of headers raises almost anything on a damaged one
+    except Exception as error:  # numpy's header reader raises many types on a damaged file
         raise InputError(f"{file}: not readable as .npy: {error}") from None
     if not isinstance(index_M, np.ndarray) or index_M.dtype.kind not in "iu":
         raise InputError(f"{file}: holds {getattr(index_M, 'dtype', 'several arrays')}, expected whole numbers")
@@ -161,7 +161,7 @@ def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
     times_M = np.bincount(permutation_M, minlength=captions)
     if (times_M == 1).all():
         return permutation_M, "permutation"
-    of_image_M = np.bincount(split.caption_image, minlength=captions)  # beyond the images: none
+    of_image_M = np.bincount(split.caption_image, minlength=captions)  # 0 for numbers that are not images
     if (times_M == of_image_M).all():
         return _captions_of_index(permutation_M, split), "image_index"
     value = int(np.flatnonzero(times_M != of_image_M)[0])
@@ -172,17 +172,17 @@ def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
 
 
 def _captions_of_index(index_M: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
-    """NCR's convention, entry c the image that caption c is put with: those that stay keep their rows."""
+    """From NCR's convention (entry c is the new image of caption c): captions that stay keep their rows."""
     image_M = np.asarray(split.caption_image)
     permutation_M = np.arange(len(index_M))
     moving = np.flatnonzero(index_M != image_M)
-    rows = moving[np.argsort(image_M[moving], kind="stable")]  # rows left free, by image
+    rows = moving[np.argsort(image_M[moving], kind="stable")]  # free rows, by image
     permutation_M[rows] = moving[np.argsort(index_M[moving], kind="stable")]
     return permutation_M
 
 
 def _read_captions(file: Path, split: Split) -> NDArray[np.int64]:
-    """The permutation that noisy captions mean: of equal texts the one in its own row first, then in order."""
+    """The permutation that gives these noisy captions; of equal texts, the one in its own row first, then in order."""
     lines = read_lines(file)
     if len(lines) != len(split.captions):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Stage `split`'s work: from data/raw to FNE's own JSON, the vocabulary, and the truth where it is known."""
+"""The work of stage `split`: from data/raw to FNE's JSON, the vocabulary, and the truth if it is known."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ALL_WORDS = 10**6  # more than any caption has
 
 
 def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) -> list[str]:
-    """Fill `folder` with the three splits, vocabulary.txt, noise.json and the truth; returns lines about it.
+    """Fill `folder` with the three splits, vocabulary.txt, noise.json and the truth; returns lines for the user.
 
     Raises:
-        InputError: naming the file and the row that is wrong, or a split that is left without an image.
+        InputError: naming the file and the wrong row, or a split without an image.
     """
     index = noise_file(noise)
     source = read_source(raw / SOURCE.name)
@@ -69,19 +69,19 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
 
 
 def seeded_split(pictures: Sequence[Picture], params: SplitParams, raw: Path) -> list[Picture]:
-    """Give every picture a split, kept in order: by the digest of its name and the seed, the same on every machine.
+    """Give every picture a split, by the digest of its name and the seed; the order stays, the same on every machine.
 
-    An image that is added later moves no other but at the borders of the shares.
+    A new image changes the split of others only at the borders of the shares.
 
     Raises:
-        InputError: naming `raw`, where they are from, for fewer than three images.
+        InputError: naming `raw`, their source, for fewer than three images.
     """
     if len(pictures) < len(SPLITS):
         raise InputError(
             f"{raw}: {len(pictures)} images; at least {len(SPLITS)} are needed, one for each of train, val and test"
         )
     order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
-    # of few images the shares, rounded up to one, must still leave one to train on
+    # with few images, the shares (at least one image each) must leave one for training
     test = min(max(1, round(params.test * len(order))), len(order) - 2)
     val = min(max(1, round(params.val * len(order))), len(order) - test - 1)
     split = dict.fromkeys(order[:test], "test") | dict.fromkeys(order[test : test + val], "val")
@@ -93,16 +93,16 @@ def _digest(seed: int, image: str) -> bytes:
 
 
 def _vocabulary(captions: Iterable[str]) -> str:
-    """`word<TAB>count` lines of every distinct word, sorted: of the training captions, the others being unseen."""
+    """Sorted lines `word<TAB>count` of the words of the training captions."""
     words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
     return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
 
 
 def read_source(path: Path) -> Mapping[str, Any]:
-    """What stage `download` wrote about the data set.
+    """What stage `download` wrote about the dataset.
 
     Raises:
-        InputError: when it is missing or something else.
+        InputError: when it is missing or invalid.
     """
     source = read_record(path, "download")
     try:

@@ -1,7 +1,7 @@
-"""Writing SCAN-style text, as NPC's published code reads it: what `pipeline.data.splits.annotations` reads back.
+"""Write SCAN-style text, which NPC's published code and `pipeline.data.splits.annotations` read.
 
-`{train,dev,test}_caps.txt` have a caption a line, those of an image together; `train_ids.txt` has an id an image,
-`dev_ids.txt` and `test_ids.txt` one a caption.
+`{train,dev,test}_caps.txt` have one caption per line, with an image's captions together; `train_ids.txt` has one id per
+image, `dev_ids.txt` and `test_ids.txt` one per caption.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ NAMES = "image_name.txt"
 
 
 def write_scan(split_folder: Path, source_name: str, folder: Path) -> list[str]:
-    """Write the splits of `split_folder` into `folder`; returns lines about it.
+    """Write the splits of `split_folder` into `folder`; returns lines for the user.
 
     With noise, `train_caps.txt` has the true captions, `{ratio}_noise_train_caps.txt` the noisy ones and
     `{ratio}_noise_index.npy` the permutation, either of which `data.noise.file` can name. A line break inside a caption
     becomes a space.
 
     Raises:
-        InputError: where the images of a split differ in their number of captions, or `folder` holds other content.
+        InputError: when the images of a split differ in their number of captions, or `folder` holds other content.
     """
     splits = {name: read_split(split_folder / f"{name}.json") for name in SPLITS}
     noise = read_noise(split_folder)
@@ -74,7 +74,7 @@ def _captions_each(split: Split, path: Path) -> int:
 
 
 def _identities(names: Sequence[str], source: Source) -> dict[str, str] | None:
-    """Ids from which that data set's reader makes names of the same images; None where image_name.txt has to say."""
+    """Ids that the dataset's reader maps back to the same images; None if that needs image_name.txt."""
     if "scan" not in source.layouts:
         source = SOURCES["folder"]
     if source.layouts["scan"].files != SCAN_FILES:

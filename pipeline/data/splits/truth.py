@@ -1,8 +1,8 @@
-"""Which caption is true of which image, where a data set knows more than its pairs.
+"""Which captions are true of which images, for datasets with more labels than their pairs.
 
 `truth.parquet` has the columns split, image and caption (rows of the split's images and captions, from 0), relevance
-and source; `truth.json` says what a pair that is not listed means: false ("exact"), unknown ("judged"), or false where
-the query has a listed pair and unknown where it has none ("pooled").
+and source; `truth.json` says how to read a pair that is not listed: false ("exact"), unknown ("judged"), or false if
+the query has a listed pair, else unknown ("pooled").
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
     from numpy.typing import NDArray
 
-BLOCK_CAPTIONS = 2000  # judged at once: captions × images as booleans
+BLOCK_CAPTIONS = 2000  # evaluated at a time: captions × images as bool
 JUDGED = "Flickr8k's human judgments: crowd, the share of yes; expert, the median of three scores from 1 to 4"
 EXACT = "every caption is a predicate, evaluated on every scene of its split; every pair that is not listed is false"
 
@@ -40,12 +40,12 @@ def write_truth(
     folder: Path,
     permutation_M: NDArray[np.int64] | None = None,
 ) -> list[str]:
-    """Write what is known beyond the pairs, and nothing where nothing is; returns a line about it, if any.
+    """Write the labels beyond the pairs, if there are any; returns a line about them, or an empty one.
 
-    `splits` are the clean ones; row m of the noisy train.json has caption `permutation_M[m]` (None: without noise).
+    `splits` are the clean ones; row m of the noisy train.json has caption `permutation_M[m]` (None: no noise).
 
     Raises:
-        InputError: naming the file and the line of a judgment, or a caption that is not in the scenes' grammar.
+        InputError: naming the file and the line of a wrong label, or a caption that is not in the scenes' grammar.
     """
     if layout == "scenes":
         kind, table = {"kind": "exact", "how": EXACT}, _scene_truth(files, splits)
@@ -109,7 +109,7 @@ def _judgments(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
             if not low <= relevance <= high:
                 raise InputError(f"{place}: judged {relevance}, expected {low} to {high}")
             if image not in places or caption_image not in places:
-                continue  # an image that was skipped
+                continue  # a skipped image
             if not 0 <= index < len(captions[caption_image]):
                 raise InputError(f"{place}: image {caption_image!r} has no caption {index}")
             (split, image_row), (caption_split, _) = places[image], places[caption_image]
@@ -119,7 +119,7 @@ def _judgments(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
 
 
 def _judgment(line: str, place: str) -> tuple[str, str, int, list[float]]:
-    """Image, the image its caption was written for, the caption's number there, and the three numbers judged."""
+    """Image, the image its caption was written for, the caption's number there, and the three numbers of the label."""
     image, _, rest = line.partition("\t")
     identity, *fields = rest.split("\t")
     caption_image, _, index = identity.rpartition("#")

@@ -1,4 +1,4 @@
-"""Reading what stage `split` knows beyond the pairs: which match in truth, and which training pairs are noise."""
+"""Read the labels that stage `split` wrote: which pairs match in truth, and which training pairs are noise."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# The relevance from which a pair counts as a match. A source that was asked of images and of captions apart is stored
-# as two, `eccv_i2t` and `eccv_t2i`, and read as one.
+# The smallest relevance of a match. A source with separate labels for image and caption queries is stored as two,
+# `eccv_i2t` and `eccv_t2i`, and read as one.
 TRUE_FROM = {"scenes": 1.0, "crowd": 0.5, "expert": 3.0, "eccv": 1.0, "cxc": 1.0}
 UNLISTED_IS_FALSE = ("exact", "pooled")
 DIRECTIONS = ("i2t", "t2i")
@@ -25,23 +25,23 @@ DIRECTIONS = ("i2t", "t2i")
 
 @dataclass(frozen=True)
 class Truth:
-    """P pairs of one split that somebody, or a grammar, has judged."""
+    """P labelled pairs of one split."""
 
     exact: bool
-    """True: a pair that is not listed, of a query that has a true one, is false. False: it is unknown."""
+    """True: an unlisted pair of a query with a true pair is false. False: it is unknown."""
     how: str
     image_P: NDArray[np.int64]
     caption_P: NDArray[np.int64]
     true_P: NDArray[np.bool_]
     asked_P: Mapping[str, NDArray[np.bool_]]
-    """By direction, i2t and t2i: whether the pair answers the image, or the caption, as a query."""
+    """By direction, i2t and t2i: whether the label is for the image, or the caption, as the query."""
 
 
 def read_truths(folder: Path, split: str) -> dict[str, Truth]:
-    """What is known of a split's pairs, by source; the first is the one to go by. Empty where nothing is known.
+    """The labels of a split's pairs, by source; the first is the main one. Empty if there are none.
 
     Raises:
-        InputError: when the files are there but cannot be read, or name other rows than the split has.
+        InputError: when the files exist but cannot be read, or name rows that the split does not have.
     """
     import pandas
 
@@ -54,7 +54,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
         table = pandas.read_parquet(table_path)
         table = table[table["split"] == split]
         parts = table["source"].str.extract("^([^_]*)_?(.*)$")
-        name, side = parts[0], parts[1]  # no side: asked both ways
+        name, side = parts[0], parts[1]  # no side: valid in both directions
         truths = {}
         for source, least in TRUE_FROM.items():
             rows, side_P = table[name == source], side[name == source]
@@ -67,7 +67,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
                     rows["relevance"].to_numpy() >= least,
                     {direction: side_P.isin(["", direction]).to_numpy() for direction in DIRECTIONS},
                 )
-    except Exception as error:  # Arrow's reader raises almost anything on a damaged file
+    except Exception as error:  # Arrow's reader raises many types on a damaged file
         raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
     if truths:
         _check_rows(table_path, folder / f"{split}.json", list(truths.values()))
@@ -88,20 +88,20 @@ def _check_rows(table: Path, path: Path, truths: list[Truth]) -> None:
 
 @dataclass(frozen=True)
 class Noise:
-    """The M training captions that may have been put with other images; rows are those of train.json."""
+    """The noise of the M training captions; rows are those of train.json."""
 
     permutation_M: NDArray[np.int64]
-    """The row of the clean split that row m's caption comes from."""
+    """For row m, its caption's row in the clean split."""
     true_image_M: NDArray[np.int64]
     """The image that row m's caption was written for."""
     wrong_M: NDArray[np.bool_]
-    """Whether that is another image than the one it is put with."""
+    """Whether that is another image than the one in its row."""
     ratio: float
-    """The share of captions that was to be shuffled; of a published index, which says none, the share that moved."""
+    """The requested share of shuffled captions; for a published index, which has none, the share that moved."""
 
 
 def read_noise(folder: Path) -> Noise | None:
-    """The training split's noise; None without any, and where no noise.json is.
+    """The training split's noise; None without noise or without noise.json.
 
     Raises:
         InputError: when noise.json cannot be read or does not fit train.json.
@@ -131,5 +131,5 @@ def read_noise(folder: Path) -> Noise | None:
 
 
 def read_truth(folder: Path, split: str) -> Truth | None:
-    """The first of `read_truths`, None where nothing is known."""
+    """The first of `read_truths`, or None."""
     return next(iter(read_truths(folder, split).values()), None)

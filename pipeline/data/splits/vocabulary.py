@@ -1,4 +1,4 @@
-"""The data set's words and how often each occurs, as stage `split` counts them."""
+"""The dataset's words and their counts, as written by stage `split`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pipeline.errors import InputError
 
 
 def read_vocabulary(path: Path) -> list[tuple[str, int]]:
-    """Words and counts, one `word<TAB>count` a line.
+    """Words and counts from lines `word<TAB>count`.
 
     Raises:
-        InputError: when the file is missing, or naming the line that is none.
+        InputError: when the file is missing, or naming an invalid line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
