@@ -65,6 +65,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     (r"clamp\(min=|where\(added", "a guard against a division by 0, multiplied by 0 where it acts"),
     (r"[<>]=? (suspect|threshold)", "a real number that equals a bound to its last bit"),
     (r"topk", "the last dimension is the default"),
+    (r"max\(2, total - warmup", "a guard against a division by 0 where the warm-up is the whole training"),
+    (r"split\(None\)", "runs of spaces were made one before"),
     (r"isfinite\(\) \|", "one of the two is never finite alone: both miss in a batch of one image"),
     (r"2\) for place_B|/ 2\)", "a place between two counts is passed at the same one"),
 )
