@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import click
 
@@ -13,6 +14,7 @@ from stages.command import stage
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password
 SECONDS_TO_START = 120
+SECONDS_TO_END = 10
 
 
 @click.command(name="ui")
@@ -54,8 +56,7 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
         pass
     finally:
         if server is not None:
-            server.terminate()
-            server.wait()
+            _end(server)
 
 
 def _check_port(port: int) -> None:
@@ -80,7 +81,17 @@ def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
         ],
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"},
         stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server with its workers: a worker that is told while it starts may miss it."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, how)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(SECONDS_TO_END)
 
 
 def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
