@@ -98,7 +98,7 @@ def main(
 
 
 def _picked(experiment: str | None, names: tuple[str, ...], wheres: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The runs that fit, newest first; without one, an error that lists what is there."""
+    """The matching runs, newest first; without one, an error that lists the available ones."""
     from pipeline.comparison.conditions import parse_condition
     from pipeline.errors import InputError
     from pipeline.params import load_params
@@ -137,7 +137,7 @@ def _check_metrics(metrics: list[str], runs: list[dict[str, Any]]) -> None:
 
 
 def _queries_reader(folder: Path) -> Callable[[str], pandas.DataFrame | None]:
-    """Reads a run's ranks.parquet once; None where it keeps none."""
+    """Reads a run's ranks.parquet once; None if it has none."""
     import functools
 
     @functools.cache
@@ -160,7 +160,7 @@ def _sameness(varying: Any, groups: list[Any]) -> list[str]:
 
 
 def _print(table: Cells, said: list[str]) -> None:
-    """With rich on a terminal; tab-separated where the output goes elsewhere."""
+    """With rich on a terminal, else tab-separated."""
     import sys
 
     if not sys.stdout.isatty():

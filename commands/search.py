@@ -87,7 +87,7 @@ def _content(path: Path) -> bytes:
 
 
 def _print(matches: list[Match], heading: str) -> None:
-    """With rich on a terminal; tab-separated where the output goes elsewhere."""
+    """With rich on a terminal, else tab-separated."""
     import sys
 
     if not sys.stdout.isatty():

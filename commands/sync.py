@@ -1,4 +1,4 @@
-"""Copy to the MLflow server what it did not get while stages ran (no DVC stage)."""
+"""Copy to the MLflow server what it did not receive while stages ran (no DVC stage)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def main() -> None:
             said = "copied" if complete else "copied so far: its stage is running or was killed"
         except Timeout:
             said = "left alone: another process copies it"
-        except Exception as error:  # one run that is refused keeps no other one here
+        except Exception as error:  # one refused run does not stop the others
             why = f"MLflow at {copier.name}: {reason(error, copier.uri)}"
-            if getattr(error, "error_code", "") == "INTERNAL_ERROR":  # of the server, or it is away
+            if getattr(error, "error_code", "") == "INTERNAL_ERROR":  # an error of the server, or it is down
                 raise InputError(f"{why}; nothing is lost, try again") from None
             said, refused[why] = "not copied", None
         click.echo(printable(f"{run.info.run_name}: {said}"))

@@ -12,7 +12,7 @@ import click
 
 from stages.command import stage
 
-HOST = "127.0.0.1"  # MLflow asks nobody for a password
+HOST = "127.0.0.1"  # MLflow has no password
 SECONDS_TO_START = 120
 SECONDS_TO_END = 10
 
@@ -40,7 +40,7 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
             raise InputError(f"{path}: no runs yet; make repro makes the first")
     links = set_up_view(wanted)
     address = without_password(uri) if remote else f"http://{HOST}:{port}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this ends, the server ends with it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server always ends with this process
     server = None if remote else _start(uri, port)
     try:
         if server is not None and not _answers(server, f"{address}/health"):
@@ -73,7 +73,7 @@ def _check_port(port: int) -> None:
 
 
 def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
-    """One worker and no job runner: a third of the time and half of the memory."""
+    """One worker and no job runner start in a third of the time, with half of the memory."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "ui", "--workers", "1"),
@@ -95,7 +95,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
-    """Wait until the server does, or has ended."""
+    """Wait until the server answers or ends."""
     import time
 
     import requests
@@ -110,7 +110,7 @@ def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
 
 
 def _has_desktop() -> bool:
-    """Elsewhere a browser would take over the terminal."""
+    """Without a desktop, a browser would take over the terminal."""
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 

@@ -1,6 +1,7 @@
-"""The code that a stage's result depends on, as dvc.yaml names it in the stage's `deps`: the one list of it.
+"""The code that a stage's result depends on: the stage's `deps` in dvc.yaml are the only list of it.
 
-DVC compares this code, the stage itself compares it at its start and end, and a killed run resumes only with the same.
+DVC compares this code, the stage itself compares it at its start and end, and a killed run resumes only with the same
+code.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ STAGES = "dvc.yaml"
 CODE = ("stages/", "pipeline/")
 CHECKPOINTS = ".checkpoints"
 ROOT = Path(__file__).parents[1]
-"""The repository, or DVC's copy of it, whose code runs."""
+"""The repository whose code runs, which may be DVC's copy of it."""
 
 
 def stage_entry(stage: str, root: Path) -> dict[str, Any]:
-    """What dvc.yaml says of a stage.
+    """The entry of a stage in dvc.yaml.
 
     Raises:
         OSError, InputError, LookupError, TypeError: when it cannot be read or lacks the stage.
@@ -29,7 +30,7 @@ def stage_entry(stage: str, root: Path) -> dict[str, Any]:
 
 
 def code_digests(stage: str, root: Path) -> dict[str, str]:
-    """SHA-256 of each file of code in a stage's `deps`, by its path; empty for one that is gone. Errors as above."""
+    """SHA-256 of each code file in a stage's `deps`, by path; "" for a missing file. Raises as above."""
     named = [root / name for name in stage_entry(stage, root).get("deps", []) if name.startswith(CODE)]
     files = {file for path in named for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir()}
     code = sorted(file for file in files if "__pycache__" not in file.parts)
@@ -43,7 +44,7 @@ def code_of_metrics(root: Path = ROOT) -> str:
 
 
 def checkpoint_folder(stage: str, key: str) -> Path:
-    """`<main repository>/.checkpoints/<stage>-<digest>`, created; for other code or another key another folder."""
+    """Create `<main repository>/.checkpoints/<stage>-<digest>`; the digest depends on the code and on `key`."""
     folder = main_root() / CHECKPOINTS / f"{stage}-{digest_of(_code_at_start(stage), key)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

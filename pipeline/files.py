@@ -1,4 +1,4 @@
-"""The one writer of files, by a temporary name that is then renamed, and the one reader of JSON."""
+"""Write files atomically (a temporary file, then a rename), and read JSON."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Kind = TypeVar("Kind", bound="BaseModel")
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
+    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, remove it if it fails.
 
-    The content is synced before the rename, and the folder after it, so that after a power cut either the old or the
-    new file is there, and the new one once the block is left.
-    An output is never opened in place: DVC links outputs to its cache, and writing through a link would change it.
+    The content is synced before the rename, and the folder after it: after a power failure either the old or the new
+    file exists, and after the end of the block the new one. An output is never opened in place: DVC links outputs to
+    its cache, and writing through a link would change the cache.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,15 +54,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; it takes the place of `path` when the block succeeds.
+    """Yield an empty temporary folder; it replaces `path` if the block succeeds.
 
-    Its files are synced before that, as `atomic_path` does.
+    Its files are synced first, same as in `atomic_path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent))
-    temporary.chmod(0o755)  # mkdtemp makes it private; an output is readable like any other
+    temporary.chmod(0o755)  # mkdtemp makes it private; outputs are readable for all
     try:
         yield temporary
         _take_place(temporary, path)
@@ -71,7 +71,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, path: Path | str) -> None:
-    """Have `folder`, which is complete, take the place of `path`; from another disk it is copied there first."""
+    """Replace `path` by the complete `folder`; from another disk it is copied first."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -86,12 +86,12 @@ def move_folder(folder: Path, path: Path | str) -> None:
 
 
 def _take_place(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. What was there steps aside first; whatever comes between puts it back, or `_sweep`."""
-    with ThreadPoolExecutor(16) as pool:  # a disk writes what is asked for at once in one go
+    """Rename `new` to `path`. The old one is renamed first; a failure restores it, after a kill `_sweep` does."""
+    with ThreadPoolExecutor(16) as pool:  # a disk combines parallel syncs
         list(pool.map(_sync, (*new.rglob("*"), new)))
     aside = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.old"
     try:
-        if os.path.lexists(path):  # a link to nothing is in the way too
+        if os.path.lexists(path):  # also true for a broken link
             os.replace(path, aside)
         os.replace(new, path)
     finally:
@@ -102,7 +102,7 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def _remove(left: Path) -> None:
-    """Remove a file, a folder, or a link but not what it leads to."""
+    """Remove a file, a folder, or a link without its target."""
     if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
     else:
@@ -110,19 +110,19 @@ def _remove(left: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (path.is_dir() and error.errno == errno.EINVAL):  # a file system that keeps no names to sync
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # a file system that cannot sync folders
             raise
     finally:
         os.close(handle)
 
 
 def _say_where(error: BaseException | None, path: Path) -> None:
-    """A write through an open handle fails without the file's name, and torch puts its own error before that one."""
+    """Add the file's name to the error of a failed write; torch may chain its own error to it."""
     while error is not None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
@@ -130,7 +130,7 @@ def _say_where(error: BaseException | None, path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what processes that are no more have left half written beside `path`, or aside of it."""
+    """Remove the temporary files for `path` of processes that no longer exist, or restore the renamed old one."""
     name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:\w+\.)?(?:part|old)")
     left = [
         beside
@@ -138,7 +138,7 @@ def _sweep(path: Path) -> None:
         if (found := name.fullmatch(beside.name)) is not None and not is_running(int(found[1]))
     ]
     aside = [beside for beside in left if beside.suffix == ".old"]
-    if aside and not os.path.lexists(path):  # killed between the two renames: nothing else is whole
+    if aside and not os.path.lexists(path):  # killed between the two renames: only this one is complete
         last = max(aside, key=lambda beside: beside.lstat().st_ctime)
         left.remove(last)
         os.replace(last, path)
@@ -147,26 +147,26 @@ def _sweep(path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process with this id exists on this machine."""
     if process == os.getpid():
         return True
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):  # the latter: a number that no process can have
+    except (ProcessLookupError, OverflowError):  # OverflowError: larger than any process id
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return True
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` to `path` as UTF-8 with Unix line ends, whole or not at all."""
+    """Write `text` to `path` atomically, as UTF-8 with Unix line ends."""
     write_bytes(path, text.encode())
 
 
@@ -179,7 +179,7 @@ def parse_json(text: str, label: Path | str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        InputError: naming `label`, where the text comes from.
+        InputError: naming `label`, the source of the text.
     """
     try:
         return json.loads(text)
@@ -188,10 +188,10 @@ def parse_json(text: str, label: Path | str) -> Any:
 
 
 def read_json(path: Path, stage: str = "") -> Any:
-    """The value of a JSON file that `stage` makes.
+    """The value of a JSON file made by `stage`.
 
     Raises:
-        InputError: naming the file, when it is missing or holds no JSON.
+        InputError: naming the file, when it is missing or not JSON.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -203,7 +203,7 @@ def read_json(path: Path, stage: str = "") -> Any:
 
 
 def read_record(path: Path, stage: str = "") -> dict[str, Any]:
-    """A JSON file that holds an object; errors as `read_json`."""
+    """A JSON file that holds an object; raises as `read_json`."""
     record = read_json(path, stage)
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected an object, found {type(record).__name__}")
@@ -211,7 +211,7 @@ def read_record(path: Path, stage: str = "") -> dict[str, Any]:
 
 
 def read_as(kind: type[Kind], path: Path, stage: str) -> Kind:
-    """A JSON file as a pydantic model; errors as `read_json`, and one that names the key that is not as expected."""
+    """A JSON file as a pydantic model; raises as `read_json`, and for a wrong key, which it names."""
     from pydantic import ValidationError
 
     try:
@@ -230,7 +230,7 @@ def write_table(path: Path | str, table: DataFrame) -> None:
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, the only format for weights and features here: reading it runs no code."""
+    """Write tensors as safetensors, the format of all weights and features: reading it cannot run code."""
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
@@ -239,7 +239,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             temporary,
             dict(metadata) if metadata else None,
         )
-        temporary.chmod(0o644)  # safetensors makes it private; an output is readable like any other
+        temporary.chmod(0o644)  # safetensors makes it private; outputs are readable for all
 
 
 def sha256(path: Path | str) -> str:
@@ -259,18 +259,18 @@ def sha256(path: Path | str) -> str:
 
 
 def digest_of(*parts: Any) -> str:
-    """Hexadecimal SHA-256 of JSON-able values, the same on every machine: the keys under which state is kept."""
+    """Hexadecimal SHA-256 of JSON-able values, the same on every machine; used as key of stored state."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def users_path(path: str, key: str) -> Path:
-    """A place that params.yaml names, there or not; a relative path belongs to the main repository.
+    """A path from params.yaml, which need not exist; a relative one belongs to the main repository.
 
     Raises:
-        InputError: naming the key, for a user that the machine does not know, or a name that no system takes.
+        InputError: naming the key, for an unknown user (`~name`) or an invalid path.
     """
     try:
-        place = main_root() / Path(path).expanduser()  # an absolute path stays what it is
+        place = main_root() / Path(path).expanduser()  # an absolute path stays the same
         with suppress(FileNotFoundError, NotADirectoryError):
             place.stat()
     except (OSError, RuntimeError, ValueError) as error:
@@ -279,7 +279,7 @@ def users_path(path: str, key: str) -> Path:
 
 
 def users_file(path: str, key: str) -> Path:
-    """A file that params.yaml names; a relative path belongs to the main repository.
+    """A file from params.yaml; a relative path belongs to the main repository.
 
     Raises:
         InputError: naming the key, when there is no such file.
@@ -291,5 +291,5 @@ def users_file(path: str, key: str) -> Path:
 
 
 def main_root() -> Path:
-    """The main repository: where stores live that outlast DVC's temporary copies of it (`DVC_ROOT`)."""
+    """The main repository (`DVC_ROOT`), which holds what must outlive DVC's temporary copies of it."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

@@ -1,4 +1,4 @@
-"""The only reader of `params.yaml`: one typed class a section, checked whole before any work."""
+"""The only reader of `params.yaml`: one typed class per section; everything is checked before any work."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Sharpness = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Section(BaseModel):
-    """A section of `params.yaml`: unknown keys are refused, and nothing changes it after it was read."""
+    """A section of `params.yaml`: unknown keys are refused, and values cannot change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ScenesParams(Section):
-    """The generated pictures: how many, how large, how hard (see `pipeline.data.scenes.scenes`)."""
+    """The generated pictures: number, size, difficulty (see `pipeline.data.scenes.scenes`)."""
 
     seed: Seed
     train: Count
@@ -47,7 +47,7 @@ class ScenesParams(Section):
 
 
 class SplitParams(Section):
-    """Shares of images set aside where a data set names no split itself."""
+    """Shares of images for each split, if a dataset has no splits of its own."""
 
     val: Annotated[float, Field(gt=0, lt=0.5)]
     test: Annotated[float, Field(gt=0, lt=0.5)]
@@ -55,7 +55,7 @@ class SplitParams(Section):
 
 
 class NoiseParams(Section):
-    """Training captions put with other images: a share drawn here, or a published index."""
+    """Training captions paired with other images: a share drawn here, or a published index."""
 
     ratio: Share
     unit: Literal["caption", "image"]
@@ -64,7 +64,7 @@ class NoiseParams(Section):
 
 
 class LimitsParams(Section):
-    """What an archive from elsewhere may hold, so that a hostile one fills neither the memory nor the disk."""
+    """Limits of an archive from outside, so that a hostile one cannot fill the memory or the disk."""
 
     members: Count
     member_mb: Count
@@ -73,7 +73,7 @@ class LimitsParams(Section):
 
 
 class DataParams(Section):
-    """Which data set, where it lies, and what to do with what is broken in it."""
+    """The dataset, its folder, and what to do with broken files."""
 
     name: Literal["scenes", "flickr8k", "flickr30k", "mscoco", "cc120k", "folder"]
     root: str | None
@@ -108,7 +108,7 @@ class BaseParams(Section):
 
 
 class ModelParams(Section):
-    """The towers and what is trained of them."""
+    """The towers, and which parts are trained."""
 
     family: Literal["vit_bert", "clip"]
     image: str | None
@@ -129,14 +129,14 @@ class ModelParams(Section):
 
 
 class MemoryParams(Section):
-    """The momentum memory: 0 means the batch alone."""
+    """The momentum memory; size 0: candidates are the batch only."""
 
     size: Annotated[int, Field(ge=0)]
     prefill: Literal["empty", "random"]
 
 
 class SamplerParams(Section):
-    """Which candidates become negatives, and with what weight."""
+    """Which candidates become negatives, and their weights."""
 
     strategy: Literal["fne", "hardest", "semi_hard", "random", "all"]
     cutdown: Annotated[float, Field(ge=0, le=2)]
@@ -150,7 +150,7 @@ class SamplerParams(Section):
 
 
 class LossParams(Section):
-    """What is minimised, given the negatives."""
+    """The loss, given the negatives."""
 
     name: Literal["triplet", "infonce"]
     margin: Annotated[float, Field(ge=0, le=2)]
@@ -158,7 +158,7 @@ class LossParams(Section):
 
 
 class PairsParams(Section):
-    """How far a training pair is trusted."""
+    """The weighting of training pairs."""
 
     weighting: Literal["none", "npc"]
     clean_threshold: Annotated[float, Field(ge=0, lt=1)]
@@ -174,7 +174,7 @@ class PairsParams(Section):
 
 
 class TrainParams(Section):
-    """How long, how fast, on how much at once."""
+    """Epochs, optimiser, learning rate and batch size."""
 
     epochs: Count
     warmup_epochs: Annotated[int, Field(ge=0)]
@@ -199,7 +199,7 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    """How the trained model is judged; changes nothing about training."""
+    """How the trained model is evaluated; does not change training."""
 
     batch_size: Count
     folds: Count
@@ -218,14 +218,14 @@ class AuditParams(Section):
 
 
 class TrackingParams(Section):
-    """Where runs are compared."""
+    """The MLflow experiment."""
 
     experiment: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
     model: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None
 
 
 class LaunchParams(Section):
-    """How many processes; the result is the same."""
+    """The number of processes; it does not change the result."""
 
     processes: Count
 
@@ -281,7 +281,7 @@ class Params(Section):
         return self
 
     def _npc_makes_sense(self) -> None:
-        """Refuse what could only be noise."""
+        """Refuse combinations that cannot give meaningful results."""
         unmatched = (self.model.train == "heads" and self.model.family != "clip") or (
             self.model.image is None and (self.data.name != "scenes" or self.base.epochs == 0)
         )
@@ -305,8 +305,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check `params.yaml`.
 
     Raises:
-        InputError: naming the file, the key, its value, what is allowed and, for an unknown key, the nearest
-            valid name.
+        InputError: naming the file, the key, its value, the allowed values and, for an unknown key, the nearest valid
+            name.
     """
     path = Path(path)
     try:
@@ -323,7 +323,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 
 def parse_params(content: dict[str, Any], path: Path | str = "params.yaml") -> Params:
-    """Check already parsed content; errors as `load_params`."""
+    """Check already parsed content; raises as `load_params`."""
     try:
         return Params.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Where each stage's outputs lie, relative to the repository (or DVC's copy of it)."""
+"""Paths of each stage's outputs, relative to the repository (or DVC's copy of it)."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ TRAIN = Path("train")
 HISTORY = TRAIN / "history.csv"
 VALIDATION = TRAIN / "validation.csv"
 RUN = TRAIN / "run.json"
-WEIGHTS = TRAIN / "pairs.parquet"  # what NPC made of each pair
+WEIGHTS = TRAIN / "pairs.parquet"  # NPC's weights of the pairs
 
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
@@ -54,5 +54,5 @@ MADE_BY = {
 
 
 def maker(path: Path | str) -> str | None:
-    """The stage that makes `path` or a folder above it; None where no stage does."""
+    """The stage that makes `path` or a folder above it; None if no stage does."""
     return next((stage for output, stage in MADE_BY.items() if Path(path).is_relative_to(output)), None)

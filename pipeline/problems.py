@@ -1,4 +1,4 @@
-"""What pydantic found wrong with parameters, in words that name the key, the value and what is allowed."""
+"""pydantic's errors about parameters, as sentences that name the key, the value and the allowed values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 from pipeline.yaml_text import shown
 
 LONGEST_NAME = 80
-MOST_PROBLEMS = 20  # told at once: nobody reads more, and the nearest name takes its time
+MOST_PROBLEMS = 20  # reported at once; to find the nearest name takes time
 
 
 def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """One sentence a problem, of the first twenty; for an unknown key with the nearest valid name."""
+    """One sentence per problem, at most twenty; for an unknown key with the nearest valid name."""
     problems = _one_a_key(error.errors(include_url=False), root)
     told = [_describe(problem, root) for problem in problems[:MOST_PROBLEMS]]
     more = len(problems) - len(told)
@@ -23,7 +23,7 @@ def described(error: ValidationError, root: type[BaseModel]) -> list[str]:
 
 
 def valid_names(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted name that a file of this section may hold, its own sections included."""
+    """Every valid dotted name in this section, including its own sections."""
     names = []
     for name, field in section.model_fields.items():
         names.append(prefix + name)
@@ -35,7 +35,7 @@ def valid_names(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _one_a_key(problems: Iterable[Any], root: type[BaseModel]) -> list[dict[str, Any]]:
-    """A value that fits none of two kinds is one problem: "greater than 0, or 'learned'"."""
+    """A value that fits neither of two types is one problem: "greater than 0, or 'learned'"."""
     known, found = set(valid_names(root)), dict[tuple[Any, ...], dict[str, Any]]()
     for problem in problems:
         place = tuple(problem["loc"])
@@ -49,7 +49,7 @@ def _one_a_key(problems: Iterable[Any], root: type[BaseModel]) -> list[dict[str,
 
 
 def _is_union(place: tuple[Any, ...], root: type[BaseModel]) -> bool:
-    """Whether a key may hold values of several kinds, so that pydantic names the kind after the key."""
+    """Whether a key may hold values of several types, so that pydantic adds the type after the key."""
     section: Any = root
     for part in place:
         if not (isinstance(section, type) and issubclass(section, BaseModel)) or part not in section.model_fields:

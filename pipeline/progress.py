@@ -1,4 +1,4 @@
-"""Progress bars on long work: on a terminal only, so that logs and pipes stay clean."""
+"""Progress bars of long work, only on a terminal, so that logs and pipes stay clean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _shown: ContextVar[bool] = ContextVar("_shown", default=False)  # a validation i
 def progress(items: Iterable[Item], *, label: str, total: int | None = None) -> Iterator[Item]:
     """Yield `items`, with a bar, count and remaining time on standard error when that is a terminal.
 
-    Of several processes that share a terminal only the first shows one.
+    Of several processes, only the first shows one.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

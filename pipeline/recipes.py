@@ -1,8 +1,8 @@
-"""Recipes: overlays of `params.yaml` that give a method on a data set, published or laptop-sized, its name.
+"""Recipes: named overlays of `params.yaml`, each for a method on a dataset, in published or laptop size.
 
-`recipes/NAME.yaml` opens with a comment, its first line the title, and holds nested keys of `params.yaml`. With
-`extends: OTHER` it starts from that recipe and says only what differs. All recipes set the same parameters, so that one
-applied after another leaves nothing of it behind; the rest (`data.root`, `launch`, …) stays as the user has it.
+`recipes/NAME.yaml` starts with a comment, whose first line is the title, and holds nested keys of `params.yaml`. With
+`extends: OTHER` it holds only the differences from that recipe. All recipes set the same parameters, so a recipe
+replaces every value of an earlier one; other parameters (`data.root`, `launch`, …) stay as the user has set them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXTENDS = "extends"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One overlay: its title, and its values by dotted name, those of the recipes it extends included."""
+    """One overlay: its title, and its values by dotted name, including those of the recipes that it extends."""
 
     path: Path
     title: str
@@ -36,7 +36,7 @@ class Recipe:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as `null`, as params.yaml does, not as nothing."""
+    """Writes null as `null`, as in params.yaml, not as an empty value."""
 
 
 _Representer.add_representer(
@@ -50,20 +50,20 @@ def recipe_names(folder: Path = RECIPES) -> list[str]:
 
 
 def read_recipe(name: str, folder: Path = RECIPES) -> Recipe:
-    """A recipe with what it extends.
+    """A recipe, merged with those that it extends.
 
     Raises:
-        InputError: for a name that is none, with the nearest; for a file that is no overlay or has no opening comment;
-            for recipes that extend each other.
+        InputError: for an unknown name, with the nearest; for a file that is not an overlay or does not start with a
+            comment; for recipes that extend each other.
     """
     return _read(name, folder, ())
 
 
 def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") -> str:
-    """The content of `params.yaml` with the recipe's values; comments, order and everything else as they were.
+    """The content of `params.yaml` with the recipe's values; comments, order and everything else stay the same.
 
     Raises:
-        InputError: when `text` is not valid, or the result is not: naming the recipe, the key and what is allowed.
+        InputError: when `text` or the result is not valid, naming the recipe, the key and the allowed values.
     """
     _check(text, path)
     round_trip = _round_trip()
@@ -85,7 +85,7 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
 
 
 def difference(before: str, after: str, path: Path | str = "params.yaml") -> str:
-    """The lines that change, as `diff -U0` prints them; empty where none does."""
+    """The changed lines, in the format of `diff -U0`; empty if there are none."""
     lines = difflib.unified_diff(
         before.splitlines(keepends=True), after.splitlines(keepends=True), str(path), str(path), n=0
     )
@@ -93,10 +93,10 @@ def difference(before: str, after: str, path: Path | str = "params.yaml") -> str
 
 
 def check_recipes(text: str, path: Path | str = "params.yaml", folder: Path = RECIPES) -> int:
-    """Try every recipe on the content of `params.yaml`; returns how many there are.
+    """Apply every recipe to the content of `params.yaml`; returns the number of recipes.
 
     Raises:
-        InputError: with a line for each thing that is wrong.
+        InputError: with a line for each error.
     """
     problems = []
     recipes = []
@@ -128,7 +128,7 @@ def _read(name: str, folder: Path, extending: tuple[str, ...]) -> Recipe:
         raise InputError(f"{path}: extends itself: {' > '.join((*extending, name))}")
     try:
         text = path.read_text(encoding="utf-8")
-        parse_yaml(text, path)  # refuses what would make objects
+        parse_yaml(text, path)  # refuses tags that make objects
         content = _round_trip().load(text)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
@@ -161,5 +161,5 @@ def _round_trip() -> YAML:
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
-    yaml.width = 4096  # a long value keeps its line, and the comment behind it
+    yaml.width = 4096  # no line break between a long value and its comment
     return yaml

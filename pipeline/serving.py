@@ -1,7 +1,7 @@
 """The trained model as MLflow loads it: `mlflow.pyfunc.load_model("models:/fne/1").predict(table)`.
 
 MLflow calls `_load_pyfunc` of this module (its flavor `loader_module`): nothing is pickled, the weights are
-safetensors, and a copy of this project's code lies beside them.
+safetensors, and the model contains a copy of this project's code.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TRAINED_FOLDER, BASE_FOLDER = "trained", "base"
-"""What a kept model holds: models/trained, and models/base where the model is heads over frozen towers."""
-LONGEST_PATH = 4096  # what is longer is content
+"""The content of a logged model: models/trained, and models/base for heads over frozen towers."""
+LONGEST_PATH = 4096  # a longer text is content
 
 
 class Matcher:
-    """Embeds images and captions row by row, and compares them where a row has both."""
+    """Embeds images and captions, and computes their similarity for rows that have both."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
     def predict(self, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> pandas.DataFrame:
-        """One row out for each row in.
+        """One row of output per row of input.
 
         Args:
             model_input: columns `image` (a file's path, its content, or that in base64) and/or `caption`; a cell may
                 be empty.
-            params: none are known.
+            params: not used.
 
         Returns:
             Columns `image_embedding` and `caption_embedding`, unit vectors as lists, and `similarity`, their cosine;
-            None where the row has no image or no caption.
+            None if the row has no image or no caption.
 
         Raises:
-            InputError: without either column, for a row with neither, or an image that does not decode.
+            InputError: when both columns are missing or empty in a row, or an image does not decode.
         """
         import pandas
 
@@ -85,7 +85,7 @@ def example() -> dict[str, str]:
 
 
 def _load_pyfunc(path: str) -> Matcher:
-    """Called by MLflow with the folder of a kept model."""
+    """Called by MLflow with the folder of a logged model."""
     return Matcher(Embedder(Path(path) / TRAINED_FOLDER, Path(path) / BASE_FOLDER))
 
 
@@ -99,7 +99,7 @@ def _cells(table: pandas.DataFrame, name: str) -> list[Any]:
 def _names_a_file(cell: str) -> bool:
     try:
         return len(cell) < LONGEST_PATH and "\0" not in cell and Path(cell).is_file()
-    except OSError:  # base64 without a slash is longer than a name may be
+    except OSError:  # base64 without a slash can be longer than a valid name
         return False
 
 

@@ -1,4 +1,4 @@
-"""One `dvc exp run` or `dvc repro` at a time in a workspace: DVC's own lock, held where DVC does not hold it."""
+"""One `dvc exp run` or `dvc repro` at a time in a workspace: hold DVC's own lock also while a stage runs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 import click
 
 PREPARING = "refs/exps/stash"
-"""What DVC locks while it prepares an experiment that is not queued; in its code, WORKSPACE_STASH."""
+"""What DVC locks while it prepares an experiment that is not queued (WORKSPACE_STASH in its code)."""
 LOCKS = Path(".dvc/tmp/exps")
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """While a stage works in the workspace, have DVC refuse to begin a `dvc exp run` there.
+    """While a stage runs in the workspace, make DVC refuse to start a `dvc exp run` there.
 
-    DVC keeps no lock on a workspace while stages run. A second `dvc exp run` is refused only at its first stage, when
-    it has already changed params.yaml, moved HEAD and removed the references by which a first one would have kept its
-    result: both are lost. With its lock held it is refused before it touches anything, and says what is told here.
+    DVC holds no lock on a workspace while stages run. A second `dvc exp run` is refused only at its first stage, when
+    it has already changed params.yaml, moved HEAD and removed the references with which the first one would save its
+    result: both are lost. With this lock it is refused before it changes anything, and prints the message given here.
     """
     if not _in_workspace():
         yield
@@ -38,9 +38,9 @@ def alone() -> Iterator[None]:
     try:
         LOCKS.mkdir(parents=True, exist_ok=True)
         held.enter_context(rwlock(str(LOCKS), localfs, told, [], [PREPARING], False))
-    except LockError:  # somebody prepares an experiment just now: too early to disturb this one
+    except LockError:  # another experiment is being prepared; it does not disturb this one yet
         pass
-    except (DvcException, OSError) as error:  # DVC writes its file in place: a kill or a full disk leaves half of it
+    except (DvcException, OSError) as error:  # DVC's lock file may be incomplete
         file = LOCKS / "rwlock"
         click.echo(
             f"warning: {file} cannot be used ({_short(error)}), so that nothing keeps a second dvc exp run out of "
@@ -50,7 +50,7 @@ def alone() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(DvcException, OSError):  # the work is done, whatever became of the lock
+        with suppress(DvcException, OSError):  # an error of the lock must not fail a finished stage
             held.close()
 
 
@@ -59,5 +59,5 @@ def _short(error: Exception) -> str:
 
 
 def _in_workspace() -> bool:
-    """Not in `--temp` or the queue, which have copies of their own, nor in a stage that somebody starts by hand."""
+    """False in `--temp` and in the queue, which work in copies, and for a stage started without DVC."""
     return "DVC_STAGE" in os.environ and os.environ.get("DVC_ROOT") == os.getcwd()

@@ -1,4 +1,4 @@
-"""Stage `audit`: what a person opens, report/index.html and its tables."""
+"""Stage `audit`: the report, report/index.html and its tables."""
 
 from __future__ import annotations
 

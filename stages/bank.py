@@ -1,4 +1,4 @@
-"""Stage `bank`: which training pairs are clean, and which clean pairs stand for each image and caption (NPC)."""
+"""Stage `bank`: which training pairs are clean, and the clean pairs (entries) of each image and caption (NPC)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _published(file: str) -> tuple[pandas.DataFrame, dict[str, Any]]:
             "image": image_M,
             "loss": np.nan,  # not published
             "clean_probability": np.nan,
-            "clean": clean_M,  # those that the bank names
+            "clean": clean_M,  # those listed in the bank
             "image_entry": image_entry_N[image_M],
             "text_entry": text_entry_M,
         }

@@ -1,4 +1,4 @@
-"""What every stage's command shares: one line for a user's mistake, and quiet, bounded libraries."""
+"""Shared by the commands of all stages: one line for a user's error, and settings of libraries."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from stages.alone import alone
 from stages.recorded import recorded
 
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait bring two stages at once to a crawl
-    "TOKENIZERS_PARALLELISM": "false",  # its threads and forked workers do not mix
+    "OMP_WAIT_POLICY": "passive",  # with spinning threads, two stages at once become very slow
+    "TOKENIZERS_PARALLELISM": "false",  # its threads do not work with forked workers
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # pipeline.tracking says in one line what MLflow says in sixty
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # pipeline.tracking prints one line instead of MLflow's sixty
 }
 DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
-"""Environment of stages that somebody waits for, DVC or torch's launcher: killed, these would leave them behind."""
+"""Environment variables of a stage started by DVC or torch's launcher, which a kill would leave running."""
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def stage(command: Callable[..., None]) -> Callable[..., None]:
-    """Print what a user can mend as one `error: …` line and exit with 1; the rest keeps its traceback.
+    """Print an error that a user can correct as one `error: …` line and exit with 1; others keep their traceback.
 
-    That is an `InputError`, a file that an earlier stage has not made, and a full disk.
+    These are an `InputError`, a missing output of an earlier stage, and a full disk.
     """
 
     @functools.wraps(command)
@@ -76,18 +76,18 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _end(number: int, _frame: object) -> None:
-    """As Ctrl-C does: half files are removed, and the run in MLflow is told."""
+    """Same as Ctrl-C: temporary files are removed, and the run in MLflow is marked as killed."""
     raise SystemExit(128 + number)
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that started this one is gone; elsewhere an orphan works to its end."""
+    """On Linux, request SIGTERM when the parent process ends; on other systems an orphan runs to its end."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:
-    """What says that the disk is full, if `error` comes of that: torch hides it behind its own, safetensors in text."""
+    """The error for a full disk, if it caused `error`: torch chains it, safetensors has it only in its message."""
     while error is not None:
         told = re.search(r"\(os error (\d+)\)", str(error))
         if (int(told[1]) if told else getattr(error, "errno", None)) in NO_ROOM:

@@ -1,4 +1,4 @@
-"""Stage `download`: the data set, found or fetched, checked and packed into data/raw."""
+"""Stage `download`: find or download the dataset, check it and pack it into data/raw."""
 
 from __future__ import annotations
 

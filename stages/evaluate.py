@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the trained model on the test split."""
+"""Stage `evaluate`: evaluate the trained model on the test split."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def main(weights: str | None) -> None:
     evaluate_key = digest_of(run.key, params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
-        write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by it
+        write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by this key
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
         reliability_curve(judgment.unpaired).to_csv(folder / "reliability.csv", index=False)
@@ -130,8 +130,8 @@ def main(weights: str | None) -> None:
             if params.tracking.model is not None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
                 tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run.best.step)
-            check_recorded()  # an evaluation that does not count is no run's
-            # last: a run with these was evaluated completely
+            check_recorded()  # an invalid evaluation must not be logged
+            # last: a run with these metrics was evaluated completely
             tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])
             tracker.finish()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
@@ -139,7 +139,7 @@ def main(weights: str | None) -> None:
 
 
 def _flat(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """`{"test": {"i2t": {"R1": 5}}}` as MLflow names it: `{"test/i2t/R1": 5}`; a metric's name takes no `@`."""
+    """`{"test": {"i2t": {"R1": 5}}}` with MLflow's names: `{"test/i2t/R1": 5}`; `@` is not allowed in them."""
     flat: dict[str, float] = {}
     for name, value in metrics.items():
         path = f"{prefix}{name.replace('@', '_at_')}"

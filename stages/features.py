@@ -1,4 +1,4 @@
-"""Stage `features`: what no training step needs to compute again."""
+"""Stage `features`: the work on images and captions that is done once, before training."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def _make(model: ModelParams) -> None:
     splits = {name: read_split(path) for name, path in paths.items()}
     inputs = [sha256(path) for path in (*paths.values(), SOURCE, BASE / "base.json")]
     archive = ImageArchive(IMAGES)
-    # what is finished of an interrupted run lies outside of the output, which DVC deletes before the stage
+    # finished shards of an interrupted run are outside of the output, which DVC deletes before the stage
     key = digest_of(model.model_dump(), inputs, archive.digest())  # other pictures may have the same names
     main = os.environ.get("RANK", "0") == "0"
-    # queued experiments that need the same features work in the same place: one after the other
+    # queued experiments with the same features use the same folder, one after the other
     with FileLock(checkpoint_folder("features", key).with_suffix(".lock")) if main else nullcontext():
-        wait_for_all()  # the other processes of this experiment have no lock of their own
-        work = checkpoint_folder("features", key)  # the experiment before has moved it away
+        wait_for_all()  # this experiment's other processes have no lock
+        work = checkpoint_folder("features", key)  # an earlier experiment may have moved it away
         manifest = make_features(work, splits, archive, pretrained.load(BASE), model)
         if not main:
             return

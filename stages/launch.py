@@ -1,4 +1,4 @@
-"""How a stage starts: as one process or as several, on GPUs of its own where a queue's workers share them out."""
+"""Start a stage as one process or as several, on its own GPUs where workers of a queue share a machine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 GPUS = "FNE_GPUS"
-"""Environment: the GPUs that the queue's workers on this machine share out among themselves, `0,1`."""
+"""Environment variable: the GPUs that the queue's workers on this machine share, such as `0,1`."""
 
-PAUSE = 1.0  # seconds between two looks for a free GPU
+PAUSE = 1.0  # seconds between two searches for a free GPU
 
-_held: list[BaseFileLock] = []  # until this process ends, however it ends
+_held: list[BaseFileLock] = []  # until this process ends
 
 
 def started_together(stage: str, processes: int) -> bool:
-    """Run a stage as several processes and wait for them; False where this process is to do the work itself.
+    """Run a stage as several processes and wait for them; False if this process must do the work itself.
 
-    That is so for one process, and for those that were started here, by torchrun or by `accelerate launch`.
+    False for a single process, and in a process started here, by torchrun or by `accelerate launch`.
 
     Raises:
         InputError: when there are GPUs, but fewer than processes.
-        SystemExit: with the status of the process that failed.
+        SystemExit: with the status of the failed process.
     """
     if _in_group():
         return False
@@ -49,7 +49,7 @@ def started_together(stage: str, processes: int) -> bool:
             "hide them with CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say themselves what ails
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes report their own errors
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
@@ -58,13 +58,13 @@ def started_together(stage: str, processes: int) -> bool:
 
 
 def take_gpus(count: int) -> None:
-    """Take `count` of the GPUs that `FNE_GPUS` names, waiting until so many are free; nothing without that variable.
+    """Wait for `count` free GPUs of `FNE_GPUS` and reserve them; does nothing without that variable.
 
-    They are given back when this process ends, also when it is killed. `CUDA_VISIBLE_DEVICES` then names them, so call
-    this before anything asks CUDA.
+    They are released when this process ends, also by a kill. It sets `CUDA_VISIBLE_DEVICES`, so call it before CUDA is
+    initialised.
 
     Raises:
-        InputError: when `FNE_GPUS` names too few, or one twice.
+        InputError: when `FNE_GPUS` has too few GPUs, or one twice.
     """
     named = os.environ.get(GPUS)
     if named is None or _held or _in_group():
@@ -88,7 +88,7 @@ def take_gpus(count: int) -> None:
 
 
 def _free(folder: Path, gpus: list[str], count: int) -> list[BaseFileLock]:
-    """Locks on `count` free GPUs, or none: who held some and waited for more could wait forever."""
+    """Locks on `count` free GPUs, or none: holding some while waiting for more could be a deadlock."""
     from filelock import FileLock, Timeout
 
     locks: list[BaseFileLock] = []

@@ -1,4 +1,4 @@
-"""What DVC will record of a stage must be what the stage worked with."""
+"""Check that the parameters and code that DVC records for a stage are those that the stage used."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 PARAMS = Path("params.yaml")
 BEGAN_WITH = "FNE_BEGAN_WITH"
-"""Environment of the processes that a stage starts: what it noted before they could look."""
+"""Environment variable that passes a stage's initial record to the processes that it starts."""
 _began_with: dict[str, Any] = {}
 
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Have a stage that DVC started fail when its parameters or its code are others at its end than at its start.
+    """Make a stage started by DVC fail if its parameters or its code have changed between its start and its end.
 
-    DVC takes both down when the stage has ended, and would put the new ones beside outputs that were made with the old
-    ones, in dvc.lock and in the run cache: no later run would find that out. What earlier stages made is not looked at:
-    DVC locks it, and makes it anew where it was changed by hand.
+    DVC records both after the stage has ended: it would store the new ones in dvc.lock and the run cache, together with
+    outputs made with the old ones, and no later run could detect that. Outputs of earlier stages are not checked: DVC
+    locks them, and makes them again if they were changed.
 
     Raises:
         InputError: naming the parameter or the file, and what to do.
@@ -41,7 +41,7 @@ def recorded() -> Iterator[None]:
 
 
 def check_recorded() -> None:
-    """The same at any time before: what a stage asks before it gives up what it could go on from."""
+    """The same check earlier: a stage calls it before it deletes the checkpoint that it could resume from."""
     from pipeline.dependencies import CODE
     from pipeline.errors import InputError
     from pipeline.yaml_text import shown
@@ -64,9 +64,9 @@ def check_recorded() -> None:
 
 
 def _noted() -> dict[str, Any]:
-    """Values by dotted name, and digests of code by path, of what dvc.yaml names for the stage.
+    """Parameters by dotted name, and digests of code by path, that dvc.yaml lists for the stage.
 
-    Nothing where DVC started none, or the files cannot be read.
+    Empty if DVC did not start the stage, or if the files cannot be read.
     """
     from pipeline.dependencies import code_digests, stage_entry
     from pipeline.errors import InputError

@@ -1,4 +1,4 @@
-"""Stage `split`: train, val and test in FNE's own JSON, with the truth where it is known."""
+"""Stage `split`: train, val and test in FNE's JSON format, with the truth if it is known."""
 
 from __future__ import annotations
 

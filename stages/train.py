@@ -1,4 +1,4 @@
-"""Stage `train`: one run, resumed where it was killed."""
+"""Stage `train`: one training run, resumed after a kill."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main() -> None:
     key = digest_of(params.model_dump(include=set(sections)), inputs)
     folder = checkpoint_folder("train", key)
     main = os.environ.get("RANK", "0") == "0"
-    # the same experiment, queued twice, runs one after the other
+    # if the same experiment is queued twice, the second one waits
     with FileLock(folder.with_suffix(".lock")) if main else nullcontext():
         checkpoint = Checkpoint(folder)
         tracker = Tracker(params.tracking.experiment, silent=not main)
@@ -58,7 +58,7 @@ def main() -> None:
             else:
                 click.echo(take_over(params, key))
             check_recorded()
-            # In this order a kill in between loses nothing: the same command finds its checkpoint, its run, or both.
+            # In this order a kill in between loses nothing: the same command finds the checkpoint, the run, or both.
             tracker.finish()
             if main:
                 checkpoint.remove()

@@ -1,1 +1,1 @@
-"""NPC's memory bank: which training pairs are clean, and which clean pairs stand for each."""
+"""NPC's memory bank: which training pairs are clean, and the clean pairs (entries) of each pair."""

@@ -1,1 +1,1 @@
-"""Where images and captions come from, and how they are split. Knows no model."""
+"""Images, captions and splits. Imports no model."""

@@ -1,1 +1,1 @@
-"""How good a trained model is."""
+"""The evaluation of a trained model."""

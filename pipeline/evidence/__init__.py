@@ -1,1 +1,1 @@
-"""What frozen encoders and sibling captions say of pairs before training: alignment, agreement, trust, posterior."""
+"""Evidence about pairs from frozen encoders and sibling captions, before training: alignment, trust, posterior."""

@@ -1,6 +1,6 @@
 """Closed-form alignments of two frozen towers: canonical correlation, and ridge regression into caption space.
 
-Both are matters of seconds and know nothing but the training pairs.
+Both take seconds and use only the training pairs.
 
 Shapes: N images, M captions (one pair each), W width of the image features, V of the caption vectors, D of the
 aligned space.
@@ -18,15 +18,15 @@ from torch.nn.functional import normalize
 from pipeline.evidence.moments import CHUNK_ROWS, Frame, checked_weights, fit_frame, pair_sums
 from pipeline.evidence.references import CaptionsByImage
 
-SMALLEST_EIGENVALUE = 1e-12  # towers that say the same of everything: their projections are then 0, not infinite
+SMALLEST_EIGENVALUE = 1e-12  # for towers with constant output, projections are then 0, not infinite
 
 
 @dataclass(frozen=True)
 class Alignment:
     """Linear maps of standardised image features and of centred caption vectors into one space.
 
-    `text_projection_VD` is None where that space is the captions' own (`fit_ridge`). Tensors are float64 and
-    contiguous: read from a file, they lie in memory as before, and products round as before.
+    `text_projection_VD` is None if that space is the captions' own (`fit_ridge`). Tensors are float64 and contiguous:
+    after reading from a file they have the same memory layout, so products round in the same way.
     """
 
     frame: Frame
@@ -34,7 +34,7 @@ class Alignment:
     text_projection_VD: Tensor | None = None
 
     def image(self, image_NW: Tensor) -> Tensor:
-        """Unit vectors (N, D), in the features' own precision; zero where a feature vector says nothing."""
+        """Unit vectors (N, D), in the features' own precision; zero for a feature vector at the mean."""
         image_NW = _at_least_single(image_NW)
         return normalize(self.frame.image(image_NW) @ self.image_projection_WD.to(image_NW), dim=1)
 
@@ -47,7 +47,7 @@ class Alignment:
         return normalize(centred_MV, dim=1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name, fit for safetensors."""
+        """All tensors by name, for safetensors."""
         tensors = {**self.frame._asdict(), "image_projection_WD": self.image_projection_WD}
         if self.text_projection_VD is not None:
             tensors["text_projection_VD"] = self.text_projection_VD
@@ -55,7 +55,7 @@ class Alignment:
 
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> Alignment:
-        """What `state_dict` wrote."""
+        """The alignment of a `state_dict`."""
         frame = Frame(*(tensors[name] for name in Frame._fields))
         return cls(frame, tensors["image_projection_WD"], tensors.get("text_projection_VD"))
 
@@ -72,16 +72,16 @@ def fit_cca(
     """Regularised canonical correlation analysis (Hotelling 1936; ridges as Vinod 1976), canonical axes scaled.
 
     With x standardised features, y unit caption vectors minus their mean, and C their means over pairs of x xᵀ, y yᵀ
-    and x yᵀ: `A = (Cxx + image_ridge · mean(diag Cxx) · I)^(-1/2)`, B alike of Cyy, `U S Vᵀ = svd(A Cxy B)`; images
+    and x yᵀ: `A = (Cxx + image_ridge · mean(diag Cxx) · I)^(-1/2)`, B the same of Cyy, `U S Vᵀ = svd(A Cxy B)`; images
     are projected by `A U S`, captions by `B V`.
 
     Args:
         image_NW: features of the training images.
-        caption_MV: frozen caption vectors of any length; their direction counts.
-        caption_image_M: the row of each caption's image; any number an image.
-        image_ridge: share of the mean variance that is added to each image feature's.
-        text_ridge: the same for caption vectors.
-        weight_M: each pair's weight in every mean, as if the pair came that often; None: 1.
+        caption_MV: frozen caption vectors of any length; only their direction is used.
+        caption_image_M: the row of each caption's image; an image may have any number of captions.
+        image_ridge: share of the mean variance that is added to each image feature's variance.
+        text_ridge: same for caption vectors.
+        weight_M: each pair's weight in every mean, as if the pair occurred that often; None: 1.
 
     Returns:
         An alignment of width min(W, V).

@@ -1,7 +1,7 @@
-"""Does an unpaired caption match an image? What the image's own captions say, in one vector space.
+"""Evidence that an unpaired caption matches an image, from the image's own captions in one vector space.
 
-Evidence t takes frozen caption vectors, h the trained ones: the same function. All vectors are unit vectors; frozen
-ones are to be centred first (`centred_captions`), or what all captions share hides what tells them apart.
+Evidence t uses frozen caption vectors, h trained ones, with the same function. All vectors are unit vectors; frozen
+ones must be centred first (`centred_captions`): their common part would hide their differences.
 
 Shapes: N images, M captions, V width, K pairs of an image and a caption, B of them at a time, n references.
 """
@@ -33,11 +33,11 @@ def pair_similarity(image_NV: Tensor, caption_MV: Tensor, image_K: Tensor, capti
 
 
 def caption_agreement(caption_MV: Tensor, caption_image_M: Tensor, image_K: Tensor, caption_K: Tensor) -> Tensor:
-    """Evidence t (or h): how similar a caption is to the most similar caption of an image.
+    """Evidence t (or h): the similarity of a caption to the most similar caption of an image.
 
-    With n captions of the image, none of which is the caption itself: `((n - 1) · first + second) / n`. Where the
-    caption is one of them, it is never compared with itself: the plain maximum over the other n - 1. See
-    `jackknifed_maximum` for why. Another caption with the same words is a reference like any other.
+    If the image has n captions and the caption is not one of them: `((n - 1) · first + second) / n`. If it is one of
+    them, the maximum over the other n - 1. See `jackknifed_maximum` for the reason. Another caption with the same words
+    is a normal reference.
 
     Args:
         caption_MV: unit vectors.
@@ -46,7 +46,7 @@ def caption_agreement(caption_MV: Tensor, caption_image_M: Tensor, image_K: Tens
         caption_K: its caption, a row of `caption_MV`.
 
     Returns:
-        t_K: cosines; NaN where leaving one caption out leaves none: an image with no caption, or with one.
+        t_K: cosines; NaN for an image with fewer than two captions.
     """
     t_K = _unknown(caption_MV, len(image_K))
     for pair_B, reference_Bn, own_Bn in references(caption_image_M, image_K, caption_K):
@@ -57,9 +57,9 @@ def caption_agreement(caption_MV: Tensor, caption_image_M: Tensor, image_K: Tens
 def picture_agreement(
     image_NV: Tensor, caption_MV: Tensor, caption_image_M: Tensor, image_K: Tensor, caption_K: Tensor
 ) -> Tensor:
-    """Evidence x: would the image's captions fit the picture that the caption was written for?
+    """Evidence x: how well the image's captions fit the picture that the caption was written for.
 
-    The mean cosine of the caption's own image with the captions of the pair's image, the caption itself left out.
+    The mean cosine of the caption's own image with the captions of the pair's image, without the caption itself.
     A mean, unlike a maximum, does not grow with the number of captions.
 
     Args:
@@ -67,7 +67,7 @@ def picture_agreement(
         caption_MV, caption_image_M, image_K, caption_K: as for `caption_agreement`.
 
     Returns:
-        x_K: NaN where the image has no other caption.
+        x_K: NaN if the image has no other caption.
     """
     x_K = _unknown(caption_MV, len(image_K))
     for pair_B, reference_Bn, own_Bn in references(caption_image_M, image_K, caption_K):
@@ -81,6 +81,6 @@ def _unknown(caption_MV: Tensor, pairs: int) -> Tensor:
 
 
 def _cosines(query_BV: Tensor, reference_BnV: Tensor) -> Tensor:
-    """(B, n), of vectors in half precision too in float32."""
+    """(B, n), in float32 also for vectors in half precision."""
     dtype = torch.promote_types(reference_BnV.dtype, torch.float32)
     return (reference_BnV.to(dtype) @ query_BV.to(dtype)[:, :, None]).squeeze(2)

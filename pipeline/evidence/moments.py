@@ -1,6 +1,6 @@
-"""Standardised image features, centred caption vectors, and their sums over pairs: what the closed forms are made of.
+"""Standardised image features, centred caption vectors, and their sums over pairs, for the closed-form fits.
 
-Sums are taken in float64 over a chunk of images at a time.
+Sums are computed in float64, over a chunk of images at a time.
 
 Shapes: N images, M captions (one pair each), W width of the image features, V of the caption vectors.
 """
@@ -17,11 +17,11 @@ from pipeline.errors import InputError
 from pipeline.evidence.references import CaptionsByImage
 
 CHUNK_ROWS = 2048
-SMALLEST_STD = 1e-3  # added to the standard deviation: a feature that hardly varies stays small
+SMALLEST_STD = 1e-3  # added to the standard deviation: an almost constant feature stays small
 
 
 class Frame(NamedTuple):
-    """Where features and caption vectors are measured from: weighted means, and the image features' scale."""
+    """The standardisation: weighted means of features and caption vectors, and the features' standard deviation."""
 
     image_mean_W: Tensor
     image_scale_W: Tensor
@@ -49,7 +49,7 @@ class Sums(NamedTuple):
 
 
 def checked_weights(caption_image_M: Tensor, weight_M: Tensor | None) -> Tensor:
-    """The weight of each pair in float64; all 1 where none are given.
+    """The weight of each pair in float64; all 1 for None.
 
     Raises:
         InputError: when a weight is negative or not finite, or none is above 0.
@@ -76,7 +76,7 @@ def fit_frame(image_NW: Tensor, caption_MV: Tensor, caption_image_M: Tensor, wei
 
 
 def mean_direction(caption_MV: Tensor, weight_M: Tensor | None = None) -> Tensor:
-    """The (weighted) mean of the captions' unit vectors (V,), float64: what frozen captions are centred by."""
+    """The (weighted) mean of the captions' unit vectors (V,), float64, for centring frozen captions."""
     weight_M = caption_MV.new_ones(len(caption_MV), dtype=torch.float64) if weight_M is None else weight_M
     total_V = caption_MV.new_zeros(caption_MV.shape[1], dtype=torch.float64)
     for caption_BV, weight_B in zip(caption_MV.split(CHUNK_ROWS), weight_M.split(CHUNK_ROWS), strict=True):
@@ -94,7 +94,7 @@ def pair_sums(
     image_I: Tensor,
     unit: bool,
 ) -> Sums:
-    """Sums over the pairs of the images `image_I`, with x standardised and y centred (`unit`: and of unit length)."""
+    """Sums over the pairs of the images `image_I`: x standardised, y centred (with `unit`, also of unit length)."""
     image_WW = image_NW.new_zeros(image_NW.shape[1], image_NW.shape[1], dtype=torch.float64)
     cross_WV = image_NW.new_zeros(image_NW.shape[1], caption_MV.shape[1], dtype=torch.float64)
     weight = image_WW.new_zeros(())

@@ -1,6 +1,6 @@
-"""Independent normals, one for each kind of evidence: what the posterior and the mixture of trust are made of.
+"""Independent normals, one for each kind of evidence, for the posterior and for the mixture in `trust`.
 
-NaN is evidence that does not exist for a row; it is left out of that row's sum and of its kind's mean and variance.
+NaN means no evidence for a row; it is left out of that row's sum and of its kind's mean and variance.
 
 Shapes: K rows (pairs), F kinds of evidence.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-SMALLEST_VARIANCE = 1e-12  # evidence that is the same everywhere: keeps the log-ratio finite
+SMALLEST_VARIANCE = 1e-12  # keeps the log-ratio finite for constant evidence
 
 
 class Normals(NamedTuple):
@@ -22,13 +22,13 @@ class Normals(NamedTuple):
     variance_F: Tensor
 
     def log_densities(self, evidence_KF: Tensor) -> Tensor:
-        """`log N(e; μ, σ²)` of each number (K, F); NaN where there is none."""
+        """`log N(e; μ, σ²)` of each value (K, F); NaN where there is none."""
         distance_KF = (evidence_KF - self.mean_F).square() / self.variance_F
         return -(distance_KF + self.variance_F.log() + math.log(2 * math.pi)) / 2
 
 
 def fit_normals(evidence_KF: Tensor, weight_K: Tensor, smallest_variance: float = SMALLEST_VARIANCE) -> Normals:
-    """Weighted means, and weighted mean squared distances from them, of each kind."""
+    """The weighted mean and variance of each kind."""
     there_KF = ~evidence_KF.isnan()
     weight_KF = weight_K[:, None] * there_KF
     total_F = weight_KF.sum(0)

@@ -1,8 +1,8 @@
-"""How probably an unpaired caption matches an image, from several numbers that are evidence of it (Bayes' rule).
+"""The probability that an unpaired caption matches an image, from several kinds of evidence (Bayes' rule).
 
-FNE's rule of two normals (`pipeline.sampling.posterior`) with more than one number, and calibrated.
+FNE's rule of two normals (`pipeline.sampling.posterior`), with several kinds of evidence and calibrated.
 
-Shapes: K pairs, F kinds of evidence. NaN is evidence that does not exist for a pair.
+Shapes: K pairs, F kinds of evidence. NaN means no evidence for a pair.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch.nn.functional import softplus
 from pipeline.errors import InputError
 from pipeline.evidence.normals import Normals, fit_normals
 
-FEWEST = 2  # values of a kind of evidence in each population, or the kind is left out
-FARTHEST_STD = 1e6  # evidence farther out counts as if it were there: its square stays finite
-FEWEST_ABOVE = 0.01  # share of the positives above a threshold of `estimated_prior`
+FEWEST = 2  # a kind of evidence with fewer values in a population is left out
+FARTHEST_STD = 1e6  # evidence is clipped at this distance, so that its square stays finite
+FEWEST_ABOVE = 0.01  # smallest share of the positives above a threshold of `estimated_prior`
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Two populations of normals, the temperature of their log-ratio, and K: one pair in K matches beforehand."""
+    """Two populations of normals, the temperature of their log-ratio, and K (the prior probability is 1/K)."""
 
     positive: Normals
     negative: Normals
@@ -42,7 +42,7 @@ class Posterior:
         return torch.sigmoid(self.log_ratio(evidence_KF) - math.log(self.prior - 1))
 
     def as_numbers(self) -> dict[str, Any]:
-        """Plain numbers, fit for JSON; None for a kind of evidence that is left out."""
+        """Plain numbers, for JSON; None for a kind of evidence that is left out."""
         populations = {"positive": self.positive, "negative": self.negative}
         return {
             **{
@@ -58,7 +58,7 @@ class Posterior:
 
     @classmethod
     def from_numbers(cls, numbers: Mapping[str, Any]) -> Posterior:
-        """What `as_numbers` wrote."""
+        """The posterior of `as_numbers`."""
         positive, negative = (
             Normals(
                 *(
@@ -72,16 +72,16 @@ class Posterior:
 
 
 def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> Posterior:
-    """Naive Bayes of normals, and one temperature on their log-ratio.
+    """Fit naive Bayes with normals, and one temperature on their log-ratio.
 
-    Kinds of evidence repeat one another, and naive Bayes counts what they share once for each. The temperature, between
-    0 and 1, undoes it: the logistic regression of match on the log-ratio, on the same pairs, without an intercept, both
-    populations of equal weight. A temperature above 1 would count evidence more often than it was given.
+    Kinds of evidence are correlated, and naive Bayes counts their common part several times. The temperature, between 0
+    and 1, corrects that: it is the logistic regression of match on the log-ratio, on the same pairs, without an
+    intercept, with equal weight of both populations. A temperature above 1 would count evidence more than once.
 
     Args:
         positive_KF: evidence of pairs that match: captions against their own image's other captions.
-        negative_KF: evidence of random unpaired pairs, any number; the same kinds in the same order.
-        prior: K above 1: one pair in K is taken for a match beforehand, as `sampler.prior`.
+        negative_KF: evidence of random unpaired pairs, any number; same kinds in the same order.
+        prior: K, above 1; the prior probability of a match is 1/K, same as `sampler.prior`.
 
     Raises:
         InputError: when the prior is not above 1, or no kind of evidence has two values in both populations.
@@ -104,19 +104,19 @@ def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> 
 
 
 def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) -> float:
-    """K, such that at least one unpaired pair in K seems to match: the smallest ratio of tails.
+    """Estimate K = 1/π, where π is the share of unpaired pairs that match: the smallest ratio of tails.
 
-    If a share π of the unpaired pairs matches as the positives do, then at any threshold the share of unpaired pairs
-    above it is at least π times that of the positives. The smallest ratio over thresholds (the positives' percentiles)
-    therefore bounds π from above for matches that are like the positives. An image's own captions agree more than
-    foreign ones that are true of it, so that in practice π is *larger* (on Flickr8k three to four times).
+    If a share π of the unpaired pairs matches and is distributed as the positives, then at any threshold the share of
+    unpaired pairs above it is at least π times that of the positives. The smallest ratio over thresholds (the
+    positives' percentiles) is therefore an upper bound of π under this assumption. An image's own captions agree more
+    than true captions of other images, so in practice π is *larger* (on Flickr8k three to four times).
 
     Args:
         positive_log_ratio_K: `Posterior.log_ratio` of pairs that match.
-        unpaired_log_ratio_K: that of uniformly drawn unpaired pairs.
+        unpaired_log_ratio_K: same, of uniformly drawn unpaired pairs.
 
     Returns:
-        1 / π, above 1. One unpaired pair more than there is counts as above each threshold.
+        1 / π, above 1. At each threshold, one is added to the number of unpaired pairs above it.
     """
     positive_K = positive_log_ratio_K.double()
     share_T = torch.linspace(FEWEST_ABOVE, 1, 100, dtype=torch.float64, device=positive_K.device)
@@ -138,7 +138,7 @@ def _log_ratio(evidence_KF: Tensor, positive: Normals, negative: Normals) -> Ten
 
 
 def _temperature(positive_K: Tensor, negative_K: Tensor) -> float:
-    """The factor of the log-ratio that makes the pairs most probable."""
+    """The factor of the log-ratio with the highest likelihood of the pairs."""
     from scipy.optimize import minimize_scalar
 
     def loss(factor: float) -> float:

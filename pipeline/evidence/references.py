@@ -1,6 +1,6 @@
-"""The captions of each image as references: which they are, and the maximum over them that more of them do not raise.
+"""The captions of each image as references, and a maximum over them that does not grow with their number.
 
-Shapes: N images, M captions, K pairs of an image and a caption that are asked about, B of them at a time, n references.
+Shapes: N images, M captions, K pairs of an image and a caption, B of them at a time, n references.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK_REFERENCES = 1 << 14  # references of all pairs of a chunk: 25 MB of gathered vectors at width 384
+CHUNK_REFERENCES = 1 << 14  # per chunk, over all its pairs: 25 MB of vectors at width 384
 
 
 class CaptionsByImage:
-    """Captions grouped by image; an image may have any number, also none.
+    """Captions grouped by image; an image may have any number, including none.
 
     Args:
-        caption_image_M: the image that each caption belongs to.
-        images: how many images there are.
+        caption_image_M: each caption's image.
+        images: the number of images.
     """
 
     def __init__(self, caption_image_M: Tensor, images: int) -> None:
@@ -28,7 +28,7 @@ class CaptionsByImage:
         self.first_N = self.count_N.cumsum(0) - self.count_N
 
     def members(self, image_I: Tensor) -> tuple[Tensor, Tensor]:
-        """(caption_T, place_T): the captions of these images, and the place of each one's image in `image_I`."""
+        """(caption_T, place_T): the captions of these images, and the index of each caption's image in `image_I`."""
         count_I = self.count_N[image_I]
         place_T = torch.arange(len(image_I), device=image_I.device).repeat_interleave(count_I)
         offset_T = torch.arange(len(place_T), device=image_I.device) - (count_I.cumsum(0) - count_I)[place_T]
@@ -38,17 +38,17 @@ class CaptionsByImage:
 def references(
     caption_image_M: Tensor, image_K: Tensor, caption_K: Tensor, chunk_references: int = CHUNK_REFERENCES
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The references of each pair, pairs with equally many at a time, so that nothing is padded.
+    """The references of each pair; a chunk has pairs with equally many references, so there is no padding.
 
     Args:
         caption_image_M: the image of each caption.
         image_K: the image of each pair.
         caption_K: its caption, a row of `caption_image_M`.
-        chunk_references: references at a time; a single pair may have more.
+        chunk_references: references per chunk; a single pair may have more.
 
     Yields:
         (pair_B, reference_Bn, own_Bn): pairs, rows of their image's captions, and True where a reference is the
-        pair's caption itself. Pairs whose image has no caption do not come.
+        pair's caption itself. Pairs whose image has no caption are left out.
     """
     if not len(image_K):
         return
@@ -64,18 +64,18 @@ def references(
 
 
 def jackknifed_maximum(similarity_Bn: Tensor, own_Bn: Tensor) -> Tensor:
-    """The largest of n similarities, as it would be on average with one reference fewer.
+    """The expected maximum of n similarities with one reference fewer.
 
-    A caption's own image has n - 1 references other than the caption, a foreign image n, and a maximum over more is
-    larger. Where no reference is the caption itself, the mean over the n ways to leave one out is taken:
-    `((n - 1) · first + second) / n`; where one is, it is left out, and the plain maximum of the others is the answer.
+    A caption's own image has n - 1 references other than the caption, another image has n, and a maximum over more
+    references is larger. If no reference is the caption itself, the result is the mean over the n ways to leave one
+    out: `((n - 1) · first + second) / n`. If one is, it is left out, and the result is the maximum of the others.
 
     Args:
         similarity_Bn: (…, n).
-        own_Bn: bool, the same shape; True where the reference is the caption itself.
+        own_Bn: bool, same shape; True where the reference is the caption itself.
 
     Returns:
-        (…,), NaN where leaving one out leaves no reference (n < 2).
+        (…,), NaN for n < 2.
     """
     count = similarity_Bn.shape[-1]
     if count < 2:

@@ -12,7 +12,7 @@ from pipeline.evidence.alignment import Alignment
 from pipeline.evidence.moments import CHUNK_ROWS, Frame, Sums, checked_weights, fit_frame, pair_sums
 from pipeline.evidence.references import CaptionsByImage
 
-RIDGE = 1.0  # on Flickr8k's validation split 0.3 to 1 tell own captions from others equally well, 3 less
+RIDGE = 1.0  # on Flickr8k's validation split 0.3 to 1 separate own captions from others equally well, 3 less well
 
 
 def fit_ridge(
@@ -23,11 +23,11 @@ def fit_ridge(
     ridge: float = RIDGE,
     weight_M: Tensor | None = None,
 ) -> Alignment:
-    """Map standardised image features to where their captions are: `(Cxx + ridge · I)^-1 Cxt`.
+    """Map standardised image features to the vectors of their captions: `(Cxx + ridge · I)^-1 Cxt`.
 
     Args:
         image_NW: features of the training images.
-        caption_MV: frozen caption vectors; t is each one's unit vector, centred by their mean and of unit length again.
+        caption_MV: frozen caption vectors; t is the unit vector, centred by their mean and normalised again.
         caption_image_M: the row of each caption's image.
         ridge: added to the variance of each standardised feature, which is about 1.
         weight_M: as for `fit_cca`.
@@ -55,9 +55,9 @@ def out_of_fold_images(
     seed: int,
     ridge: float = RIDGE,
 ) -> Tensor:
-    """What `fit_ridge` makes of each training image when it did not see the image: evidence r of training pairs.
+    """Each training image projected by a `fit_ridge` without that image: for evidence r of training pairs.
 
-    Means and scales are those of all pairs: an image's own share in them is 1 in N.
+    Means and standard deviations are those of all pairs: an image's own share in them is only 1/N.
 
     Args:
         image_NW, caption_MV, caption_image_M, ridge: as for `fit_ridge`.
@@ -65,8 +65,8 @@ def out_of_fold_images(
         seed: of the draw of the folds.
 
     Returns:
-        image_NV: unit vectors in the space of the centred captions; NaN where fewer than two images have captions, and
-        for an image without any.
+        image_NV: unit vectors in the space of the centred captions; NaN if fewer than two images have captions, and for
+        an image without any.
     """
     weight_M = checked_weights(caption_image_M, None)
     frame = fit_frame(image_NW, caption_MV, caption_image_M, weight_M)

@@ -1,7 +1,7 @@
-"""Evidence from contextual token vectors: does every word of the caption have its like among the image's captions?
+"""Evidence from contextual token vectors: how similar each token is to one in the image's captions.
 
-Shapes: T tokens of all captions in a row, M captions, V width, K pairs of an image and a caption, B of them at a time,
-n references, L tokens of the longest caption of a chunk.
+Shapes: T tokens of all captions, concatenated, M captions, V width, K pairs of an image and a caption, B of them at a
+time, n references, L tokens of the longest caption of a chunk.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def token_recall(
     image_K: Tensor,
     caption_K: Tensor,
 ) -> Tensor:
-    """Evidence b: the caption's tokens against the most similar token of the image's captions (as BERTScore's recall).
+    """Evidence b: each token of the caption against the most similar one of the image's captions (BERTScore's recall).
 
     `Σ_t idf_t · max cosine(t, u) / Σ_t idf_t` over tokens t of the caption and u of the image's captions; the maximum
-    over captions is jackknifed, as for t (`jackknifed_maximum`), and leaves the caption itself out. Asymmetric: a
-    caption that says less than the references is still true.
+    over captions is jackknifed, as for t (`jackknifed_maximum`), and leaves the caption itself out. It is asymmetric: a
+    caption with less content than the references is still true.
 
     Args:
         token_TV: unit vectors of the tokens, caption after caption.
@@ -35,7 +35,7 @@ def token_recall(
         caption_image_M, image_K, caption_K: as for `caption_agreement`.
 
     Returns:
-        b_K: NaN where leaving one caption out leaves none, or the caption's tokens weigh nothing.
+        b_K: NaN for an image with fewer than two captions, or if all weights of the caption's tokens are 0.
     """
     recall_K = token_TV.new_full(image_K.shape, torch.nan, dtype=torch.float32)
     for pair_B, reference_Bn, own_Bn in references(caption_image_M, image_K, caption_K, CHUNK_REFERENCES):
@@ -52,7 +52,7 @@ def token_recall(
 
 
 def _padded(first_M1: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of the tokens of captions of any shape, (…, L), and which of them are real; the others are row 0."""
+    """Token rows (…, L) of captions of any shape (…), and which are real; padding is row 0."""
     first, count = first_M1[caption], first_M1[caption + 1] - first_M1[caption]
     offset_L = torch.arange(int(count.max()), device=caption.device)
     real = offset_L < count[..., None]

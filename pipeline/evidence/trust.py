@@ -1,4 +1,4 @@
-"""Is a training pair wrong? What the image's other captions and a regression on other images say, before any training.
+"""Trust in training pairs before any training, from the image's other captions and a regression on other images.
 
 Shapes: N images, M captions (one training pair each), W and V widths, F kinds of evidence, R random pairs.
 """
@@ -14,20 +14,20 @@ from pipeline.evidence.normals import fit_normals
 from pipeline.evidence.regression import out_of_fold_images
 
 MOST_ROUNDS = 500
-SMALLEST_CHANGE = 1e-5  # of a probability in a round: the mixture has settled
-SMALLEST_VARIANCE = 1e-3  # of standardised evidence within a component: none shrinks to a few equal pairs
+SMALLEST_CHANGE = 1e-5  # of a probability in an iteration; below it, the mixture has converged
+SMALLEST_VARIANCE = 1e-3  # of standardised evidence in a component, which cannot shrink to a few equal pairs
 SMALLEST_SHARE = 1e-6
 
 
 def pair_trust(
     image_NW: Tensor, caption_MV: Tensor, caption_image_M: Tensor, *, folds: int = 5, seed: int = 1
 ) -> Tensor:
-    """How probably each training pair is right.
+    """The probability that each training pair is right.
 
-    Two kinds of evidence: sibling agreement, the caption's largest cosine with the image's *other* captions, and its
-    cosine with what a ridge regression that did not see the image makes of it. They are compared with the same of
-    random pairs, each image's captions with one other image (`mixture_posterior`). No labels, no training; the same for
-    the same input. An image's only caption has no siblings: for it the regression decides alone.
+    Two kinds of evidence: sibling agreement (the caption's largest cosine with the image's *other* captions), and
+    its cosine with the image's projection by a ridge regression without that image. They are compared with those
+    of random pairs: each image's captions with one other image (`mixture_posterior`). It needs no labels and no
+    training, and is deterministic. For an image's only caption, without siblings, only the regression is used.
 
     Args:
         image_NW: frozen features of the training images.
@@ -37,8 +37,7 @@ def pair_trust(
         seed: of the folds and of the random pairs.
 
     Returns:
-        p_M: in [0, 1], float64; 1 for every pair where nothing tells pairs apart, or fewer than two images have
-        captions.
+        p_M: in [0, 1], float64; all 1 if the evidence is constant, or if fewer than two images have captions.
     """
     with_caption_I = caption_image_M.unique()
     if len(with_caption_I) < 2:
@@ -58,19 +57,19 @@ def pair_trust(
 
 
 def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:
-    """The posterior of the better component, in a naive-Bayes mixture of normals whose worse component is known.
+    """The posterior of the better component in a naive-Bayes mixture of normals whose worse component is known.
 
-    Wrong pairs look as random ones do, so that the worse component is fitted to those, once. The better one and its
-    share are found by expectation and maximisation (Dempster et al. 1977), started from a half for every pair, so that
-    nothing is drawn. Were both components free, they would split a data set without wrong pairs in halves.
+    Wrong pairs have the evidence of random pairs, so the worse component is fitted to random pairs, once. The better
+    one and its share are fitted by expectation maximisation (Dempster et al. 1977), started from 0.5 for every pair,
+    so there is no randomness. If both components were free, they would split a dataset without wrong pairs into halves.
 
     Args:
-        evidence_MF: the larger, the more probably right; NaN is evidence that does not exist, and is left out.
-        random_RF: the same kinds of random pairs.
+        evidence_MF: larger means more probably right; NaN means no evidence, and is left out.
+        random_RF: same kinds, of random pairs.
 
     Returns:
-        p_M: in [0, 1], float64. Kinds of evidence that are the same for all pairs are left out; where no kind is left
-        every pair is trusted: 1. A pair without evidence has the share of the better component.
+        p_M: in [0, 1], float64. Constant kinds of evidence are left out; if no kind is left, every pair has 1. A pair
+        without evidence has the share of the better component.
     """
     all_pairs = fit_normals(evidence_MF, evidence_MF.new_ones(len(evidence_MF)), 0.0)
     spread_F = all_pairs.variance_F.sqrt()

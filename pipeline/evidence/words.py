@@ -1,6 +1,6 @@
-"""Evidence without any model: how much of a caption do the image's own captions say too, word by word?
+"""Evidence without any model: the share of a caption's words that also occur in the image's own captions.
 
-Captions are lower case and without punctuation; their words are what spaces separate.
+Captions are lower case and without punctuation; words are separated by spaces.
 
 Shapes: M captions, N images, L words of the vocabulary, K pairs of an image and a caption, B of them at a time, P words
 that a pair shares.
@@ -22,8 +22,8 @@ CHUNK_PAIRS = 1 << 16
 def inverse_document_frequencies(captions: Sequence[str], caption_image_M: Tensor) -> dict[str, float]:
     """`log((1 + N) / (1 + images with the word))` of each word of the training captions.
 
-    A document is what all captions of an image say together. A word that some caption of every image has ("background",
-    "the") says nothing, however few of the captions have it: on the scenes that is an AUC of 0.95, not 0.90.
+    A document is all captions of an image together. A word that occurs in some caption of every image ("background",
+    "the") gets weight 0, even if few captions have it: on the scenes the AUC is then 0.95 instead of 0.90.
     """
     words, said_ML = _word_matrix(captions)
     images_L = (_sum_by_image(caption_image_M) @ said_ML > 0).sum(axis=0).A1
@@ -37,7 +37,7 @@ class WordCoverage:
     Args:
         captions: the split's captions.
         caption_image_M: the image of each; every image has a caption.
-        idf: of the training captions' words; a word that is not among them weighs as much as the rarest.
+        idf: of the training captions' words; another word gets the weight of the rarest.
     """
 
     def __init__(self, captions: Sequence[str], caption_image_M: Tensor, idf: Mapping[str, float]) -> None:
@@ -47,14 +47,14 @@ class WordCoverage:
         self._idf_L = np.array([idf.get(word, rarest) for word in words])
         self._image_M = caption_image_M.cpu().numpy()
         self._captions_N = np.bincount(self._image_M)
-        self._captions_NL = _sum_by_image(caption_image_M) @ self._said_ML  # how many of an image's have each word
+        self._captions_NL = _sum_by_image(caption_image_M) @ self._said_ML  # captions of an image that have each word
 
     def of(self, image_K: Tensor, caption_K: Tensor) -> Tensor:
         """cov_K in [0, 1], float64.
 
-        A caption of the image itself is never counted among those that say its words. For a foreign one the mean over
-        the ways to leave one of the image's n captions out is taken, as for t: a word of one caption alone counts
-        (n - 1) / n. NaN where that leaves no caption, or the caption's words weigh nothing.
+        A caption of the image itself is not one of its own references. For a caption of another image, the result is
+        the mean over the ways to leave out one of the image's n captions, as for t: a word of only one caption counts
+        (n - 1) / n. NaN if no caption is left, or if all weights of the caption's words are 0.
         """
         parts = zip(image_K.cpu().split(CHUNK_PAIRS), caption_K.cpu().split(CHUNK_PAIRS), strict=True)
         return torch.from_numpy(np.concatenate([self._of(image.numpy(), caption.numpy()) for image, caption in parts]))

@@ -1,1 +1,1 @@
-"""What is computed of images and captions before training, and how a training reads it."""
+"""Features of images and captions: made once before training, and read in training."""

@@ -1,1 +1,1 @@
-"""Losses, one figure a sample."""
+"""Losses, one value per anchor."""

@@ -1,1 +1,1 @@
-"""What a person looks at."""
+"""The report: page, lists and tables."""

@@ -25,7 +25,7 @@ def recalls_table(
     Args:
         metrics: as in metrics.json.
         intervals: as in evaluation/intervals.json; None: not computed.
-        published: rows for the same data set and protocol; may be empty.
+        published: rows for the same dataset and protocol; may be empty.
     """
     table = Table(title="Test split, percent", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.show_edge = False  # ten columns then fit 80 characters

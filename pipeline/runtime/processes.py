@@ -1,4 +1,4 @@
-"""The global batch on one process or on several: threads, gathering, and draws that depend on neither."""
+"""The global batch on one or several processes: threads, gathering, and draws that do not depend on their number."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, distributed
 
 COARSE_STEPS, FINE_STEPS = 1 << 22, 1 << 30
 LONGEST_WAIT = timedelta(days=1)  # of one process for the others, whose shards may take longer
-SMALL_MODEL = 5_000_000  # parameters below which a second thread costs more than it brings
+SMALL_MODEL = 5_000_000  # parameters; below it, a second thread makes training slower
 
 
 def use_threads(parameters: int) -> None:
-    """All cores for a large model, one for a small one, whose operators are too short to share; `OMP_NUM_THREADS` wins.
+    """Use all cores for a large model, one for a small one with short operators; `OMP_NUM_THREADS` has precedence.
 
-    With one thread, small runs also repeat bit for bit on machines with different numbers of cores.
+    With one thread, small runs are also bit-identical on machines with different numbers of cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1 if parameters < SMALL_MODEL else os.cpu_count() or 1)
@@ -28,7 +28,7 @@ def use_threads(parameters: int) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Work as one of the processes that a launcher started, if one did; training leaves this to accelerate."""
+    """Join the process group if a launcher started this process; in training, accelerate does this."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -43,14 +43,14 @@ def process_group() -> Iterator[None]:
 
 
 def own_device() -> torch.device:
-    """This process's GPU, or the CPU where there is none."""
+    """This process's GPU, or the CPU if there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this call."""
     if process_count() > 1:
         distributed.all_reduce(torch.zeros(1))
 
@@ -65,17 +65,17 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def process_count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Which of them this is, from 0."""
+    """The index of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def local_span(global_size: int) -> range:
-    """The contiguous part of a global batch that this process takes."""
+    """This process's contiguous part of a global batch."""
     edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
     return range(int(edges[process_index()]), int(edges[process_index() + 1]))
 
@@ -85,7 +85,7 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
 
     Args:
         rows: (b, …), this process's part of the batch.
-        global_size: rows of the whole batch.
+        global_size: rows of the global batch.
         differentiable: whether the gradient flows back to the other processes' rows.
     """
     if process_count() == 1:
@@ -98,7 +98,7 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
 
 
 class _AllGather(torch.autograd.Function):
-    """Every process's rows, and back the sum of the gradients that all processes have for this one's rows."""
+    """Forward: every process's rows. Backward: the sum over processes of the gradients for this one's rows."""
 
     @staticmethod
     def forward(_ctx: Any, rows: Tensor) -> tuple[Tensor, ...]:
@@ -114,10 +114,10 @@ class _AllGather(torch.autograd.Function):
 
 
 def uniform(seed: int, step: int, batch_size: int) -> Tensor:
-    """Two draws in (0, 1) for every place in the global batch, (2, B) float64, by seed and step alone.
+    """Two draws in (0, 1) for every position in the global batch, (2, B) float64; depends only on seed and step.
 
-    A draw lies in the middle of one of 2^52 steps. Which of `COARSE_STEPS` it is in is drawn first and apart:
-    `draw_negative` looks no further where candidates are few.
+    A draw is the middle of one of 2^52 steps. Its step among `COARSE_STEPS` is drawn first and separately:
+    `draw_negative` uses only this for few candidates.
     """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
     coarse = generator.integers(COARSE_STEPS, size=(2, batch_size))

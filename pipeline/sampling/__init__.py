@@ -1,1 +1,1 @@
-"""Which negatives, and with what weight."""
+"""Which candidates are negatives, and their weights."""

@@ -1,4 +1,4 @@
-"""The only package that knows MLflow: runs written, copied and read, the view that shows them, the models they keep."""
+"""The only package that uses MLflow: write, copy and read runs, their view in MLflow's pages, and logged models."""
 
 from pipeline.tracking.naming import EVALUATE_KEY, EVALUATED, TRAIN_KEY, committed_params, origin_tags, run_name
 from pipeline.tracking.run import Tracker

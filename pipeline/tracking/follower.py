@@ -1,7 +1,7 @@
-"""The child process that copies a run to a server while the run's stage works.
+"""The child process that copies a run to a server while the run's stage is running.
 
-The stage waits for nothing but this process, and for that no longer than `AT_THE_END`: whatever a server does, it does
-it to the child, which is ended then.
+The stage waits only for this process, and at most `AT_THE_END`; then the process is ended. So a slow or broken server
+cannot stop the stage.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from pipeline.tracking.store import reason
 from pipeline.tracking.sync import Copier
 
-EVERY = 60.0  # seconds between two copies while the stage works
-AT_THE_END = 4.0  # seconds that a stage waits for the last one
+EVERY = 60.0  # seconds between two copies while the stage runs
+AT_THE_END = 4.0  # seconds that a stage waits for the last copy
 COPIED = "copied"
 
 
 class Follower:
-    """The child, as its stage sees it; it ends when the stage does, also when that is killed."""
+    """The stage's handle of the child, which ends with the stage, also after a kill."""
 
     def __init__(self) -> None:
-        """Start it, so that its imports are done when there is something to copy."""
+        """Start the child early, so that its imports are done before the first copy."""
         code = f"from pipeline.tracking.follower import follow; follow({os.getpid()}, {EVERY})"
         path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        # what may have been done must not be asked for again: the next copy finds out
+        # no retries: the first request may have succeeded; the next copy checks that
         own = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -38,18 +38,18 @@ class Follower:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the stage, which then ends this one
+            start_new_session=True,  # Ctrl-C is for the stage, which then ends this process
         )
 
     def start(self, run_id: str) -> None:
-        """Have it copy a run, now and every minute."""
-        with suppress(OSError):  # it has ended; `end` says why
+        """Make the child copy a run, now and every minute."""
+        with suppress(OSError):  # the child has ended; `end` returns the reason
             if stdin := self._process.stdin:
                 stdin.write(f"{run_id}\n".encode())
                 stdin.flush()
 
     def end(self) -> str | None:
-        """Have it copy what is new, wait for that, and end it; why the copy is not complete, or None."""
+        """Copy what is new, wait for that, and end the child; returns why the copy is incomplete, or None."""
         with self._process as child:
             try:
                 said = child.communicate(b"end\n", AT_THE_END)[0].decode().strip()
@@ -61,16 +61,16 @@ class Follower:
 
 
 def follow(parent: int, every: float) -> None:
-    """The child's life: reads a run's id, then copies the run until its stage, process `parent`, ends."""
+    """The child's main function: reads a run's id, then copies the run until its stage (process `parent`) ends."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     copier = Copier()
     older = copier.pending()  # what earlier stages could not copy
     run_id = os.read(0, 33).decode().strip()
-    while len(run_id) == 32:  # else the stage ended before it began a run
+    while len(run_id) == 32:  # else the stage ended before it started a run
         ended, result = _ends_within(0), COPIED
         try:
             copier.copy(run_id)
-        except Exception as error:  # whatever a server does
+        except Exception as error:  # any error of a server
             result = reason(error, copier.uri)
         if ended:
             print(result)
@@ -82,7 +82,7 @@ def follow(parent: int, every: float) -> None:
 
 
 def _ends_within(seconds: float) -> bool:
-    """Whether the stage says so in that time."""
+    """Whether the stage requests the end within that time."""
     return bool(select.select([0], [], [], seconds)[0])
 
 

@@ -1,4 +1,4 @@
-"""A trained model as MLflow keeps it: beside its run, in the registry, and loadable by `mlflow.pyfunc`."""
+"""Log a trained model in its run and in MLflow's registry, loadable by `mlflow.pyfunc`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
-# What loading and predicting import; MLflow would find out by loading the model, at twenty times the cost.
+# The packages for loading and predicting; MLflow would find them by loading the model, in twenty times the time.
 REQUIREMENTS = (
     *("filelock", "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch"),
     *("torchvision", "transformers"),
@@ -19,14 +19,14 @@ REQUIREMENTS = (
 
 
 def keep_model(client: MlflowClient, run: Run, name: str, step: int, files: Callable[[], Path]) -> str:
-    """Log a model into its run and register it as a new version; what a killed process left of that is completed.
+    """Log a model into its run and register it as a new version; completes what a killed process has begun.
 
     Args:
         client: of the store.
         run: the run that trained it.
         name: in the registry.
-        step: when it was best.
-        files: the folder that holds it in MLflow's format; called where the files are needed.
+        step: of the best validation.
+        files: makes the folder with the model in MLflow's format; called only if the files are needed.
 
     Returns:
         The version.
@@ -40,12 +40,12 @@ def keep_model(client: MlflowClient, run: Run, name: str, step: int, files: Call
     begun = [model for model in logged_models if model.name == name]
     begun = begun or [client.create_logged_model(experiment_id, name, run_id, model_type="image-text")]
     logged = next((model for model in begun if model.status == LoggedModelStatus.READY), begun[0])
-    if logged.status != LoggedModelStatus.READY:  # it may lack files: all are written again
+    if logged.status != LoggedModelStatus.READY:  # files may be missing: write all again
         client.log_model_artifacts(logged.model_id, str(files()))
         client.finalize_logged_model(logged.model_id, "READY")
     if logged.model_id not in [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
-    # `models:/ID` as the source would be looked up in MLflow's global default store, which this is not
+    # not `models:/ID` as the source: MLflow would look it up in its global default store
     kept = client.create_model_version(name, logged.artifact_location, run_id, model_id=logged.model_id)
     return str(kept.version)
 
@@ -56,8 +56,8 @@ def pack_model(made: Path, loader: str, folders: Mapping[str, Path], example: Ma
     Args:
         made: an empty folder.
         loader: a module of this project with `_load_pyfunc(path)`.
-        folders: what lies below that path, by name; links are followed, a folder `last` is left out.
-        example: one row of input: strings by column; every column may be left out.
+        folders: the content of that path, by name; links are followed, a folder `last` is left out.
+        example: one row of input: strings by column; every column is optional.
 
     Returns:
         The model's folder.
@@ -93,7 +93,7 @@ def pack_model(made: Path, loader: str, folders: Mapping[str, Path], example: Ma
 
 
 def _registered(client: MlflowClient, name: str) -> None:
-    """Make the registry's entry, unless another evaluation has."""
+    """Make the registry's entry, unless another evaluation has made it."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:

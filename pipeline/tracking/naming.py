@@ -1,4 +1,4 @@
-"""Names in MLflow: the tags by which a run is found, and a run's name, which says what it is."""
+"""Names in MLflow: the tags by which a run is found, and a run's descriptive name."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pipeline.dependencies import code_of_metrics
 
 TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
-MODEL = "pipeline.model"  # the version of the model that was kept
+MODEL = "pipeline.model"  # the version of the logged model
 PARENT = "mlflow.parentRunId"
-EVALUATED = "test/rsum"  # the metric of a run that was evaluated; an evaluation's metrics are written last, all at once
+EVALUATED = "test/rsum"  # only evaluated runs have this metric; an evaluation's metrics are written last, all at once
 WRITTEN, WRITING = "pipeline.written", "no"  # `no` while a stage writes, and after a kill; else new after each stage
-COPIED = "pipeline.copied"  # the server that gets a copy; when that was complete, after what WRITTEN was then
-REPLACES = "pipeline.replaces"  # deleted runs in whose place this one was begun
+COPIED = "pipeline.copied"  # the server that gets a copy; after a complete copy, also the value of WRITTEN at that time
+REPLACES = "pipeline.replaces"  # deleted runs that this one replaces
 TOKEN = "pipeline.token"  # noqa: S105  (of a copy: the run's id in the store)
 FILES = "pipeline.files"  # of a copy: the digests of its artifacts by path
 
 IDENTITY = ("sampler.strategy", "loss.name")
-"""Always named, by their value alone."""
+"""Always in the name, only by value."""
 UNNAMED = ("seed", "tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
-"""The seed stands at the end; the others change no metric."""
-LONGEST = 250  # MLflow's bound
+"""The seed is at the end; the others change no metric."""
+LONGEST = 250  # MLflow's limit
 
 
 def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, experiment: str = "") -> str:
-    """Strategy and loss, what differs from `committed`, the seed: `cut-1 · fne triplet · cutdown 0.1 · seed 3`.
+    """Strategy, loss, differences from `committed`, and seed: `cut-1 · fne triplet · cutdown 0.1 · seed 3`.
 
     Args:
         params: of the run, by dotted name.
-        committed: as in the repository; None where that is not known: then memory and cut-down are named.
-        experiment: DVC's name for it, if it has one.
+        committed: the parameters in the repository; if unknown (None), memory and cut-down are in the name.
+        experiment: DVC's name of the experiment, if any.
     """
     if committed is None:
         changed = [name for name in ("memory.size", "sampler.cutdown") if name in params]
@@ -50,7 +50,7 @@ def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, exp
 
 
 def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
-    """The parameters of the commit that an experiment starts from, by dotted name; None where git has none."""
+    """The parameters of the commit that an experiment starts from, by dotted name; None if git has none."""
     from pipeline.errors import InputError
     from pipeline.params import flat
     from pipeline.yaml_text import parse_yaml
@@ -67,7 +67,7 @@ def committed_params(path: str = "params.yaml") -> dict[str, Any] | None:
 
 
 def origin_tags() -> dict[str, str]:
-    """Where a run comes from: DVC experiment and baseline, git commit, and a digest of the code behind its metrics."""
+    """The origin of a run: DVC experiment and baseline, git commit, and a digest of the code behind its metrics."""
     tags = {
         "code.digest": code_of_metrics(),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
@@ -81,7 +81,7 @@ def origin_tags() -> dict[str, str]:
 
 
 def _labels(params: Mapping[str, Any]) -> dict[str, str]:
-    """The last part of a dotted name where no other one ends in it, else all of it."""
+    """The last part of a dotted name if it is unique, else the whole name."""
     ends = Counter(name.rpartition(".")[2] for name in params)
     return {name: end if ends[end := name.rpartition(".")[2]] == 1 else name.replace(".", " ") for name in params}
 

@@ -1,8 +1,8 @@
-"""One MLflow run an experiment, written to the store of this repository.
+"""One MLflow run per experiment, written to the store of this repository.
 
-A run is found by a digest of its parameters and inputs (tag `pipeline.train_key`), never by a random id between the
-stages: so a fresh clone after `dvc pull` can evaluate, and a resumed training continues the run that it began. Writing
-twice changes nothing. Where `MLFLOW_TRACKING_URI` names a server, a child process copies the run there.
+A run is found by a digest of its parameters and inputs (tag `pipeline.train_key`), not by a random id passed between
+stages: so a fresh clone can evaluate after `dvc pull`, and a resumed training continues its own run. Writing twice
+changes nothing. If `MLFLOW_TRACKING_URI` names a server, a child process copies the run there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _unless_failed(instead: Any = None) -> Callable[[F], F]:
-    """A method that does nothing, and returns `instead`, where the store fails or has failed before.
+    """Make a method return `instead` without doing anything if the store fails or has failed before.
 
-    Whatever a store throws, an experiment must not be lost to its record: it costs one warning.
+    An error of the store must not stop an experiment: it gives one warning.
     """
 
     def guarded(method: F) -> F:
@@ -57,24 +57,24 @@ def _unless_failed(instead: Any = None) -> Callable[[F], F]:
 
 
 class Tracker:
-    """Writes one MLflow run. In a `with`, an exception ends it: KILLED for Ctrl-C and SIGTERM, else FAILED."""
+    """Writes one MLflow run. In a `with`, an exception ends the run: KILLED for Ctrl-C and SIGTERM, else FAILED."""
 
     failed = False
-    """Whether nothing is written any more."""
+    """Whether the store has failed, so that nothing more is written."""
     run_id = ""
-    """The run's id; empty before it is begun."""
+    """The run's id; empty before `begin`."""
     _trains = _warned = False
     _follower: Follower | None = None
 
     @_unless_failed()
     def __init__(self, experiment: str, *, silent: bool = False) -> None:
-        """Open the store and the experiment, creating both where they are missing; `silent`: do nothing at all.
+        """Open the store and the experiment, and create them if missing; `silent`: do nothing.
 
         Raises:
             InputError: when the experiment was deleted in MLflow.
         """
         self.failed = silent
-        self._metrics: list[Metric] = []  # not written yet
+        self._metrics: list[Metric] = []  # not yet written
         self._known: dict[str, set[int]] = {}  # steps that the run has, by metric
         if not silent:
             self._client = store.open_client(store.store_uri())
@@ -87,19 +87,19 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        elif self._follower is not None:  # there was nothing to write
+        elif self._follower is not None:  # nothing to write
             self._follower.end()
 
     @_unless_failed()
     def begin(
         self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], *, restart: bool = False
     ) -> None:
-        """Continue the unfinished run of `key`, or begin one.
+        """Continue the unfinished run of `key`, or start one.
 
         `restart`: the training starts at its first step, so an unfinished run that has metrics is replaced.
         """
         run, replaced = self._newest(tag.TRAIN_KEY, key), ""
-        # one that finished and was not evaluated was killed when all was done, before DVC knew
+        # a finished run without evaluation: killed after its work, before DVC recorded the stage
         if run is not None and run.info.status == "FINISHED" and tag.EVALUATED in run.data.metrics:
             run = None
         if run is not None and restart and run.data.metrics:
@@ -114,9 +114,9 @@ class Tracker:
     def continue_for_evaluation(
         self, key: str, evaluate_key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> bool:
-        """Continue the run that trained (or begin one, after a `dvc pull`); False if this evaluation is already in it.
+        """Continue the run of the training (after `dvc pull`, start one); False if it already has this evaluation.
 
-        A second evaluation with other settings becomes a child run: its metrics must not mix with the first one's.
+        A second evaluation with other settings becomes a child run, so that its metrics stay separate.
         """
         run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
         if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
@@ -130,7 +130,7 @@ class Tracker:
 
     @_unless_failed(False)
     def find_evaluation(self, evaluate_key: str) -> bool:
-        """Take the run that holds this evaluation, to add to it; False where the store has none (a `dvc pull`)."""
+        """Use the run with this evaluation; False if the store has none (after `dvc pull`)."""
         run = self._newest(tag.EVALUATE_KEY, evaluate_key)
         if run is not None:
             self._write_to(run, "", {}, {})
@@ -138,9 +138,9 @@ class Tracker:
 
     @_unless_failed()
     def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write metrics: every finite number next to `epoch`, `step` and, if known, `time` (milliseconds since 1970).
+        """Write metrics: every finite number in a row with `epoch`, `step` and, if known, `time` (ms since 1970).
 
-        A step of a metric that the run has stays as it is.
+        Steps of a metric that the run already has do not change.
         """
         now = int(time.time() * 1000)
         self._metrics += [
@@ -153,19 +153,19 @@ class Tracker:
 
     @_unless_failed()
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file in the run."""
+        """Log a copy of a file in the run."""
         self._client.log_artifact(self.run_id, str(path), folder)
 
     @_unless_failed()
     def describe(self, text: str) -> None:
-        """Put Markdown above the run's page."""
+        """Set the run's description, in Markdown."""
         self._client.set_tag(self.run_id, "mlflow.note.content", text)
 
     @_unless_failed()
     def data_set(
         self, name: str, context: str, digest: str, source: Mapping[str, Any], rows: Mapping[str, int]
     ) -> None:
-        """Note what the run read: `context` is training, validation or test; 16 digits of `digest` are shown."""
+        """Log the run's dataset: `context` is training, validation or test; 16 digits of `digest` are shown."""
         data = Dataset(name, digest[:16], "local", json.dumps(dict(source)), profile=json.dumps(dict(rows)))
         read = DatasetInput(data, [InputTag("mlflow.data.context", context)])
         self._client.log_inputs(self.run_id, datasets=[read])
@@ -174,7 +174,7 @@ class Tracker:
     def keep_model(
         self, name: str, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any], step: int
     ) -> None:
-        """Keep the run's model and register it as `name`; the rest as `pack_model` and `keep_model` have it."""
+        """Log the run's model and register it as `name`; see `pack_model` and `keep_model`."""
         run = self._client.get_run(self.run_id)
         if tag.MODEL not in run.data.tags:
             with tempfile.TemporaryDirectory() as made:
@@ -183,9 +183,9 @@ class Tracker:
             self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED; then wait a few seconds for its copy on a server."""
+        """End the run (FINISHED, FAILED or KILLED), then wait a few seconds for its copy on a server."""
         if self.run_id:
-            self.failed = False  # the store may be back
+            self.failed = False  # the store may work again
             self._end(status)
         follower, self._follower = self._follower, None
         problem = follower.end() if follower else None
@@ -198,7 +198,7 @@ class Tracker:
     @_unless_failed()
     def _end(self, status: str) -> None:
         self._flush()
-        # an evaluation that failed ends a run that it began, and leaves the run of a finished training as it was
+        # a failed evaluation ends a run that it started, and does not change the run of a finished training
         if status == "FINISHED" or self._trains or self._client.get_run(self.run_id).info.status == "RUNNING":
             self._client.set_terminated(self.run_id, status)
         self._client.set_tag(self.run_id, tag.WRITTEN, secrets.token_hex(8))
@@ -208,8 +208,8 @@ class Tracker:
         self._metrics = []
 
     def _write_to(self, run: Run | None, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Continue `run`, or begin one; parameters that it has stay as they are."""
-        # all tags at once: a kill after this finds it again
+        """Continue `run`, or start one; existing parameters do not change."""
+        # all tags at once: after a kill, the run can be found
         marks = {tag.WRITTEN: tag.WRITING, tag.COPIED: store.without_password(store.server_uri() or "")}
         tags = {key: value for key, value in {**tags, **marks}.items() if value}
         run = run or self._client.create_run(self._experiment, run_name=name, tags=tags)

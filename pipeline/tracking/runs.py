@@ -1,4 +1,4 @@
-"""Runs read back: what was finished, in which experiment, and the files that a run keeps."""
+"""Read runs: the finished ones of an experiment, and their files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.tracking.store import experiment_id, open_client, read_uri, reason
 
 
 def finished_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every finished run that was evaluated: its parameters, metrics, seconds and tags, newest first.
+    """Every finished and evaluated run: its parameters, metrics, seconds and tags, newest first.
 
     Returns:
-        One dict a run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty where there is no such
-        experiment or no store yet.
+        One dict per run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty if the experiment or the store
+        does not exist.
 
     Raises:
         InputError: when the store cannot be read.
@@ -47,7 +47,7 @@ def experiments() -> list[str]:
 
 
 def run_file(run_id: str, name: str, folder: Path) -> Path | None:
-    """Fetch a file that a run keeps into `folder`; None where it has none, or its store is out of reach."""
+    """Download a run's file into `folder`; None if it has none, or if its store cannot be reached."""
     try:
         return Path(open_client(read_uri()).download_artifacts(run_id, name, str(folder)))
     except (MlflowException, OSError):
@@ -57,7 +57,7 @@ def run_file(run_id: str, name: str, folder: Path) -> Path | None:
 def search(
     client: MlflowClient, experiments: list[str], condition: str, order: str = "attributes.start_time DESC"
 ) -> Iterator[Run]:
-    """All runs in these experiments (ids) that fulfil MLflow's `condition`, page by page."""
+    """All runs in these experiments (ids) that fulfil MLflow's filter `condition`, page by page."""
     token: str | None = None
     while token != "":
         page = client.search_runs(experiments, condition, order_by=[order], page_token=token)
@@ -67,7 +67,7 @@ def search(
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What MLflow throws, as one line of a user's error."""
+    """Turn MLflow's errors into an `InputError` of one line."""
     try:
         yield
     except MlflowException as error:
@@ -76,7 +76,7 @@ def explained() -> Iterator[None]:
 
 
 def _store_is_there() -> bool:
-    """MLflow would make a database that is not there: reading must not."""
+    """Checked before reading, since MLflow would create a missing database."""
     uri = read_uri()
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 

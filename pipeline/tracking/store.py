@@ -1,4 +1,4 @@
-"""Which MLflow store is written, which server gets a copy of it, and how both are opened."""
+"""The MLflow store to write, the server that gets a copy, and how to open both."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.files import main_root
 
 NAMED = "MLFLOW_TRACKING_URI"
 SETTINGS = {
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may have a password
-    # by default a server that is down blocks one request for four minutes
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may contain a password
+    # with the default, a server that is down blocks a request for four minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -26,16 +26,16 @@ SETTINGS = {
 
 
 def store_uri() -> str:
-    """Where stages write: the database that `MLFLOW_TRACKING_URI` names, else `mlflow.db` in the main repository.
+    """The store that stages write: the database in `MLFLOW_TRACKING_URI`, else `mlflow.db` in the main repository.
 
-    The latter is the same for every queued experiment, whatever folder it works in.
+    The latter is shared by all queued experiments.
     """
     named = os.environ.get(NAMED)
     return named if named and server_uri() is None else f"sqlite:///{main_root() / 'mlflow.db'}"
 
 
 def server_uri() -> str | None:
-    """The server that gets a copy of every run, where `MLFLOW_TRACKING_URI` names one.
+    """The server that gets a copy of every run, if `MLFLOW_TRACKING_URI` names one.
 
     Raises:
         InputError: for an address that cannot be parsed: libraries would print parts of its password.
@@ -49,34 +49,34 @@ def server_uri() -> str | None:
 
 
 def read_uri() -> str:
-    """Where commands read runs: the server, which has those of other machines too, else the store."""
+    """Commands read runs from here: the server, which also has those of other machines, else the store."""
     return server_uri() or store_uri()
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Open a store or a server; a database that is not there is made."""
+    """Open a store or a server; a missing database is created."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    # Two processes that make the database at once crash in its migrations.
+    # Two processes that create the database at the same time crash in its migrations.
     with nullcontext() if uri.startswith("http") else FileLock(main_root() / ".mlflow.lock"):
         return MlflowClient(tracking_uri=uri)
 
 
 def experiment_id(client: MlflowClient, name: str, *, make: bool = True) -> str:
-    """The id of an experiment, which is made where it is missing; empty where it is missing and not to be made.
+    """The id of an experiment. A missing one is created, or with `make=False` the id is empty.
 
     Raises:
         InputError: when it was deleted: MLflow keeps its name, and refuses new runs in it.
     """
     found = client.get_experiment_by_name(name)
     if found is None and make:
-        # by default artifacts would go to the working directory, which a queued experiment loses
+        # the default folder of artifacts is the working directory, which is temporary for a queued experiment
         here = None if client.tracking_uri.startswith("http") else (main_root() / "mlartifacts").as_uri()
         try:
             return client.create_experiment(name, here)
         except MlflowException:
             found = client.get_experiment_by_name(name)
-            if found is None:  # else another process was faster
+            if found is None:  # else another process created it first
                 raise
     if found is not None and found.lifecycle_stage == "deleted":
         raise InputError(
@@ -87,7 +87,7 @@ def experiment_id(client: MlflowClient, name: str, *, make: bool = True) -> str:
 
 
 def log_new(client: MlflowClient, run_id: str, metrics: Sequence[Metric], known: dict[str, set[int]]) -> None:
-    """Write the metrics whose step the run does not have, so that writing twice changes nothing.
+    """Write the metrics at steps that the run does not have, so that writing twice changes nothing.
 
     `known` holds the steps that the run has, by metric; it is completed from the store, and updated.
     """
@@ -105,7 +105,7 @@ def without_password(uri: str) -> str:
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """What went wrong, as one line without the password of `uri`, safe for a terminal: a server may have written it."""
+    """The error as one line, without the password of `uri` and safe for a terminal (its text may be a server's)."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return printable(line.replace(f"{_user(uri)}@", "") if _user(uri) else line)
 

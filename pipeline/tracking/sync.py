@@ -1,4 +1,4 @@
-"""Runs copied from the store of this repository to a server; copying twice changes nothing."""
+"""Copy runs from the store of this repository to a server; copying twice changes nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.tracking.runs import search
 
 
 class Copier:
-    """Copies runs to the server that `MLFLOW_TRACKING_URI` names."""
+    """Copies runs to the server in `MLFLOW_TRACKING_URI`."""
 
     def __init__(self) -> None:
-        """Open both; nothing is asked of the server yet.
+        """Open store and server, without a request to the server.
 
         Raises:
-            InputError: when no server is named.
+            InputError: when there is no server.
         """
         self.uri, here = store.server_uri() or "", store.store_uri()
         self.name = store.without_password(self.uri)
@@ -35,7 +35,7 @@ class Copier:
         self._local, self._server = store.open_client(here), store.open_client(self.uri)
 
     def pending(self, *, every: bool = False) -> Iterator[Run]:
-        """Runs of which the server may lack something, oldest first: what stages were to copy there, or `every` run."""
+        """Runs whose copy may be incomplete, oldest first: those whose stages had this server, or `every` run."""
         condition = "" if every else f"tags.`{tag.COPIED}` LIKE '%{self.name}'"
         experiments = [found.experiment_id for found in self._local.search_experiments()]
         for run in search(self._local, experiments, condition, "attributes.start_time ASC"):
@@ -44,19 +44,19 @@ class Copier:
                 yield run
 
     def copy(self, run_id: str, wait: float = -1) -> bool:
-        """Copy what the server lacks of a run; whether that is all for now: no stage writes to it.
+        """Copy what the server lacks of a run; returns whether the copy is complete (no stage is writing the run).
 
         Args:
             run_id: in the store.
-            wait: seconds for another process that copies it; -1: without end.
+            wait: seconds to wait for another process that copies it; -1: without limit.
 
         Raises:
-            filelock.Timeout: when that is not done by then.
-            Exception: whatever the server or the store throws.
+            filelock.Timeout: when the other process takes longer.
+            Exception: any error of the server or the store.
         """
         if parent := self._local.get_run(run_id).data.tags.get(tag.PARENT):
             self.copy(parent, wait)
-        lock = main_root() / ".tracking" / f"{run_id[:2]}.lock"  # not one file a run
+        lock = main_root() / ".tracking" / f"{run_id[:2]}.lock"  # not one lock file per run
         lock.parent.mkdir(exist_ok=True)
         with FileLock(lock, wait):
             run = self._local.get_run(run_id)
@@ -74,12 +74,12 @@ class Copier:
         return bool(complete)
 
     def _complete(self, run: Run) -> str:
-        """`COPIED` of a run whose copy is complete; empty while a stage writes to it."""
+        """The value of `COPIED` for a complete copy; empty while a stage writes to the run."""
         written = run.data.tags.get(tag.WRITTEN, "")
         return "" if written == tag.WRITING else f"{written} {self.name}"
 
     def _counterpart(self, run: Run) -> Run:
-        """The run's copy, begun where it is missing, with all parameters, tags and data sets."""
+        """The run's copy, created if missing, with all parameters, tags and datasets."""
         experiment = store.experiment_id(self._server, self._local.get_experiment(run.info.experiment_id).name)
 
         def copies(run_id: str) -> list[Run]:
@@ -92,7 +92,7 @@ class Copier:
             tags[tag.PARENT] = copies(parent)[0].info.run_id
         if not copies(run.info.run_id):
             self._server.create_run(experiment, run.info.start_time, tags, run.info.run_name)
-        # several: a request that was given up was done all the same
+        # several copies: a request that timed out had still been executed
         there, *surplus = copies(run.info.run_id)
         replaced = [copy for run_id in run.data.tags.get(tag.REPLACES, "").split() for copy in copies(run_id)]
         for copy in [*surplus, *replaced]:
@@ -105,7 +105,7 @@ class Copier:
         return there
 
     def _metrics(self, run: Run, there: Run) -> None:
-        # both lists hold the last point of each metric; a metric's points are sent in the order of its steps
+        # both lists hold the last point of each metric; a metric's points are sent in the order of steps
         last = {metric.key: (metric.step, metric.value) for metric in there.data._metric_objs}
         changed = [m.key for m in run.data._metric_objs if last.get(m.key) != (m.step, m.value)]
         histories = (self._local.get_metric_history(run.info.run_id, key) for key in changed)
@@ -122,7 +122,7 @@ class Copier:
             self._server.set_tag(there.info.run_id, tag.FILES, json.dumps(digests))
 
     def _model(self, run: Run, there: Run) -> None:
-        """Keep the run's model there too, under the same name, with a version of its own."""
+        """Also log the run's model on the server, under the same name, with its own version."""
         if tag.MODEL in run.data.tags and tag.MODEL not in there.data.tags and run.outputs:
             kept = run.outputs.model_outputs[-1]
             model = self._local.get_logged_model(kept.model_id)
@@ -131,5 +131,5 @@ class Copier:
 
 
 def _path(uri: str) -> Path:
-    """The folder that the address of our own artifacts names."""
+    """The folder of a local artifact URI."""
     return Path(url2pathname(urlsplit(uri).path))

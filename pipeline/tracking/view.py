@@ -1,7 +1,7 @@
-"""The view in which MLflow's pages show an experiment: columns, order and charts, kept in the experiment's tags.
+"""The view of an experiment in MLflow's pages: columns, order and charts, stored in the experiment's tags.
 
-MLflow's own list of runs shows no parameter and no metric until somebody picks the columns by hand. A link with
-`viewStateShareKey=KEY` opens what the tag `mlflow.sharedViewState.KEY` holds (format: MLflow 3.17,
+MLflow's list of runs shows no parameter and no metric until a user selects columns. A link with
+`viewStateShareKey=KEY` opens the view in the tag `mlflow.sharedViewState.KEY` (format: MLflow 3.17,
 ExperimentPageUIState and ExperimentPageSearchFacetsState of its pages).
 """
 
@@ -22,18 +22,18 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 DIRECTIONS = ("i2t", "t2i")
 RECALLS = tuple(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in (1, 5, 10))
 ALWAYS = ("sampler.strategy", "loss.name", "memory.size", "sampler.cutdown", "seed")
-"""Parameters shown whether or not they vary."""
+"""Parameters that are always shown."""
 TRUTH = tuple(f"test/truth/{direction}/mAP_at_R" for direction in DIRECTIONS)
 CURVES = ("val/rsum", "train/loss", "sampler/false_negative_share", "sampler/threshold")
 OVERVIEW, COMPARING, TRAINING = "What was varied, and what came of it", "One by one", "While training"
 LAYOUT = {OVERVIEW: {"columns": 1, "cardHeight": 420}, COMPARING: {"columns": 2}, TRAINING: {"columns": 2}}
 LEADING = {"attributes.`Run Name`": 250, "runDateAndNestInfo": 120}  # MLflow's own first columns, width in pixels
-MOST_RUNS = 100  # that a chart draws
-MOST_AXES = 8  # of parallel coordinates that can still be read
+MOST_RUNS = 100  # per chart
+MOST_AXES = 8  # of parallel coordinates; more are not readable
 
 
 def set_up_view(experiment: str) -> dict[str, str]:
-    """Write the view for the runs that an experiment has now, and say where it is shown.
+    """Write the view for an experiment's current runs.
 
     Returns:
         Links below the server's address: `table` and `charts`.
@@ -57,7 +57,7 @@ def set_up_view(experiment: str) -> dict[str, str]:
 
 
 def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> dict[str, Any]:
-    """What the tag holds.
+    """The content of the tag.
 
     Args:
         params: of each run.
@@ -66,7 +66,7 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
     shown = shown_parameters(params)
     there = set(metrics)
     charts = _charts([name for name in shown if _varies(name, params)] or list(ALWAYS), there)
-    # the sum next to the name, as many varying parameters push the rest out of sight
+    # rsum next to the name: many varying parameters would move it out of the window
     columns = [
         _column("metrics", EVALUATED),
         *(_column("params", name) for name in shown),
@@ -92,7 +92,7 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
         "compareRunSections": _sections(there),
         "viewMaximized": True,
         "runListHidden": False,
-        "isAccordionReordered": True,  # otherwise MLflow sorts the sections
+        "isAccordionReordered": True,  # else MLflow sorts the sections
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
@@ -103,7 +103,7 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
 
 
 def shown_parameters(params: Sequence[Mapping[str, str]]) -> list[str]:
-    """What a row of the list shows: what varies among the runs, then the rest of `ALWAYS`; the seed last."""
+    """The columns: varying parameters, then the rest of `ALWAYS`; the seed last."""
     names = sorted({name for found in params for name in found})
     quiet = ("tracking.", "launch.", "seed")
     varying = [name for name in names if _varies(name, params) and not name.startswith(quiet)]
@@ -167,7 +167,7 @@ def _line(metric: str) -> dict[str, Any]:
 
 
 def _sections(metrics: set[str]) -> list[dict[str, Any]]:
-    """Ours open; below them, closed, the ones into which MLflow puts a chart of every other metric."""
+    """Our sections, open; then MLflow's own, closed, with a chart of every other metric."""
     generated = sorted({name.rpartition("/")[0] for name in metrics})
     names = [*LAYOUT, *generated, "Model metrics", "System metrics"]
     return [
@@ -193,5 +193,5 @@ def _column(kind: str, name: str) -> str:
 
 
 def _width(column: str) -> int:
-    """Pixels: as wide as the name, which is longer than most values."""
+    """Width in pixels: that of the name, which is longer than most values."""
     return max(85, 6 * len(column.split("`")[1]) + 28)

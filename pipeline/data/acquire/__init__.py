@@ -1,1 +1,1 @@
-"""Where images and captions come from: fetched or found, checked, kept."""
+"""Find or download images and captions, check them, and store them."""

@@ -1,1 +1,1 @@
-"""Generated pictures whose captions are predicates: every truth is known."""
+"""Generated pictures whose captions are predicates, so that every match is known."""

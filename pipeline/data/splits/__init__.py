@@ -1,1 +1,1 @@
-"""Which caption belongs to which image, in train, val and test, and what is known of the truth."""
+"""Train, val and test splits of images and captions, noise, and labels beyond the pairs."""

@@ -1,1 +1,1 @@
-"""Files that others published, read without running anything in them."""
+"""Read published files from outside without running code in them."""

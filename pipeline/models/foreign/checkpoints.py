@@ -1,6 +1,6 @@
-"""The checkpoints that FNE's and NPC's authors published, converted without running them, as transformers' models.
+"""Load the checkpoints published by FNE's and NPC's authors as transformers' models, without running their code.
 
-FNE's `model_best.pth.tar` was trained with the mean over padding too (`model.pooling: mean_all`).
+FNE's `model_best.pth.tar` was trained with the mean also over padding (`model.pooling: mean_all`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class PublishedCheckpoint:
     weights: Mapping[str, Tensor]
     """Its state dict, without DataParallel's prefix; empty if it has none."""
     record: Mapping[str, int | float | str]
-    """What the authors wrote with the weights: epoch, best_rsum, Eiters, name, where they are there and finite."""
+    """Other values in the checkpoint, if present and finite: epoch, best_rsum, Eiters, name."""
     keys: tuple[str, ...]
     """Its first keys."""
 
 
 def read_checkpoint(path: Path) -> PublishedCheckpoint:
-    """Read what `torch.save` wrote of weights and plain values, in the limits of `conversion`.
+    """Read a file of `torch.save` with weights and plain values, within the limits of `conversion`.
 
     Raises:
-        InputError: naming the file and what is refused: any other class or function, a TorchScript archive,
-            a file that is cut off, one that holds no dict, more memory or time than a checkpoint needs.
+        InputError: naming the file and the reason: any other class or function, a TorchScript archive, a file that is
+            cut off or holds no dict, more memory or time than a checkpoint needs.
     """
     from safetensors.torch import load_file
 
@@ -56,10 +56,10 @@ def read_checkpoint(path: Path) -> PublishedCheckpoint:
 
 
 def recognise(checkpoint: PublishedCheckpoint) -> Literal["fne", "npc"]:
-    """Whose checkpoint it is; OpenAI's own state dict counts as "npc", which has the same names.
+    """The kind of the checkpoint; OpenAI's own state dict counts as "npc", which has the same names.
 
     Raises:
-        InputError: when it is neither, with the keys that were found.
+        InputError: when it is neither, with the keys found.
     """
     if any(name.startswith(_TOWERS["image"]) for name in checkpoint.weights):
         return "fne"
@@ -75,11 +75,11 @@ def recognise(checkpoint: PublishedCheckpoint) -> Literal["fne", "npc"]:
 def fne_towers(weights: Mapping[str, Tensor], base_folder: Path) -> tuple[PreTrainedModel, PreTrainedModel]:
     """FNE's image and text model, in evaluation mode, float32; their configurations are `base_folder`'s.
 
-    The momentum towers and the queues are left out. Where a pooler is missing, mean pooling does not miss it.
+    The momentum towers and the queues are left out. A missing pooler is allowed: mean pooling does not use it.
 
     Raises:
-        InputError: naming the first parameter that is missing, left over, or of another shape than the base's, with
-            both shapes.
+        InputError: naming the first parameter that is missing, unexpected, or of another shape than the base's (with
+            both shapes).
     """
     from transformers import AutoConfig
 
@@ -100,7 +100,7 @@ def npc_clip(weights: Mapping[str, Tensor]) -> CLIPModel:
     """NPC's (or OpenAI's) CLIP, in evaluation mode, float32.
 
     Raises:
-        InputError: naming the parameter that is missing, left over or of a wrong shape.
+        InputError: naming the parameter that is missing, unexpected or of a wrong shape.
     """
     from transformers import CLIPModel
 
@@ -120,16 +120,16 @@ def _model_class(config: PretrainedConfig) -> type[Any]:
 
 
 def _filled(model_class: type[Any], config: PretrainedConfig, state: Mapping[str, Tensor], place: str) -> Any:
-    """A model with exactly these weights; transformers itself knows which names it has changed since."""
+    """A model with exactly these weights; transformers itself maps old names of parameters."""
     silence_transformers()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a pooler that is missing is the same every time
+        torch.manual_seed(0)  # a missing pooler gets the same weights every time
         model, report = model_class.from_pretrained(
             None,
             config=config,
             state_dict={name: value.detach().float().clone() for name, value in state.items()},
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # reported below, the first by name, as one line
+            ignore_mismatched_sizes=True,  # reported below, as one line about the first
             output_loading_info=True,
         )
     wrong_shapes, surplus, missing = (

@@ -1,4 +1,4 @@
-"""Files from outside, converted in a process of their own: the one way from a stranger's pickle to tensors and JSON."""
+"""Convert files from outside in a child process: the only way from a foreign pickle to tensors and JSON."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.errors import InputError, printable
 
 CONVERTER = "pipeline.models.foreign.convert"
 ROOT = Path(__file__).parents[3]
-MEMORY_BYTES = 1 << 29  # more than the interpreter and its libraries take, for any file
-COPIES = 4  # and so many times the file's length: its content, the tensors, their copies, what is written
-SECONDS = 30  # of a processor, for any file
+MEMORY_BYTES = 1 << 29  # for any file, in addition to the interpreter and its libraries
+COPIES = 4  # plus this many times the file's size: its content, the tensors, their copies, the output
+SECONDS = 30  # of processor time, for any file
 SECONDS_PER_GIB = 30
-WAIT_S = 600  # by the clock: a disk or a network may be slow
+WAIT_S = 600  # of wall-clock time: a disk or a network may be slow
 MOST_CHARACTERS = 300
 
 
 @contextmanager
 def converted(kind: Literal["checkpoint", "bank"], path: Path) -> Iterator[Path]:
-    """Yield a temporary folder with what the converter made of `path`: see `convert.py` for its files.
+    """Yield a temporary folder with the output of the converter for `path`; see `convert.py` for its files.
 
     Raises:
-        InputError: naming the file, when it is not there, refused, damaged, or beyond a limit of memory or time.
+        InputError: naming the file, when it is missing, refused, damaged, or exceeds a limit of memory or time.
     """
     if not path.is_file():
         raise InputError(f"{path}: not found")

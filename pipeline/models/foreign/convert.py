@@ -2,9 +2,9 @@
 
     python -m pipeline.models.foreign.convert checkpoint|bank SOURCE FOLDER MEMORY_BYTES SECONDS
 
-It is run, never imported (`conversion.py` runs it). A pickle is a program: it names functions, and its reader calls
-them. Here it can name only those of `STAND_INS` and, in a checkpoint, what `torch.load(weights_only=True)` allows.
-numpy's own functions are not among them: `dtype.__setstate__` lets a file turn any bytes into pointers to objects.
+`conversion.py` runs it; it is never imported. A pickle is a program: it names functions, which its reader calls. Here
+only those of `STAND_INS` are allowed and, in a checkpoint, those that `torch.load(weights_only=True)` allows. numpy's
+own functions are not allowed: with `dtype.__setstate__` a file can turn any bytes into pointers to objects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMATS = {  # numpy's codes of plain numbers, and struct's
 
 
 class _Type:
-    """Stands in for `numpy.dtype`: a code such as "i8" and a byte order."""
+    """Replaces `numpy.dtype`: a code such as "i8" and a byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "<"
@@ -40,7 +40,7 @@ class _Type:
         self.order = ">" if state[1] == ">" else "<"
 
     def number(self, raw: bytes) -> float:
-        """The one number that `raw` holds; stands in for the function that rebuilds a numpy scalar."""
+        """The number in `raw`; replaces the function that rebuilds a numpy scalar."""
         try:
             return struct.unpack(self.order + FORMATS[self.code], raw)[0]
         except (KeyError, struct.error):
@@ -48,7 +48,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` and the function that rebuilds one: an array of a single element."""
+    """Replaces `numpy.ndarray` and the function that rebuilds one: an array of a single element."""
 
     def __init__(self, *_: object) -> None:
         self.value: object = None
@@ -61,7 +61,7 @@ class _Array:
 
 
 class _Namespace:
-    """Stands in for `argparse.Namespace`, FNE's options: nothing here needs them."""
+    """Replaces `argparse.Namespace` (FNE's options), which is not used."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -85,7 +85,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def convert_bank(source: Path, folder: Path) -> None:
-    """Write `bank.json`, {key: value}, from what `numpy.save` made of a dict; keys that are numbers become text."""
+    """Write `bank.json`, {key: value}, from a dict saved by `numpy.save`; keys that are numbers become strings."""
     from numpy.lib import format as npy
 
     with open(source, "rb") as file:
@@ -104,9 +104,9 @@ def convert_bank(source: Path, folder: Path) -> None:
 
 
 def convert_checkpoint(source: Path, folder: Path) -> None:
-    """Write `weights.safetensors`, the state dict, and `record.json`: what the authors wrote beside it, and the keys.
+    """Write `weights.safetensors` (the state dict) and `record.json` (the checkpoint's other values, and its keys).
 
-    A checkpoint whose state dict is not found gives no weights.
+    A checkpoint without a known state dict gives no weights.
     """
     import torch
     from safetensors.torch import save_file
@@ -122,7 +122,7 @@ def convert_checkpoint(source: Path, folder: Path) -> None:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         state = {}
-    # copied: a file can hold many views of one storage, and a view that repeats its numbers
+    # copied: a file can hold many views of one storage, and views that repeat elements
     copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     save_file(copies, folder / "weights.safetensors")
     record = {key: _plain(content[key]) for key in RECORDED if _plain(content.get(key)) is not None}
@@ -131,7 +131,7 @@ def convert_checkpoint(source: Path, folder: Path) -> None:
 
 
 def _plain(value: Any) -> float | str | None:
-    """A number, one in a tensor, or the beginning of a text; None for anything else."""
+    """A number, a number in a tensor, or the beginning of a text; None for anything else."""
     value = value.item() if hasattr(value, "numel") and value.numel() == 1 else value
     if isinstance(value, str):
         return value[:MOST_CHARACTERS]
@@ -139,27 +139,27 @@ def _plain(value: Any) -> float | str | None:
 
 
 def limit(memory_bytes: int, seconds: int) -> None:
-    """Take at most so much more memory and processor time than until now, and leave no dump of it behind."""
+    """Limit additional memory and processor time from now on, and disable core dumps."""
     limits = [
         (resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds),
         (resource.RLIMIT_FSIZE, memory_bytes),
         (resource.RLIMIT_CORE, 0),
     ]
-    if STATM.exists():  # Linux; elsewhere the memory has no bound
+    if STATM.exists():  # Linux; on other systems the memory has no limit
         used_bytes = int(STATM.read_text().split()[0]) * resource.getpagesize()
         limits.append((resource.RLIMIT_AS, used_bytes + memory_bytes))
     for kind, most in limits:
-        _, hard = resource.getrlimit(kind)  # which may be lowered only
+        _, hard = resource.getrlimit(kind)  # it may only be lowered
         lower = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (lower, lower))
 
 
 def reason(error: Exception, expected: str) -> str:
-    """Torch explains over many lines how its safety can be switched off; here it says what it met."""
+    """The error as one line, without torch's long advice to switch off its safety."""
     said = " ".join(str(error).split()) or type(error).__name__
     if found := re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", said):
         return f"it asks for {found[1]}, which is refused; only weights and plain values are read"
-    if said.startswith("it asks for") or "No space left" in said:  # the latter is no fault of the file's
+    if said.startswith("it asks for") or "No space left" in said:  # the latter is not an error of the file
         return said
     if isinstance(error, MemoryError) or "allocate memory" in said:
         return "it asks for more memory than a file of its length needs"
@@ -170,7 +170,7 @@ def reason(error: Exception, expected: str) -> str:
 
 
 def main() -> None:
-    """Convert, or say in one line on stderr why not, with status 1."""
+    """Convert, or print the error as one line on stderr and exit with status 1."""
     kind, source, folder, memory_bytes, seconds = sys.argv[1:]
     warnings.simplefilter("ignore")
     if kind == "checkpoint":
@@ -182,7 +182,7 @@ def main() -> None:
     limit(int(memory_bytes), int(seconds))
     try:
         convert(Path(source), Path(folder))
-    except Exception as error:  # whatever a damaged or hostile file provokes is the file's fault
+    except Exception as error:  # a damaged or hostile file can raise any type
         sys.exit(reason(error, expected))
 
 

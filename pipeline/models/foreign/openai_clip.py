@@ -1,4 +1,4 @@
-"""OpenAI's names for CLIP's parameters, turned into transformers'. Only CLIPs whose image tower is a ViT."""
+"""Map OpenAI's names of CLIP's parameters to transformers'. Only for CLIPs with a ViT as image tower."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from transformers import CLIPConfig
 
-HEAD_WIDTH = 64  # every CLIP of OpenAI's: the heads follow from the width
+HEAD_WIDTH = 64  # in every CLIP of OpenAI; the number of heads follows from the width
 
-# In OpenAI's archives and open_clip's files beside the parameters.
+# Values that are not parameters, in OpenAI's archives and open_clip's files.
 _NO_PARAMETERS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 _NAMES = {
     "logit_scale": "logit_scale",
@@ -46,10 +46,10 @@ _LAYER_PARTS = {
 
 
 def openai_clip_config(state: Mapping[str, Tensor]) -> CLIPConfig:
-    """The configuration that the shapes imply; the end of a text is the vocabulary's last entry, as OpenAI's argmax.
+    """The configuration from the shapes; the end token is the vocabulary's last entry, as in OpenAI's argmax.
 
     Raises:
-        InputError: naming the parameter that is missing or has not the shape of a ViT CLIP's.
+        InputError: naming the parameter that is missing or does not have the shape of a ViT CLIP's.
     """
     from transformers import CLIPConfig
 
@@ -83,7 +83,7 @@ def openai_clip_config(state: Mapping[str, Tensor]) -> CLIPConfig:
 
 
 def openai_to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenAI's parameters under the names and in the shapes of transformers' `CLIPModel`, in their own precision.
+    """OpenAI's parameters with the names and shapes of transformers' `CLIPModel`, in their own precision.
 
     Raises:
         InputError: naming a parameter that no OpenAI CLIP with a ViT has.
