@@ -64,7 +64,7 @@ class Checkpoint:
             if not isinstance(state, dict):
                 raise TypeError(f"found {type(state).__name__}, expected dict")
         except Exception as error:
-            # torch's own message has many lines, and advises to load the file with weights_only=False
+            # torch's own message has many lines, and advises to switch its safety off
             kind = type(error).__name__
             raise InputError(f"{path}: not a readable checkpoint ({kind}); delete it to start over") from error
         return state
