@@ -41,7 +41,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reord
 test: $(DEVELOPMENT)  ## run the tests, in WORKERS (2) processes
 	$(PYTEST) $(ARGS)
 
-check: lint  ## lint, and run the tests that need neither DVC, a server nor a browser: a minute and a half
+check: lint  ## lint, and run the tests that need neither DVC, a server nor a browser
 	$(PYTEST) -m "not (end_to_end or server or browser or soak)" $(ARGS)
 
 soak: $(DEVELOPMENT)  ## try faults at length, for hours: FAULT_MOMENTS (20) kills of each stage, FAULT_EXAMPLES (10000) damaged files a reader
