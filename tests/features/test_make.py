@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.features import make as features
 from pipeline.features import tokens
 from pipeline.features.inputs import Inputs
-from pipeline.features.pixels import square_pixels
+from pipeline.features.pixels import Resize, square_pixels
 from pipeline.features.shards import PackedShards
 from pipeline.models.normalisation import HALF, normalised
 from pipeline.models.pretrained import Pretrained
@@ -43,12 +43,13 @@ def base() -> Pretrained:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> ImageArchive:
-    """Pictures of different sizes, each of its own colour; the last is larger than twice the training size."""
+    """Pictures of different sizes, each of its own colour, darker in the middle; the last is larger than twice 32."""
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as images:
         for number in range(IMAGES):
             size = (100, 80) if number == IMAGES - 1 else (20 + number, 30)
             content = io.BytesIO()
-            Image.new("RGB", size, (20 * number, 255 - 20 * number, 7 * number)).save(content, "PNG")
+            own = (Image.new("L", size, value) for value in (20 * number, 255 - 20 * number))
+            Image.merge("RGB", (*own, Image.radial_gradient("L").resize(size))).save(content, "PNG")
             images.writestr(f"{number}.png", content.getvalue())
     return ImageArchive(tmp_path / "images.zip")
 
@@ -63,25 +64,31 @@ def split() -> Split:
     return Split.of([(f"{number}.png", texts) for number, texts in enumerate(captions)])
 
 
-def model_params(train: str) -> ModelParams:
+def model_params(train: str, resize: Resize = "square") -> ModelParams:
     """The repository's, for 32 pixels."""
     params = load_params(Path(__file__).parents[2] / "params.yaml").model
-    return params.model_copy(update={"train": train, "image_size": 32})
+    return params.model_copy(update={"train": train, "image_size": 32, "resize": resize})
 
 
-@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize(("batch", "resize"), [(1, "square"), (3, "crop"), (64, "square")])
 def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
-    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+    base: Pretrained,
+    archive: ImageArchive,
+    split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    resize: Resize,
 ) -> None:
     monkeypatch.setattr(features, "ENCODE_BATCH", batch)
     monkeypatch.setattr(tokens, "BATCH", batch)
-    model = model_params("heads")
+    model = model_params("heads", resize)
     features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
     inputs = Inputs(tmp_path / "out/train", split, model, 0, augment=False)
     image_tower, text_tower = ImageTower(base.image), TextTower(base.text, "masked_mean")
     with torch.no_grad():
         for row, name in enumerate(split.images):
-            pixels = square_pixels(archive.decode(name), 32)[None]
+            pixels = square_pixels(archive.decode(name), 32, resize)[None]
             torch.testing.assert_close(inputs.images([row])[0], image_tower(normalised(pixels, HALF, HALF))[0])
         for row, caption in enumerate(split.captions):
             ids = torch.tensor(base.tokenizer(clean_caption(caption, model.words))["input_ids"])[None]
@@ -92,14 +99,15 @@ def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
             )
 
 
+@pytest.mark.parametrize("resize", ["square", "crop"])
 def test_prepared_images_keep_their_bytes_unless_they_are_larger_than_twice_the_training_size(
-    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+    resize: Resize, base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
 ) -> None:
-    model = model_params("towers")
+    model = model_params("towers", resize)
     features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
     inputs = Inputs(tmp_path / "out/train", split, model, 0, augment=False)
     for row in range(IMAGES - 1):
-        assert torch.equal(inputs.images([row])[0], square_pixels(archive.decode(split.images[row]), 32))
+        assert torch.equal(inputs.images([row])[0], square_pixels(archive.decode(split.images[row]), 32, resize))
     assert isinstance(inputs._images, PackedShards)
     stored = Image.open(io.BytesIO(inputs._images[IMAGES - 1].numpy().tobytes()))
     assert stored.format == "JPEG"
