@@ -242,6 +242,22 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
         temporary.chmod(0o644)  # safetensors makes it private; outputs are readable for all
 
 
+def read_tensors(path: Path, stage: str) -> dict[str, Tensor]:
+    """What `write_tensors` wrote; `stage` made it.
+
+    Raises:
+        InputError: when the file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro {stage}` makes it") from None
+    except Exception as error:  # a damaged header can raise any type
+        raise InputError(f"{path}: not a whole safetensors file: {error}") from None
+
+
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's content, read in chunks.
 

@@ -128,6 +128,19 @@ class ModelParams(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
 
 
+class EvidenceParams(Section):
+    """What is known about pairs before training, from captions and frozen encoders."""
+
+    kinds: list[Literal["words", "phrases", "captions", "regression", "pictures"]]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _once(self) -> EvidenceParams:
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds: {', '.join(self.kinds)}: one is named twice")
+        return self
+
+
 class MemoryParams(Section):
     """The momentum memory; size 0: candidates are the batch only."""
 
@@ -142,8 +155,10 @@ class SamplerParams(Section):
     cutdown: Annotated[float, Field(ge=0, le=2)]
     alpha: Sharpness
     suspect_alpha: Sharpness | None
-    prior: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    posterior: Literal["similarity", "evidence"]
+    prior: Annotated[float, Field(gt=1, allow_inf_nan=False)] | Literal["estimated"]
     suspect: Share
+    drop: Share | None
     min_matches: Annotated[int, Field(ge=0)]
     statistics: Literal["exact", "running"]
     known_positives: Literal["identity", "diagonal"]
@@ -160,7 +175,7 @@ class LossParams(Section):
 class PairsParams(Section):
     """The weighting of training pairs."""
 
-    weighting: Literal["none", "npc"]
+    weighting: Literal["none", "npc", "evidence"]
     clean_threshold: Annotated[float, Field(ge=0, lt=1)]
     bank_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     exclude_self: bool
@@ -237,6 +252,7 @@ class Params(Section):
     data: DataParams
     base: BaseParams
     model: ModelParams
+    evidence: EvidenceParams
     memory: MemoryParams
     sampler: SamplerParams
     loss: LossParams
@@ -264,6 +280,7 @@ class Params(Section):
             )
         if self.pairs.weighting == "npc":
             self._npc_makes_sense()
+        self._evidence_is_there()
         if self.train.gradient_checkpointing and self.model.train == "heads":
             raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
         if self.train.augment != "none" and self.model.train == "heads":
@@ -279,6 +296,28 @@ class Params(Section):
         if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
             raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self
+
+    def _evidence_is_there(self) -> None:
+        """Refuse to use evidence that is not made, and kinds that have no encoder."""
+        asked = [
+            f"{name} evidence"
+            for name, value in (
+                ("sampler.posterior", self.sampler.posterior),
+                ("pairs.weighting", self.pairs.weighting),
+            )
+            if value == "evidence"
+        ]
+        if asked and not self.evidence.kinds:
+            raise ValueError(f"{asked[0]}: evidence.kinds is empty; name a kind, for example [words]")
+        if self.sampler.prior == "estimated" and self.sampler.posterior != "evidence":
+            raise ValueError(
+                "sampler.prior estimated: needs sampler.posterior evidence; use a number, for example 10000"
+            )
+        encoded = [kind for kind in self.evidence.kinds if kind not in ("words", "phrases")]
+        if encoded and self.model.train != "heads":
+            raise ValueError(
+                f"evidence.kinds {encoded[0]}: needs frozen features (model.train heads); words and phrases need none"
+            )
 
     def _npc_makes_sense(self) -> None:
         """Refuse combinations that cannot give meaningful results."""

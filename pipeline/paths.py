@@ -18,6 +18,9 @@ BASE = Path("models/base")
 FEATURES = Path("features")
 MANIFEST = FEATURES / "features.json"
 
+EVIDENCE = Path("evidence")
+EVIDENCE_RECORD = EVIDENCE / "evidence.json"
+
 BANK = Path("bank")
 BANK_PAIRS = BANK / "pairs.parquet"
 BANK_RECORD = BANK / "bank.json"
@@ -44,6 +47,7 @@ MADE_BY = {
     SPLIT: "split",
     BASE: "base",
     FEATURES: "features",
+    EVIDENCE: "evidence",
     BANK: "bank",
     TRAINED: "train",
     TRAIN: "train",

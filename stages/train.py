@@ -27,14 +27,14 @@ def main() -> None:
     from pipeline.dependencies import checkpoint_folder
     from pipeline.files import digest_of, sha256, users_file
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
+    from pipeline.paths import BANK_PAIRS, BASE, EVIDENCE_RECORD, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
     from pipeline.evaluation.takeover import take_over
     from pipeline.training.checkpoint import Checkpoint
 
-    made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
+    made = (MANIFEST, BASE / "base.json", EVIDENCE_RECORD, BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
     if params.model.weights is not None:
         inputs["model.weights"] = sha256(users_file(params.model.weights, "model.weights"))
@@ -66,8 +66,9 @@ def main() -> None:
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:
     from pipeline.data.splits.truth_file import read_truth
+    from pipeline.evidence.make import prior_of
     from pipeline.files import atomic_folder
-    from pipeline.paths import BASE, FEATURES, LAST, SPLIT, TRAINED
+    from pipeline.paths import BASE, EVIDENCE, FEATURES, LAST, SPLIT, TRAINED
     from pipeline.runtime.processes import process_index
     from pipeline.training.record import write_training
     from pipeline.training.setup import open_training
@@ -93,7 +94,10 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         save(trained)
     pairs = None if training.impact is None else training.impact.table(training.train_inputs.caption_image)
     final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
-    settings = params.sampler.model_dump() | {"loss": params.loss.name}
+    settings = params.sampler.model_dump() | {
+        "loss": params.loss.name,
+        "prior": prior_of(params.sampler.prior, EVIDENCE),
+    }
     write_training(at.history, {"key": key, "best": at.best, "last": final, "sampler": settings}, pairs)
     send(at.history)
     click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")

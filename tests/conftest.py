@@ -66,7 +66,7 @@ def ready(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture(scope="session")
 def towers_ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage before training has run, for training towers end to end."""
-    return run_in(tmp_path_factory.mktemp("towers"), "download", "split", "base", "features", "bank")
+    return run_in(tmp_path_factory.mktemp("towers"), "download", "split", "base", "features", "evidence", "bank")
 
 
 @pytest.fixture(scope="session")

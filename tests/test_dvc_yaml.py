@@ -153,7 +153,7 @@ def changed_stages(repository: Path) -> set[str]:
         (padded, {"base", "features", "train", "evaluate"}, {"download", "split", "audit"}),
         (pair_losses, {"base", "bank", "train"}, {"download", "split", "features", "audit"}),
         (uniform, {"train"}, {"download", "split", "audit"}),
-        (generate, {"download", "split", "base"}, {"features", "bank", "train", "evaluate", "audit"}),
+        (generate, {"download", "split", "base"}, {"features", "evidence", "bank", "train", "evaluate", "audit"}),
         (recalls, {"train", "evaluate", "audit"}, {"download", "split", "base", "features"}),
         (fne_weights, {"train"}, {"download", "split", "base", "features"}),
         (render_page, {"audit"}, STAGES.keys() - {"audit"}),

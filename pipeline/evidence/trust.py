@@ -39,11 +39,9 @@ def pair_trust(
     Returns:
         p_M: in [0, 1], float64; all 1 if the evidence is constant, or if fewer than two images have captions.
     """
-    with_caption_I = caption_image_M.unique()
-    if len(with_caption_I) < 2:
+    if len(caption_image_M.unique()) < 2:
         return torch.ones(len(caption_MV), dtype=torch.float64, device=caption_MV.device)
-    order_I = with_caption_I[torch.randperm(len(with_caption_I), generator=torch.Generator().manual_seed(seed))]
-    other_N = caption_image_M.new_zeros(len(image_NW)).index_put((order_I,), order_I.roll(1))
+    other_N = random_images(caption_image_M, len(image_NW), seed)
     every_M = torch.arange(len(caption_MV), device=caption_image_M.device)
     text_MV = centred_captions(caption_MV, mean_direction(caption_MV))
     image_NV = out_of_fold_images(image_NW, caption_MV, caption_image_M, folds=folds, seed=seed)
@@ -54,6 +52,13 @@ def pair_trust(
         return torch.stack([siblings_M, regression_M], dim=1).double()
 
     return mixture_posterior(evidence(caption_image_M), evidence(other_N[caption_image_M]))
+
+
+def random_images(caption_image_M: Tensor, images: int, seed: int) -> Tensor:
+    """Another image (N,) for each image with a caption, drawn in a circle, so that each is drawn once."""
+    with_caption_I = caption_image_M.unique()
+    order_I = with_caption_I[torch.randperm(len(with_caption_I), generator=torch.Generator().manual_seed(seed))]
+    return caption_image_M.new_zeros(images).index_put((order_I,), order_I.roll(1))
 
 
 def mixture_posterior(evidence_MF: Tensor, random_RF: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class WordCoverage:
         words, self._said_ML = _word_matrix(captions)
         rarest = max(idf.values(), default=1.0)
         self._idf_L = np.array([idf.get(word, rarest) for word in words])
+        self._weighted_LM = self._said_ML.multiply(self._idf_L).T.tocsr()
         self._image_M = caption_image_M.cpu().numpy()
         self._captions_N = np.bincount(self._image_M)
         self._captions_NL = _sum_by_image(caption_image_M) @ self._said_ML  # captions of an image that have each word
@@ -58,6 +59,18 @@ class WordCoverage:
         """
         parts = zip(image_K.cpu().split(CHUNK_PAIRS), caption_K.cpu().split(CHUNK_PAIRS), strict=True)
         return torch.from_numpy(np.concatenate([self._of(image.numpy(), caption.numpy()) for image, caption in parts]))
+
+    def block(self, image_I: Tensor) -> Tensor:
+        """The coverage (I, M), float32, of these images and *all* captions, as `of` for captions of other images."""
+        chosen_I = image_I.cpu().numpy()
+        counted_IL = self._captions_NL[chosen_I].astype(np.float64)
+        captions_I = self._captions_N[chosen_I]
+        row_P = np.repeat(np.arange(len(chosen_I)), np.diff(counted_IL.indptr))
+        counted_IL.data = np.where(counted_IL.data > 1, 1.0, (captions_I[row_P] - 1) / captions_I[row_P])
+        with np.errstate(invalid="ignore"):
+            covered_IM = (counted_IL @ self._weighted_LM).toarray() / (self._said_ML @ self._idf_L)
+        covered_IM[captions_I < 2] = np.nan
+        return torch.from_numpy(covered_IM.astype(np.float32))
 
     def _of(self, image_B: Any, caption_B: Any) -> Any:
         said_BL = self._said_ML[caption_B]

@@ -77,20 +77,26 @@ def feature_shards(folder: Path, kind: str) -> Tensor | MappedFeatures:
     return torch.cat(parts) if sum(part.nbytes for part in parts) <= JOINED_BYTES else MappedFeatures(parts)
 
 
+def all_features(folder: Path, kind: str) -> Tensor:
+    """All rows (N, W) in memory; raises as `feature_shards`."""
+    found = feature_shards(folder, kind)
+    return found if isinstance(found, Tensor) else torch.cat(list(found.shards))
+
+
 class MappedFeatures:
     """Rows of the same width in memory-mapped shards; only requested rows are read."""
 
     def __init__(self, shards: Sequence[Tensor]) -> None:
         """Take shards of `SHARD_ROWS` rows; the last may have fewer."""
-        self._shards = shards
+        self.shards = shards
 
     def __len__(self) -> int:
         """How many rows there are."""
-        return sum(len(shard) for shard in self._shards)
+        return sum(len(shard) for shard in self.shards)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Rows (b,) as (b, W)."""
-        return torch.stack([self._shards[row // SHARD_ROWS][row % SHARD_ROWS] for row in rows.tolist()])
+        return torch.stack([self.shards[row // SHARD_ROWS][row % SHARD_ROWS] for row in rows.tolist()])
 
 
 class PackedShards:

@@ -7,7 +7,7 @@ known to match, or a memory slot not yet written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -49,25 +49,32 @@ class SamplerSettings(Protocol):
         """α of suspects; None: `alpha`."""
 
     @property
-    def prior(self) -> float:
-        """K of the posterior."""
+    def prior(self) -> float | str:
+        """K of the posterior of the similarity; "estimated": there is one from evidence."""
 
     @property
     def suspect(self) -> float:
         """Posterior above which a candidate is suspected."""
 
     @property
+    def drop(self) -> float | None:
+        """Posterior above which a candidate is never a negative; None: never dropped."""
+
+    @property
     def min_matches(self) -> int:
-        """The posterior is used only after more positives than this."""
+        """The posterior of the similarity is used only after more positives than this."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A strategy's weights, and which candidates FNE suspects and cuts down (bool, for metrics)."""
+    """A strategy's weights, and which candidates FNE suspects and cuts down, and which are dropped (bool, for metrics;
+    None: nothing is ever dropped).
+    """
 
     weights_BC: Tensor
     suspected_BC: Tensor
     cut_down_BC: Tensor
+    dropped_BC: Tensor | None = None
 
 
 def fne_weights(
@@ -108,16 +115,17 @@ def fne_weights(
     Returns:
         weights_BC: (B, C), no gradient.
     """
+    similarity_BC = similarity_BC.detach()
     return _fne_sample(
-        similarity_BC.detach(),
+        similarity_BC,
         own_similarity_B.detach(),
         known_positive_BC,
         statistics,
+        false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior),
+        statistics.positive.count > min_matches,
         cutdown=cutdown,
         alpha=alpha,
-        prior=prior,
         suspect=suspect,
-        min_matches=min_matches,
         suspect_alpha=suspect_alpha,
     ).weights_BC
 
@@ -131,27 +139,40 @@ def sample(
     *,
     margin: float,
     uniform_B: Tensor,
+    evidence_BC: Tensor | None = None,
 ) -> Sample:
     """The weights of the strategy in `settings`; `margin` bounds `semi_hard`, `uniform_B` draws `random`.
 
     For every strategy, the suspected and the cut-down candidates are those of FNE, so that strategies can be compared.
+    `evidence_BC` is the posterior from evidence; None: that of the similarity. A candidate whose posterior is above
+    `settings.drop` has weight 0 in every strategy.
     """
     similarity_BC, own_similarity_B = similarity_BC.detach(), own_similarity_B.detach()
+    if evidence_BC is not None:
+        posterior_BC, usable = evidence_BC, torch.ones((), dtype=torch.bool, device=evidence_BC.device)
+    else:
+        assert isinstance(settings.prior, (int, float))
+        posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, settings.prior)
+        usable = statistics.positive.count > settings.min_matches
+    dropped_BC = None
+    if settings.drop is not None:
+        dropped_BC = (posterior_BC > settings.drop) & usable & ~excluded_BC
+        excluded_BC = excluded_BC | dropped_BC
     fne = _fne_sample(
         similarity_BC,
         own_similarity_B,
         excluded_BC,
         statistics,
+        posterior_BC,
+        usable,
         cutdown=settings.cutdown,
         alpha=settings.alpha,
-        prior=settings.prior,
         suspect=settings.suspect,
-        min_matches=settings.min_matches,
         suspect_alpha=settings.suspect_alpha,
     )
     match settings.strategy:
         case "fne":
-            return fne
+            return replace(fne, dropped_BC=dropped_BC)
         case "hardest":
             weights_BC = hardest_weights(similarity_BC, excluded_BC)
         case "semi_hard":
@@ -162,7 +183,7 @@ def sample(
             weights_BC = all_weights(excluded_BC)
         case unknown:
             raise ValueError(f"unknown sampling strategy {unknown!r}")
-    return Sample(weights_BC, fne.suspected_BC, torch.zeros_like(fne.cut_down_BC))
+    return Sample(weights_BC, fne.suspected_BC, torch.zeros_like(fne.cut_down_BC), dropped_BC)
 
 
 def hardest_weights(similarity_BC: Tensor, excluded_BC: Tensor) -> Tensor:
@@ -224,21 +245,21 @@ def _fne_sample(
     own_similarity_B: Tensor,
     excluded_BC: Tensor,
     statistics: SimilarityStatistics,
+    posterior_BC: Tensor,
+    usable: Tensor,
     *,
     cutdown: float,
     alpha: float,
-    prior: float,
     suspect: float,
-    min_matches: int,
     suspect_alpha: float | None,
 ) -> Sample:
+    """`posterior_BC` is overwritten; `usable`: 0-dimensional bool, whether there is a posterior yet."""
     # the cost is in passes over (B, C): use few of them, in place where possible
     threshold = cutdown_threshold(statistics.positive.mean, cutdown)
     candidate_BC = similarity_BC.masked_fill(excluded_BC, -torch.inf)
     hardest_B1 = candidate_BC.amax(dim=1, keepdim=True)
     dropped_BC = (candidate_BC <= threshold) | excluded_BC
-    posterior_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior)
-    suspected_BC = (posterior_BC > suspect).logical_and_(statistics.positive.count > min_matches)
+    suspected_BC = (posterior_BC > suspect).logical_and_(usable)
     suspected_BC &= ~excluded_BC
     distance_BC = (similarity_BC - own_similarity_B[:, None]).square_().mul_(-alpha)
     suspect_alpha = alpha if suspect_alpha is None else suspect_alpha

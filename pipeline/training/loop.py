@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.evidence.listed import ListedPosterior
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.models.memory import Memory
@@ -87,6 +88,8 @@ class Training:
         truth_NM: (N, M) bool, if every match of the training split is known.
         impact: NPC's weighting of pairs, for the same `model`.
         on_record: called with the whole history so far, whenever a checkpoint contains it.
+        listed: the posterior from evidence, by id.
+        trust_M: the weight of each training pair's loss; None: 1.
     """
 
     def __init__(
@@ -100,6 +103,9 @@ class Training:
         truth_NM: Tensor | None = None,
         impact: NegativeImpact | None = None,
         on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+        *,
+        listed: ListedPosterior | None = None,
+        trust_M: Tensor | None = None,
     ) -> None:
         """Prepare everything; `run` trains."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
@@ -117,7 +123,9 @@ class Training:
             self.statistics,
             self.memory,
             None if truth_NM is None else truth_NM.to(self.device),
+            evidence=None if listed is None else listed.to(self.device),
         )
+        self.trust_M = None if trust_M is None else trust_M.to(self.device)
         self.impact = impact
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         # accelerate wraps the model's forward pass in lower precision; here only `autocast` decides where that applies
@@ -171,6 +179,9 @@ class Training:
             self.model.temperature,
             warming_up=warming_up,
         )
+        if self.trust_M is not None:
+            trust_b = self.trust_M[batch.caption_id]
+            loss_b, metrics = loss_b * trust_b, metrics | {"pairs/weight_mean": trust_b.mean()}
         # processes average their gradients: each part must count by its number of pairs
         loss = loss_b.sum() * process_count() / batch.global_size
         logged = {"train/loss": loss.detach()} | metrics

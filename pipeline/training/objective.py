@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.evidence.listed import ListedPosterior
 from pipeline.models.memory import Memory
 from pipeline.objectives.contrastive import infonce_loss
 from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
@@ -58,6 +59,7 @@ class MatchingObjective:
         truth_NM: (N, M) bool, where every match of the training split is known: the share of false negatives among
             the sampled negatives is then logged.
         draw: chooses one candidate per anchor from weights (b, C) and uniform numbers (b,).
+        evidence: the posterior of a training pair by its ids, where `sampler.posterior` is from evidence.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class MatchingObjective:
         memory: Memory | None,
         truth_NM: Tensor | None = None,
         draw: Draw = draw_negative,
+        evidence: ListedPosterior | None = None,
     ) -> None:
         """Store the settings and the state."""
+        self.evidence = evidence
         self.sampler = sampler
         self.loss = loss
         self.warmup = warmup
@@ -92,7 +96,7 @@ class MatchingObjective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this process's anchors, (b,), and metrics to log: 0-dimensional, NaN where unknown.
 
-        `sampler/cut_down_share` and `sampler/suspected_share` are shares of all candidates,
+        `sampler/cut_down_share`, `sampler/suspected_share` and `sampler/dropped_share` are shares of all candidates,
         `sampler/false_negative_share` is the share of the sampled weight on true matches; for `similarity/collapse`
         see `collapse`.
 
@@ -130,7 +134,11 @@ class MatchingObjective:
                 if remembered is not None:
                     similarity_bC = torch.cat([similarity_bC, anchor @ remembered.T], 1)
             own_b = (anchor * candidate[place_b]).sum(dim=1)
-            sampled = self._sample(similarity_bC, own_b, known_bC, uniform_b, warming_up)
+            ids_C = _ids(candidates, memory, to_text=to_text)
+            evidence_bC = None
+            if self.evidence is not None:
+                evidence_bC = self.evidence(own.image_id if to_text else own.caption_id, ids_C, to_text=to_text)
+            sampled = self._sample(similarity_bC, own_b, known_bC, evidence_bC, uniform_b, warming_up)
             if self._draws(warming_up):
                 drawn_b = self.draw(sampled.weights_BC, uniform_b)
                 negative_b1 = (anchor * _chosen(candidate, remembered, drawn_b)).sum(dim=1, keepdim=True)
@@ -140,13 +148,19 @@ class MatchingObjective:
             else:
                 added_b = self._loss(similarity_bC, own_b, sampled.weights_BC, temperature, warming_up)
             loss_b = added_b if loss_b is None else loss_b + added_b
-            both_shares.append(self._shares(sampled, known_bC, own, candidates, memory, to_text))
+            both_shares.append(self._shares(sampled, known_bC, own, ids_C, to_text))
         assert loss_b is not None
         logged = {f"sampler/{name}": torch.stack([one[name] for one in both_shares]).mean() for name in both_shares[0]}
         return loss_b, logged | {"similarity/collapse": collapse(batch.image, batch.text, same_BB)}
 
     def _sample(
-        self, similarity_bC: Tensor, own_b: Tensor, excluded_bC: Tensor, uniform_b: Tensor, warming_up: bool
+        self,
+        similarity_bC: Tensor,
+        own_b: Tensor,
+        excluded_bC: Tensor,
+        evidence_bC: Tensor | None,
+        uniform_b: Tensor,
+        warming_up: bool,
     ) -> Sample:
         if not warming_up:
             return sample(
@@ -157,11 +171,16 @@ class MatchingObjective:
                 self.sampler,
                 margin=self.loss.margin,
                 uniform_B=uniform_b,
+                evidence_BC=evidence_bC,
             )
         nothing_bC = torch.zeros_like(excluded_bC)
+        dropped_bC = None
+        if self.sampler.drop is not None:  # evidence is known from the first step, similarities mean nothing yet
+            dropped_bC = nothing_bC if evidence_bC is None else (evidence_bC > self.sampler.drop) & ~excluded_bC
+            excluded_bC = excluded_bC | dropped_bC
         if self.warmup == "infonce":
-            return Sample(all_weights(excluded_bC), nothing_bC, nothing_bC)
-        return Sample(hardest_weights(similarity_bC.detach(), excluded_bC), nothing_bC, nothing_bC)
+            return Sample(all_weights(excluded_bC), nothing_bC, nothing_bC, dropped_bC)
+        return Sample(hardest_weights(similarity_bC.detach(), excluded_bC), nothing_bC, nothing_bC, dropped_bC)
 
     def _loss(
         self,
@@ -187,28 +206,32 @@ class MatchingObjective:
 
     @torch.no_grad()
     def _shares(
-        self, sampled: Sample, excluded_bC: Tensor, own: Pairs, candidates: Pairs, memory: Memory | None, to_text: bool
+        self, sampled: Sample, excluded_bC: Tensor, own: Pairs, ids_C: Tensor, to_text: bool
     ) -> dict[str, Tensor]:
         offered = (excluded_bC.numel() - _count(excluded_bC)).clamp(min=1)
         false_negative = torch.full((), torch.nan, device=excluded_bC.device)
         if self.truth_NM is not None:
-            if to_text:
-                ids_C = (
-                    candidates.caption_id if memory is None else torch.cat([candidates.caption_id, memory.caption_id])
-                )
-                true_bC = self.truth_NM[own.image_id][:, ids_C.clamp(min=0)]
-            else:
-                ids_C = candidates.image_id if memory is None else torch.cat([candidates.image_id, memory.image_id])
-                true_bC = self.truth_NM.T[own.caption_id][:, ids_C.clamp(min=0)]
+            truth, anchor_id = (self.truth_NM, own.image_id) if to_text else (self.truth_NM.T, own.caption_id)
+            true_bC = truth[anchor_id][:, ids_C.clamp(min=0)]
             true_bC = true_bC & (ids_C >= 0)  # a randomly filled slot of the memory belongs to no image
             weights_bC = sampled.weights_BC
             share_b = (weights_bC * true_bC).sum(dim=1) / weights_bC.sum(dim=1).clamp(min=torch.finfo().tiny)
             false_negative = share_b.mean()
-        return {
+        shares = {
             "cut_down_share": _count(sampled.cut_down_BC) / offered,
             "suspected_share": _count(sampled.suspected_BC) / offered,
             "false_negative_share": false_negative,
         }
+        if sampled.dropped_BC is not None:
+            shares["dropped_share"] = _count(sampled.dropped_BC) / offered
+        return shares
+
+
+def _ids(candidates: Pairs, memory: Memory | None, *, to_text: bool) -> Tensor:
+    """The ids (C,) of the batch's candidates, then of the memory's; -1 for a slot that is not written."""
+    kind = "caption_id" if to_text else "image_id"
+    ids_B: Tensor = getattr(candidates, kind)
+    return ids_B if memory is None else torch.cat([ids_B, getattr(memory, kind)])
 
 
 def _count(mask_bC: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
+from pipeline.evidence.make import read_listed, read_trust
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models import pretrained
 from pipeline.models.build import make_model, save_trained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import Params
-from pipeline.paths import BANK, BANK_RECORD
+from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
 from pipeline.runtime.processes import use_threads
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
@@ -37,6 +38,7 @@ def open_training(
     checkpoint: Checkpoint,
     on_record: Callable[[list[dict[str, Any]]], None],
     bank_folder: Path = BANK,
+    evidence_folder: Path = EVIDENCE,
 ) -> tuple[Training, Callable[[Path], None]]:
     """A training, and a function that saves its model into a folder.
 
@@ -60,14 +62,22 @@ def open_training(
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
-    table = _truth_table(truth, read_split(split_folder / "train.json"))
+    split = read_split(split_folder / "train.json")
+    table = _truth_table(truth, split)
+    listed = trust_M = None
+    if params.sampler.posterior == "evidence":
+        listed = read_listed(evidence_folder, "train", split, params.sampler.prior)
+    if params.pairs.weighting == "evidence":
+        trust_M = read_trust(evidence_folder, "train")
     impact = None
     if params.pairs.weighting == "npc":
         bank = read_bank(bank_folder, len(train.caption_image))
         model.to(accelerator.device)
         metrics = bank_metrics(read_record(bank_folder / BANK_RECORD.name, "bank"))
         impact = NegativeImpact(model, params, bank, read_noise(split_folder), metrics)
-    training = Training(params, model, train, val, accelerator, checkpoint, table, impact, on_record)
+    training = Training(
+        params, model, train, val, accelerator, checkpoint, table, impact, on_record, listed=listed, trust_M=trust_M
+    )
 
     def save(folder: Path) -> None:
         save_trained(folder, training.model, params.model, base)

@@ -37,7 +37,9 @@ NOISY = {
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_in(tmp_path_factory.mktemp("noisy"), "download", "split", "base", "features", "bank", **NOISY)
+    return run_in(
+        tmp_path_factory.mktemp("noisy"), "download", "split", "base", "features", "evidence", "bank", **NOISY
+    )
 
 
 def test_every_pair_is_scored_once_in_batches_that_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

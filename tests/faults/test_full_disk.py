@@ -22,7 +22,9 @@ SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train_
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage before training has run."""
-    return run_in(tmp_path_factory.mktemp("ready"), "download", "split", "base", "features", "bank", **SETTINGS)
+    return run_in(
+        tmp_path_factory.mktemp("ready"), "download", "split", "base", "features", "evidence", "bank", **SETTINGS
+    )
 
 
 @pytest.fixture

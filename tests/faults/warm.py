@@ -17,6 +17,9 @@ for name in (
     *("sklearn.metrics", "sklearn.mixture", "torch", "torch.utils.data", "transformers"),
     *("transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit"),
     *("pipeline.report.figures", "pipeline.tracking", "pipeline.evaluation.judgment", "pipeline.training.setup"),
-    *(f"stages.{stage}" for stage in ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")),
+    *(
+        f"stages.{stage}"
+        for stage in ("download", "split", "base", "features", "evidence", "bank", "train", "evaluate", "audit")
+    ),
 ):
     importlib.import_module(name)

@@ -32,6 +32,7 @@ FNE: dict[str, Any] = {
     "suspect": 0.001,
     "min_matches": 1,
 }
+NEVER: dict[str, Any] = {"drop": None}
 CHI_SQUARE_3 = 11.34  # the 99th percentile of chi-square with three degrees of freedom
 UNIFORM = st.floats(0, 1, exclude_min=True, exclude_max=True, width=32)
 
@@ -101,7 +102,7 @@ def test_random_has_nothing_to_draw_where_all_are_excluded() -> None:
 def answer(strategy: str, excluded_BC: Tensor, similarity_BC: Tensor) -> Sample:
     statistics = SimilarityStatistics()
     statistics.update(torch.eye(4) * 0.8 + 0.1 + torch.diag(torch.tensor([0.01, 0.02, 0.03, 0.04])))
-    chosen = SimpleNamespace(strategy=strategy, **FNE)
+    chosen = SimpleNamespace(strategy=strategy, **FNE, **NEVER)
     draws = torch.full((len(similarity_BC),), 0.5)
     return sample(similarity_BC, similarity_BC[:, 0], excluded_BC, statistics, chosen, margin=0.2, uniform_B=draws)
 
@@ -134,7 +135,7 @@ def test_fne_is_given_all_of_its_settings() -> None:
     )
     statistics.update(torch.eye(4) * 0.8 + 0.1 + torch.diag(torch.tensor([0.01, 0.02, 0.03, 0.04])))
     none_BC, chosen = torch.zeros(6, 20, dtype=torch.bool), FNE | {"cutdown": 0.7, "suspect_alpha": 3.0}
-    settings = SimpleNamespace(strategy="fne", **chosen)
+    settings = SimpleNamespace(strategy="fne", **chosen, **NEVER)
     found = sample(similarity_BC, own_B, none_BC, statistics, settings, margin=0.2, uniform_B=torch.full((6,), 0.5))
     assert torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **chosen))
     assert not torch.equal(found.weights_BC, fne_weights(similarity_BC, own_B, none_BC, statistics, **FNE))
@@ -144,7 +145,7 @@ def test_what_was_cut_down_is_reported_without_what_is_excluded() -> None:
     statistics = SimilarityStatistics()
     statistics.update(torch.tensor([[0.8, 0.1], [0.2, 0.8]]), torch.eye(2, dtype=torch.bool))
     similarity_BC = torch.tensor([[0.1, 0.7, 0.2, 0.75, 0.3]])
-    settings = SimpleNamespace(strategy="fne", **FNE)
+    settings = SimpleNamespace(strategy="fne", **FNE, **NEVER)
     found = sample(
         similarity_BC,
         torch.tensor([0.8]),
@@ -241,3 +242,42 @@ def test_memory_slots_never_written_are_never_drawn() -> None:
     )
     drawn_B = draw_negative(weights_BC, torch.rand(200, generator=torch.Generator().manual_seed(4)))
     assert set(drawn_B.tolist()) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("strategy", ["fne", "hardest", "semi_hard", "random", "all"])
+def test_a_candidate_with_a_posterior_above_drop_is_no_negative_in_any_strategy(strategy: str) -> None:
+    statistics = SimilarityStatistics()
+    similarity_BC = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
+    evidence_BC = torch.tensor([[0.31, 0.3, 0.9, 0.0]])
+    found = sample(
+        similarity_BC,
+        torch.tensor([1.0]),
+        excluded("...."),
+        statistics,
+        SimpleNamespace(strategy=strategy, **FNE | {"cutdown": 2.0}, drop=0.3),
+        margin=0.5,
+        uniform_B=torch.tensor([0.99]),
+        evidence_BC=evidence_BC,
+    )
+    assert found.dropped_BC is not None
+    assert found.dropped_BC.tolist() == [[True, False, True, False]]
+    weight_C = found.weights_BC[0].tolist()
+    assert weight_C[0] == weight_C[2] == 0
+    assert sum(weight_C) > 0
+
+
+def test_fne_suspects_by_the_evidence_where_there_is_some() -> None:
+    statistics = SimilarityStatistics()
+    similarity_BC, evidence_BC = torch.tensor([[0.5, 0.6]]), torch.tensor([[0.4, 0.0]])
+    found = sample(
+        similarity_BC,
+        torch.tensor([0.9]),
+        excluded(".."),
+        statistics,
+        SimpleNamespace(strategy="fne", **FNE | {"cutdown": 2.0, "prior": "estimated"}, **NEVER),
+        margin=0.2,
+        uniform_B=torch.tensor([0.5]),
+        evidence_BC=evidence_BC.clone(),
+    )
+    assert found.suspected_BC.tolist() == [[True, False]]
+    assert found.weights_BC[0].tolist() == pytest.approx([np.exp(-0.5 * 0.4), np.exp(-0.5 * 0.3**2)])

@@ -25,7 +25,7 @@ from stages.command import ENVIRONMENT
 from tests.data.published import write_params
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
+STAGES = ("download", "split", "base", "features", "evidence", "bank", "train", "evaluate", "audit")
 EARLIER = "of_an_earlier_run.parquet"
 """A file that is in every output before the stages run."""
 OUTSIDE = ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "RANK", "WORLD_SIZE")

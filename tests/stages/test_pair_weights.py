@@ -46,4 +46,4 @@ def test_pair_weights_over_frozen_features(
     shutil.copytree(ready, tmp_path / "heads")
     work_in(tmp_path / "heads", monkeypatch)
     write_tiny_params(tmp_path / "heads", **changes, model__train="heads")
-    run("features", "bank", "train", "evaluate")
+    run("features", "evidence", "bank", "train", "evaluate")

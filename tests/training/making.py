@@ -92,6 +92,7 @@ def tiny_training(
     inputs: Inputs,
     clock: Callable[[], float] = time.monotonic,
     on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    trust_M: Tensor | None = None,
 ) -> Training:
     """A training on the CPU that validates on what it trains on."""
     impact = None
@@ -99,7 +100,7 @@ def tiny_training(
         impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
     accelerator = Accelerator(cpu=True, mixed_precision=params.train.precision)
     parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
-    return Training(params, *parts, impact=impact, on_record=on_record)
+    return Training(params, *parts, impact=impact, on_record=on_record, trust_M=trust_M)
 
 
 def watched(training: Training, after: Callable[[], None] = lambda: None) -> list[Batch]:
@@ -122,5 +123,6 @@ def open_tiny_training(ready: Path, folder: Path, **changes: Any) -> Training:
     parts = (ready / "features", ready / "data/split", ready / "models/base")
     truth = read_truth(ready / "data/split", "train")
     params = load_params(folder / "params.yaml")
-    training, _ = open_training(params, *parts, truth, Checkpoint(folder), lambda history: None, ready / "bank")
+    folders = (ready / "bank", ready / "evidence")
+    training, _ = open_training(params, *parts, truth, Checkpoint(folder), lambda history: None, *folders)
     return training

@@ -131,6 +131,24 @@ def test_every_epoch_augments_by_numbers_of_its_own(tmp_path: Path) -> None:
         assert not torch.equal(batch.images, inputs.images(batch.image_id.tolist()))
 
 
+def test_trust_multiplies_each_pairs_loss(tmp_path: Path) -> None:
+    params = params_with(memory__size=0, sampler__strategy="all", loss__name="infonce")
+    model, inputs = linear_heads(IMAGES, 4), own_captions(tmp_path / "inputs", IMAGES)
+    trust_M = torch.tensor([1.0, 0.5, 0.0, 0.25, 1.0, 0.75])
+    training = tiny_training(tmp_path, params, model, inputs, trust_M=trust_M)
+    alone, chosen = copy.deepcopy(model), torch.tensor([3, 1, 2])
+    batch = Batch(torch.eye(IMAGES)[chosen], torch.eye(IMAGES)[chosen], chosen, chosen, 0, 3)
+    image_BD, text_BD = alone(batch.images, batch.texts)
+    logits_BB, own = image_BD @ text_BD.T / 0.1, torch.arange(3)
+    loss_B = sum(nn.functional.cross_entropy(part, own, reduction="none") / 2 for part in (logits_BB, logits_BB.T))
+    (loss_B * trust_M[chosen]).mean().backward()
+    logged = training.step(batch, warming_up=False, window=Window(0, 2))
+    assert logged["pairs/weight_mean"] == 0.25
+    for found, expected in zip(model.parameters(), alone.parameters(), strict=True):
+        assert expected.grad is not None
+        torch.testing.assert_close(found.grad, expected.grad / 2)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_the_gradients_of_a_window_are_averaged(size: int, tmp_path: Path) -> None:
     params = params_with(memory__size=0, sampler__strategy="all", loss__name="infonce")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.evidence.listed import ListedPosterior
 from pipeline.models.memory import Memory
 from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
 from pipeline.params import LossParams, Params, SamplerParams, load_params
@@ -49,11 +50,12 @@ def objective(
     loss: str = "triplet",
     truth_NM: Tensor | None = None,
     draw: Draw | None = None,
+    evidence: ListedPosterior | None = None,
     **sampler: Any,
 ) -> MatchingObjective:
     chosen = SamplerParams.model_validate(PARAMS.sampler.model_dump() | {"cutdown": 2.0} | sampler)
     weighed = LossParams.model_validate(PARAMS.loss.model_dump() | {"name": loss})
-    made = MatchingObjective(chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM)
+    made = MatchingObjective(chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM, evidence=evidence)
     if draw is not None:
         made.draw = draw
     return made
@@ -274,3 +276,31 @@ def test_each_share_is_logged_under_its_own_name() -> None:
     }
     assert {name: logged[name].item() for name in expected} == pytest.approx(expected, abs=1e-6)
     assert len({0, 1, *expected.values()}) == 5, "none can be confused with another"
+
+
+@pytest.mark.parametrize("warming_up", [False, True])
+@pytest.mark.parametrize("strategy", ["fne", "all"])
+def test_evidence_drops_a_candidate_by_its_ids_in_both_directions(strategy: str, warming_up: bool) -> None:
+    """Images 0, 1, 2 with captions 100, 101, 102 in the batch; 5 and 6 with captions 100 and 101 in the memory."""
+    image_P, caption_P = torch.tensor([0, 1, 2]), torch.tensor([101, 102, 101])
+    evidence = ListedPosterior(image_P, caption_P, torch.tensor([0.9, 0.1, 0.9]), 7, 110)
+    memory, batch = remembered([5, 6], size=3), pairs([0, 1, 2], seed=1)
+    made = objective(
+        memory, warmup="infonce", loss="infonce", strategy=strategy, drop=0.5, posterior="evidence", evidence=evidence
+    )
+    shown, loss = [], made._loss  # what the loss is given is what counts
+
+    def watched(*parts: Any) -> Tensor:
+        shown.append(parts[2])
+        return loss(*parts)
+
+    made._loss = watched  # type: ignore[method-assign, assignment]
+    _, logged = loss_of(made, batch, pairs([0, 1, 2], seed=2), warming_up=warming_up)
+    to_text_bC, to_image_bC = ((weights_bC > 0).int().tolist() for weights_bC in shown)
+    if warming_up:
+        assert to_text_bC == [[0, 0, 1], [1, 0, 1], [1, 0, 0]]
+        assert to_image_bC == [[0, 1, 1], [0, 0, 0], [1, 1, 0]]
+    else:  # the third slot of the memory is not written
+        assert to_text_bC == [[0, 0, 1, 1, 0, 0], [1, 0, 1, 1, 1, 0], [1, 0, 0, 1, 0, 0]]
+        assert to_image_bC == [[0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]]
+    assert logged["sampler/dropped_share"] > 0

@@ -1,0 +1,118 @@
+"""The unpaired pairs of a split that the evidence supports: found once, then looked up by id in each step.
+
+Nearly all pairs of a random image and a random caption have evidence against them. Only the others are listed, so that
+no table of all images and captions exists, and a look-up costs little.
+
+Shapes: N images, M captions, P listed pairs, I images of a chunk, b anchors, C candidates, R the most pairs of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from pipeline.evidence.kinds import SplitEvidence
+from pipeline.evidence.posterior import Posterior
+
+LEAST_LOG_RATIO = math.log(10)  # a listed pair's evidence is 10 times as probable of a match: 0.001 if K is 10 000
+MOST_PER_IMAGE = 1024  # the best supported ones
+CHUNK_PAIRS = 1 << 22
+
+
+def listed_pairs(
+    evidence: SplitEvidence, posterior: Posterior, track: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> dict[str, Tensor]:
+    """`image_P`, `caption_P` (int32, by image, then by caption) and `log_ratio_P` (float32) of the listed pairs.
+
+    Captions of the image itself are never listed.
+    """
+    captions = len(evidence.caption_image_M)
+    device = evidence.caption_image_M.device
+    found = []
+    step = max(1, CHUNK_PAIRS // captions)
+    for start in track(range(0, evidence.images, step)):
+        image_I = torch.arange(start, min(start + step, evidence.images), device=device)
+        log_ratio_IM = posterior.fast_log_ratio(evidence.block(image_I))
+        log_ratio_IM.masked_fill_(evidence.caption_image_M[None, :] == image_I[:, None], -torch.inf)
+        listed_IM = log_ratio_IM >= LEAST_LOG_RATIO
+        if captions > MOST_PER_IMAGE:
+            smallest_I1 = log_ratio_IM.topk(MOST_PER_IMAGE, dim=1).values[:, -1:]
+            listed_IM &= log_ratio_IM >= smallest_I1
+        row_P, caption_P = listed_IM.nonzero().unbind(1)
+        found.append(torch.stack([row_P + start, caption_P]))
+    image_P, caption_P = torch.cat(found, dim=1)
+    parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)
+    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)) for part in parts])
+    return {
+        "image_P": image_P.int().cpu(),
+        "caption_P": caption_P.int().cpu(),
+        "log_ratio_P": log_ratio_P.float().cpu(),
+    }
+
+
+class ListedPosterior:
+    """The posterior of any pair of a split by its ids: 0 for a pair that is not listed.
+
+    Args:
+        image_P: int, the images of the listed pairs.
+        caption_P: int, their captions.
+        posterior_P: float.
+        images: N.
+        captions: M.
+    """
+
+    def __init__(self, image_P: Tensor, caption_P: Tensor, posterior_P: Tensor, images: int, captions: int) -> None:
+        """Sort the pairs once by image and once by caption."""
+        self._by_image = _Rows(image_P, caption_P, posterior_P, images)
+        self._by_caption = _Rows(caption_P, image_P, posterior_P, captions)
+
+    def to(self, device: torch.device) -> ListedPosterior:
+        """Move the pairs to a device, and return the same object."""
+        self._by_image.to(device)
+        self._by_caption.to(device)
+        return self
+
+    def __call__(self, anchor_b: Tensor, candidate_C: Tensor, *, to_text: bool) -> Tensor:
+        """posterior_bC, float32, without a wait for the device.
+
+        Args:
+            anchor_b: ids of images if `to_text`, else of captions.
+            candidate_C: ids of captions if `to_text`, else of images, in any order; one may occur several times, and
+                a negative id is no pair's.
+            to_text: the direction.
+        """
+        return (self._by_image if to_text else self._by_caption).look_up(anchor_b, candidate_C)
+
+
+class _Rows:
+    """For each row id, the ids of the other side and the values, concatenated in the order of the rows."""
+
+    def __init__(self, row_P: Tensor, other_P: Tensor, value_P: Tensor, rows: int) -> None:
+        order_P = row_P.argsort(stable=True)
+        count_N = torch.bincount(row_P, minlength=rows)
+        self.first_N1 = torch.cat([count_N.new_zeros(1), count_N.cumsum(0)])
+        # one more at the end, so that there is always one to read
+        self.other_P = torch.cat([other_P[order_P].long(), other_P.new_full((1,), -1).long()])
+        self.value_P = torch.cat([value_P[order_P].float(), value_P.new_zeros(1).float()])
+        self.most = int(count_N.max()) if len(row_P) else 0
+
+    def to(self, device: torch.device) -> None:
+        self.first_N1, self.other_P, self.value_P = (
+            part.to(device) for part in (self.first_N1, self.other_P, self.value_P)
+        )
+
+    def look_up(self, row_b: Tensor, other_C: Tensor) -> Tensor:
+        place_bR = self.first_N1[row_b][:, None] + torch.arange(self.most, device=row_b.device)
+        there_bR = place_bR < self.first_N1[row_b + 1][:, None]
+        place_bR = place_bR.clamp(max=len(self.other_P) - 1)
+        wanted_bR = self.other_P[place_bR]
+        sorted_C = other_C.sort().values
+        found_bR = torch.searchsorted(sorted_C, wanted_bR).clamp(max=len(sorted_C) - 1)
+        hit_bR = there_bR & (sorted_C[found_bR] == wanted_bR)
+        # misses are written into one more column
+        value_bC = self.value_P.new_zeros(len(row_b), len(sorted_C) + 1)
+        value_bC.scatter_(1, found_bR.where(hit_bR, len(sorted_C)), self.value_P[place_bR])
+        return value_bC[:, torch.searchsorted(sorted_C, other_C)]

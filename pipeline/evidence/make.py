@@ -1,0 +1,226 @@
+"""What stage `evidence` makes, and how later stages read it.
+
+`evidence.json`: the kinds, the fitted normals, their temperature and the estimated prior. Of each split `pairs`: the
+trust in each pair that the split lists, and the unpaired pairs that the evidence supports; and, where a kind needs
+them, centred unit vectors of captions and of images in the captions' space, float16, in shards.
+
+Shapes: N images, M captions, W and V widths, K pairs, P listed pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.captions import clean_caption
+from pipeline.data.splits.format import Split
+from pipeline.data.splits.truth_file import Noise
+from pipeline.errors import InputError
+from pipeline.evidence.captions import centred_captions
+from pipeline.evidence.kinds import ABOUT_THE_PAIR, WORDED, SplitEvidence, Vectors
+from pipeline.evidence.listed import ListedPosterior, listed_pairs
+from pipeline.evidence.moments import mean_direction
+from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
+from pipeline.evidence.regression import fit_ridge, out_of_fold_images
+from pipeline.evidence.trust import mixture_posterior, random_images
+from pipeline.evidence.words import WordCoverage, inverse_document_frequencies
+from pipeline.features.shards import all_features, write_shards
+from pipeline.files import read_record, read_tensors, write_json, write_tensors
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.retrieval.relevance import ranking_quality
+from pipeline.runtime.processes import own_device
+
+FOLDS = 5
+RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
+MOST_WORDS = 10_000  # all words of a caption
+RECORD, PAIRS = "evidence.json", "pairs.safetensors"
+
+
+def make_evidence(
+    folder: Path, splits: dict[str, Split], features: Path, params: Params, noise: Noise | None = None
+) -> dict[str, Any]:
+    """Fill `folder`, and return the record that `evidence.json` holds.
+
+    `noise`: where the wrong training pairs are known, the trust's AUC is recorded; nothing else depends on it.
+
+    Raises:
+        InputError: when a parameter asks for evidence, and none of the kinds exists for the data.
+    """
+    kinds = params.evidence.kinds
+    folder.mkdir(parents=True, exist_ok=True)
+    if set(kinds) - set(WORDED):
+        _write_vectors(folder, splits, features, params)
+    opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
+    record: dict[str, Any] = {"kinds": kinds, "seen": _seen(opened["val"]) if kinds else {}}
+    if any(record["seen"].values()):
+        posterior = _fitted(opened["val"], params.evidence.seed)
+        record["posterior"] = posterior.as_numbers()
+        for name, evidence in opened.items():
+            trust_M = _trust(evidence, params.evidence.seed)
+            pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{name} pairs"))
+            record[name] = {
+                "trust_mean": float(trust_M.mean()),
+                "listed": len(pairs["image_P"]),
+                "pairs": len(splits[name].images) * len(splits[name].captions),
+            }
+            if name == "train" and noise is not None and 0 < noise.wrong_M.sum() < len(trust_M):
+                record[name]["trust_auc"] = ranking_quality(-trust_M, torch.from_numpy(noise.wrong_M))["auc"]
+            write_tensors(folder / name / PAIRS, {"trust_M": trust_M.float(), **pairs})
+    elif "evidence" in (params.sampler.posterior, params.pairs.weighting):
+        raise InputError(
+            f"params.yaml: evidence.kinds = {kinds}: no image of val.json has a second caption to compare; regression "
+            "needs none, but frozen features (model.train heads)"
+        )
+    write_json(folder / RECORD, record)
+    return record
+
+
+def described(record: Mapping[str, Any]) -> list[str]:
+    """What a person reads of `evidence.json`: how much the evidence says, and what there is none of."""
+    if not record["kinds"]:
+        return ["no evidence: evidence.kinds is empty"]
+    lines = [f"no {kind}: no image has a second caption" for kind, share in record["seen"].items() if share == 0]
+    if "posterior" not in record:
+        return lines
+    train = record["train"]
+    return [
+        f"evidence from {', '.join(record['kinds'])}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
+        f"matches; {train['listed']} of {train['pairs']} training pairs may; mean trust {train['trust_mean']:.3f}",
+        *lines,
+    ]
+
+
+def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequence[str]) -> SplitEvidence:
+    """The evidence about the pairs of one split; captions are counted, and vectors read from `folder`."""
+    split, device = splits[name], own_device()
+    caption_image_M = torch.tensor(split.caption_image)
+    worded = {}
+    for kind in (kind for kind in kinds if kind in WORDED):
+        train, every = splits["train"], WORDED[kind]
+        idf = inverse_document_frequencies(_terms(train, every), torch.tensor(train.caption_image))
+        worded[kind] = WordCoverage(_terms(split, every), caption_image_M, idf)
+    vectors = None
+    if set(kinds) - set(WORDED):
+        caption_MV = all_features(folder / name, "captions").float().to(device)
+        image_NV = None
+        if {"regression", "pictures"} & set(kinds):
+            image_NV = all_features(folder / name, "images").float().to(device)
+        vectors = Vectors(caption_MV, image_NV)
+    return SplitEvidence(kinds, caption_image_M.to(device), worded, vectors)
+
+
+def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
+    """The kinds of evidence, and the fitted posterior with the estimated prior.
+
+    Raises:
+        InputError: when stage evidence made none.
+    """
+    path = folder / RECORD
+    record = read_record(path, "evidence")
+    try:
+        return record["kinds"], Posterior.from_numbers(record["posterior"])
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: holds no posterior; set evidence.kinds, and run `dvc repro evidence`") from None
+
+
+def prior_of(prior: float | str, folder: Path) -> float:
+    """K: `sampler.prior`, or the estimate in `folder` if that is "estimated"."""
+    return float(read_posterior(folder)[1].prior if prior == "estimated" else prior)
+
+
+def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> ListedPosterior:
+    """The posterior of one split's pairs by id; `prior`: K, or "estimated"."""
+    prior = prior_of(prior, folder)
+    pairs = read_tensors(folder / name / PAIRS, "evidence")
+    posterior_P = torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior - 1)).float()
+    return ListedPosterior(
+        pairs["image_P"].long(), pairs["caption_P"].long(), posterior_P, len(split.images), len(split.captions)
+    )
+
+
+def read_trust(folder: Path, name: str) -> Tensor:
+    """The trust in each listed pair of a split (M,), float32 in [0, 1]."""
+    return read_tensors(folder / name / PAIRS, "evidence")["trust_M"]
+
+
+def _write_vectors(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> None:
+    """Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by
+    one without that image.
+    """
+    device = own_device()
+    read = {
+        name: [all_features(features / name, kind).to(device) for kind in ("images", "captions")] for name in splits
+    }
+    image_NW, caption_MV = read["train"]
+    caption_image_M = torch.tensor(splits["train"].caption_image, device=device)
+    mean_V = mean_direction(caption_MV)
+    ridge = None
+    if {"regression", "pictures"} & set(params.evidence.kinds):
+        ridge = fit_ridge(image_NW, caption_MV, caption_image_M)
+    for name, (image_NW, caption_MV) in read.items():
+        _write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
+        if ridge is None:
+            continue
+        if name == "train":
+            seed = params.evidence.seed
+            image_NV = out_of_fold_images(image_NW, caption_MV, caption_image_M, folds=FOLDS, seed=seed)
+        else:
+            image_NV = ridge.image(image_NW)
+        _write_rows(folder / name, "images", image_NV)
+
+
+def _write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
+    def make(rows: range) -> dict[str, Tensor]:
+        return {"feature": row_NV[rows.start : rows.stop].half().cpu()}
+
+    write_shards(folder, kind, len(row_NV), make, iter)
+
+
+def _fitted(evidence: SplitEvidence, seed: int) -> Posterior:
+    """Positives: each caption against its own image's others; negatives: random unpaired pairs."""
+    positive_KF = evidence.of(evidence.caption_image_M, torch.arange(len(evidence.caption_image_M)))
+    generator = torch.Generator().manual_seed(seed)
+    image_K = torch.randint(evidence.images, (RANDOM_PAIRS,), generator=generator)
+    caption_K = torch.randint(len(evidence.caption_image_M), (RANDOM_PAIRS,), generator=generator)
+    unpaired_K = evidence.caption_image_M.cpu()[caption_K] != image_K
+    negative_KF = evidence.of(image_K[unpaired_K], caption_K[unpaired_K])
+    posterior = fit_posterior(positive_KF, negative_KF, prior=2)
+    ratios = (posterior.log_ratio(part_KF) for part_KF in (positive_KF, negative_KF))
+    return replace(posterior, prior=estimated_prior(*ratios))
+
+
+def _trust(evidence: SplitEvidence, seed: int) -> Tensor:
+    """The probability that each pair is right (M,), see `pair_trust`; all 1 where a split has one image."""
+    caption_image_M = evidence.caption_image_M
+    every_M = torch.arange(len(caption_image_M), device=caption_image_M.device)
+    if evidence.images < 2:
+        return torch.ones(len(caption_image_M))
+    other_N = random_images(caption_image_M, evidence.images, seed)
+    own_MF, random_MF = (
+        evidence.of(image_M, every_M, ABOUT_THE_PAIR) for image_M in (caption_image_M, other_N[caption_image_M])
+    )
+    return mixture_posterior(own_MF, random_MF)
+
+
+def _seen(evidence: SplitEvidence) -> dict[str, float]:
+    """The share of the pairs that have each kind of evidence: 0 for siblings where each image has one caption."""
+    every_M = torch.arange(len(evidence.caption_image_M))
+    seen_F = (~evidence.of(evidence.caption_image_M, every_M).isnan()).double().mean(0)
+    return dict(zip(evidence.kinds, seen_F.tolist(), strict=True))
+
+
+def _terms(split: Split, words: int) -> list[str]:
+    """Each caption's terms of so many neighbouring words, separated by spaces; a shorter caption is one term."""
+    cleaned = [clean_caption(caption, MOST_WORDS).split() for caption in split.captions]
+    return [
+        " ".join("_".join(caption[at : at + words]) for at in range(max(1, len(caption) - words + 1)))
+        for caption in cleaned
+    ]

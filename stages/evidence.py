@@ -1,0 +1,33 @@
+"""Stage `evidence`: what captions and frozen encoders say about pairs, before training."""
+
+from __future__ import annotations
+
+import click
+
+from stages.command import stage
+from stages.launch import take_gpus
+
+
+@click.command(name="evidence")
+@stage
+def main() -> None:
+    """Find which unpaired pairs probably match and which pairs are probably wrong, into evidence; no labels needed."""
+    from pipeline.params import load_params
+
+    params = load_params()  # before the heavy imports: a misspelt key is reported at once
+    take_gpus(1)
+    from pipeline.data.splits.format import SPLITS, read_split
+    from pipeline.data.splits.truth_file import read_noise
+    from pipeline.evidence.make import described, make_evidence
+    from pipeline.files import atomic_folder
+    from pipeline.paths import EVIDENCE, FEATURES, SPLIT
+
+    splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
+    with atomic_folder(EVIDENCE) as folder:
+        record = make_evidence(folder, splits, FEATURES, params, read_noise(SPLIT))
+    for line in described(record):
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main()

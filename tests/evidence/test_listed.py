@@ -1,0 +1,104 @@
+"""All pairs of a split, kind by kind, and those that are listed: the same as asking about each pair alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pipeline.evidence import listed
+from pipeline.evidence.kinds import SplitEvidence, Vectors
+from pipeline.evidence.listed import LEAST_LOG_RATIO, ListedPosterior, listed_pairs
+from pipeline.evidence.posterior import Posterior, fit_posterior
+from pipeline.evidence.words import WordCoverage
+
+KINDS = ("words", "captions", "regression", "pictures")
+IMAGE_OF_M = torch.tensor([2, 0, 1, 1, 2, 2, 3, 1, 4, 4])  # 1, 3, 3, 1 and 2 captions, in no order
+CAPTIONS = ["a dog", "a cat", "a dog runs", "red dog", "a", "dog runs home", "blue", "a red cat", "home", "cat runs"]
+
+
+def split_evidence(seed: int = 0) -> SplitEvidence:
+    generator = torch.Generator().manual_seed(seed)
+    caption_MV, image_NV = (normalize(torch.randn(rows, 4, generator=generator), dim=1) for rows in (10, 5))
+    idf = {"a": 0.1, "dog": 1.0, "cat": 1.5, "runs": 1.0, "red": 2.0, "home": 2.0, "blue": 2.5}
+    coverage = WordCoverage(CAPTIONS, IMAGE_OF_M, idf)
+    return SplitEvidence(KINDS, IMAGE_OF_M, {"words": coverage}, Vectors(caption_MV, image_NV))
+
+
+def unpaired() -> tuple[Tensor, Tensor]:
+    image_K, caption_K = (IMAGE_OF_M[None, :] != torch.arange(5)[:, None]).nonzero().unbind(1)
+    return image_K, caption_K
+
+
+def fitted(evidence: SplitEvidence) -> Posterior:
+    positive_KF = evidence.of(IMAGE_OF_M, torch.arange(10))
+    posterior = fit_posterior(positive_KF, evidence.of(*unpaired()), prior=20)
+    return replace(posterior, temperature=3.0)  # ten pairs decide nothing: let some be listed
+
+
+def test_a_block_holds_what_each_pair_alone_has() -> None:
+    evidence, (image_K, caption_K) = split_evidence(), unpaired()
+    for kind, block_NM in enumerate(evidence.block(torch.arange(5))):
+        alone_K = evidence.of(image_K, caption_K)[:, kind].float()
+        torch.testing.assert_close(block_NM[image_K, caption_K], alone_K, equal_nan=True)
+
+
+def test_listed_are_the_unpaired_pairs_with_enough_evidence_and_their_exact_log_ratios() -> None:
+    evidence, (image_K, caption_K) = split_evidence(1), unpaired()
+    posterior = fitted(evidence)
+    ratio_K = posterior.log_ratio(evidence.of(image_K, caption_K))
+    kept_K = ratio_K >= LEAST_LOG_RATIO
+    assert 0 < kept_K.sum() < len(kept_K)
+    found = listed_pairs(evidence, posterior)
+    assert found["image_P"].tolist() == image_K[kept_K].tolist()
+    assert found["caption_P"].tolist() == caption_K[kept_K].tolist()
+    assert found["log_ratio_P"].tolist() == ratio_K[kept_K].float().tolist()
+
+
+def test_an_image_lists_no_more_than_its_best_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = split_evidence(1)
+    posterior = fitted(evidence)
+    monkeypatch.setattr(listed, "LEAST_LOG_RATIO", 0.0)
+    every = listed_pairs(evidence, posterior)
+    monkeypatch.setattr(listed, "MOST_PER_IMAGE", 1)
+    best = listed_pairs(evidence, posterior)
+    highest = {
+        image: max(every["log_ratio_P"][every["image_P"] == image].tolist()) for image in every["image_P"].tolist()
+    }
+    assert len(every["image_P"]) > len(highest)
+    assert dict(zip(best["image_P"].tolist(), best["log_ratio_P"].tolist(), strict=True)) == highest
+
+
+ids = st.lists(st.integers(0, 4), min_size=1, max_size=6)
+
+
+@settings(max_examples=60)
+@given(pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=20), images=ids, memory=ids)
+def test_a_look_up_is_the_table_of_all_pairs(pairs: set[tuple[int, int]], images: list[int], memory: list[int]) -> None:
+    table_NM = torch.zeros(5, 10)
+    for number, (image, caption) in enumerate(sorted(pairs)):
+        table_NM[image, caption] = (number + 1) / 32
+    image_P, caption_P = table_NM.nonzero().unbind(1)
+    look_up = ListedPosterior(image_P, caption_P, table_NM[image_P, caption_P], 5, 10)
+    captions = [2 * image for image in memory] + [9, 9]
+    for anchors, candidates, table, to_text in (
+        (images, captions, table_NM, True),
+        (captions, images + images, table_NM.T, False),
+    ):
+        candidate_C = torch.tensor([*candidates, -1])  # -1: a slot of the memory without a pair
+        expected_bC = table[anchors][:, candidate_C.clamp(min=0)] * (candidate_C >= 0)
+        assert torch.equal(look_up(torch.tensor(anchors), candidate_C, to_text=to_text), expected_bC)
+
+
+def test_the_fast_log_ratio_is_the_exact_one() -> None:
+    evidence, (image_K, caption_K) = split_evidence(2), unpaired()
+    posterior, columns_KF = fitted(evidence), evidence.of(image_K, caption_K)
+    fast_K = posterior.fast_log_ratio([column_K.float() for column_K in columns_KF.unbind(1)])
+    torch.testing.assert_close(fast_K, posterior.log_ratio(columns_KF).float(), rtol=1e-4, atol=1e-4)
+    assert math.isfinite(fast_K.sum())

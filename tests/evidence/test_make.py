@@ -1,0 +1,112 @@
+"""Stage `evidence` and what reads it, on pictures whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.splits.format import Split, read_split, write_split
+from pipeline.data.splits.truth_file import read_noise, read_truth
+from pipeline.errors import InputError
+from pipeline.evidence.make import prior_of, read_listed, read_posterior, read_trust
+from pipeline.retrieval.relevance import ranking_quality
+from tests.stages.running import invoke, run, run_in, work_in, write_tiny_params
+
+SCENES = {
+    "data__scenes__train": 200,
+    "data__scenes__val": 60,
+    "data__scenes__test": 60,
+    "data__noise__ratio": 0.4,
+    "base__epochs": 0,
+}
+EVIDENCE = Path("evidence")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_in(tmp_path_factory.mktemp("made"), "download", "split", "base", "features", "evidence", **SCENES)
+
+
+@pytest.fixture
+def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return work_in(made, monkeypatch)
+
+
+def test_wrong_pairs_are_found_without_labels(here: Path) -> None:
+    noise = read_noise(here / "data/split")
+    assert noise is not None
+    auc = ranking_quality(-read_trust(EVIDENCE, "train"), torch.from_numpy(noise.wrong_M))["auc"]
+    assert auc > 0.8
+    assert json.loads((EVIDENCE / "evidence.json").read_text())["train"]["trust_auc"] == pytest.approx(auc)
+
+
+def test_unpaired_pairs_that_match_have_a_high_posterior(here: Path) -> None:
+    split, truth = read_split(here / "data/split/test.json"), read_truth(here / "data/split", "test")
+    assert truth is not None
+    images, captions = torch.arange(len(split.images)), torch.arange(len(split.captions))
+    posterior_NM = read_listed(EVIDENCE, "test", split, 300.0)(images, captions, to_text=True)
+    true_NM = torch.zeros_like(posterior_NM, dtype=torch.bool)
+    true_NM[truth.image_P[truth.true_P], truth.caption_P[truth.true_P]] = True
+    unpaired_NM = torch.tensor(split.caption_image)[None, :] != images[:, None]
+    listed_NM = posterior_NM > 0
+    assert not listed_NM[~unpaired_NM].any()
+    assert true_NM[listed_NM].double().mean() > 10 * true_NM[unpaired_NM].double().mean()
+
+
+def test_the_prior_is_the_estimate_or_the_given_one(here: Path) -> None:
+    estimate = read_posterior(EVIDENCE)[1].prior
+    assert prior_of("estimated", EVIDENCE) == estimate > 1
+    assert prior_of(50, EVIDENCE) == 50
+    split = read_split(here / "data/split/train.json")
+    ids = torch.arange(20)
+    likely, unlikely = (read_listed(EVIDENCE, "train", split, K)(ids, ids * 5, to_text=True) for K in (2.0, 1e6))
+    assert (likely > unlikely)[likely > 0].all()
+
+
+def test_frozen_features_give_vectors_and_better_evidence(heads_ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work_in(heads_ready, monkeypatch)
+    kinds = ["captions", "regression", "pictures"]
+    write_tiny_params(heads_ready, model__train="heads", evidence__kinds=kinds)
+    run("evidence")
+    names, posterior = read_posterior(EVIDENCE)
+    assert names == kinds
+    assert not posterior.positive.mean_F.isnan().any()
+    assert (EVIDENCE / "train" / "captions-00000.safetensors").exists()
+
+
+def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
+    heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(heads_ready, tmp_path / "clone")
+    here = work_in(tmp_path / "clone", monkeypatch)
+    for name in ("train", "val", "test"):
+        path = Path("data/split") / f"{name}.json"
+        split = read_split(path)
+        first = {image: caption for caption, image in reversed(list(enumerate(split.caption_image)))}
+        single = Split.of(
+            [(split.images[image], [split.captions[caption]]) for image, caption in sorted(first.items())]
+        )
+        write_split(path, single, one_row_a_caption=name == "train")
+    Path("data/split/noise.json").unlink()
+    write_tiny_params(here, model__train="heads", evidence__kinds=["captions", "regression"])
+    said = run("features", "evidence")
+    assert "no captions: no image has a second caption" in said
+    write_tiny_params(here, model__train="heads", evidence__kinds=["words"])
+    assert run("evidence") == "no words: no image has a second caption\n"
+    write_tiny_params(here, model__train="heads", evidence__kinds=["words"], sampler__posterior="evidence")
+    result = invoke("evidence")
+    assert result.exit_code == 1
+    assert "evidence.kinds = ['words']" in result.output
+
+
+def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(here, tmp_path / "clone")
+    write_tiny_params(work_in(tmp_path / "clone", monkeypatch), evidence__kinds=[], **SCENES)
+    run("evidence")
+    assert [path.name for path in EVIDENCE.rglob("*")] == ["evidence.json"]
+    with pytest.raises(InputError, match=r"evidence\.kinds"):
+        read_posterior(EVIDENCE)
