@@ -32,9 +32,10 @@ def main(weights: str | None) -> None:
         judge,
         judgment_intervals,
         recall_curve,
-        reliability_curve,
         similarity_curves,
     )
+    from pipeline.evaluation.unpaired import reliability_curve
+    from pipeline.evidence.make import match_chance, trust_quality
     from pipeline.features.encoding import encode_split
     from pipeline.features.inputs import open_inputs
     from pipeline.files import (
@@ -52,6 +53,7 @@ def main(weights: str | None) -> None:
         BASE,
         EMBEDDINGS,
         EVALUATION,
+        EVIDENCE,
         FEATURES,
         HISTORY,
         INTERVALS,
@@ -94,10 +96,13 @@ def main(weights: str | None) -> None:
         return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
 
     metrics = {}
+    chance = match_chance(EVIDENCE, SPLIT, "test") if truths else None
     for name, folder, moment in (("last", LAST, run.last), ("test", TRAINED, run.best)):
         encoded = encode(folder)
-        judgment = judge(encoded, settings.folds, truths, moment, run.sampler)
+        judgment = judge(encoded, settings.folds, truths, moment, run.sampler, chance if name == "test" else None)
         metrics[name] = judgment.report
+    if quality := trust_quality(EVIDENCE, SPLIT):
+        metrics["test"]["trust"] = quality
     limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, run.best, run.sampler)

@@ -17,14 +17,13 @@ def main() -> None:
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
     take_gpus(1)
     from pipeline.data.splits.format import SPLITS, read_split
-    from pipeline.data.splits.truth_file import read_noise
     from pipeline.evidence.make import described, make_evidence
     from pipeline.files import atomic_folder
     from pipeline.paths import EVIDENCE, FEATURES, SPLIT
 
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     with atomic_folder(EVIDENCE) as folder:
-        record = make_evidence(folder, splits, FEATURES, params, read_noise(SPLIT))
+        record = make_evidence(folder, splits, FEATURES, params)
     for line in described(record):
         click.echo(line)
 

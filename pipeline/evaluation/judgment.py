@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,18 @@ from torch import Tensor
 
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
+from pipeline.evaluation.unpaired import (
+    Chance,
+    Unpaired,
+    pair_similarities,
+    quality_limits,
+    quality_report,
+    unpaired_pairs,
+)
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, recall_at, retrieval_report
-from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r, ranking_quality, reliability
-from pipeline.retrieval.uncertainty import intervals, quality_intervals
+from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r
+from pipeline.retrieval.uncertainty import intervals
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.strategies import fne_weights
 from pipeline.training.record import Moment, SamplerRecord
@@ -26,9 +35,7 @@ if TYPE_CHECKING:
 CURVE_POINTS = 200
 HIGHEST_LOW = 0.99  # curves begin at or below this, also for collapsed towers, whose similarities are all 1
 RECALL_DEPTH = 50
-PAIR_CHUNK = 1 << 16  # pairs whose vectors are in memory at a time
 MOST_FOLDS = 20  # listed in a message
-MOST_PAIRS = 8_000_000  # unpaired pairs per source for metrics of the posterior: 3 GB; 320 images of MS-COCO
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,6 @@ class Judgment:
     """By source of truth, if it has both true and false pairs."""
 
 
-@dataclass(frozen=True)
-class Unpaired:
-    """Pairs that the split does not list: their similarity and posterior, and whether they match in truth, (P,)."""
-
-    image_P: Tensor
-    similarity_P: Tensor
-    posterior_P: Tensor
-    true_P: Tensor
-
-
 def check_folds(folds: int, images: int) -> None:
     """Refuse a number of folds that does not divide the number of images.
 
@@ -81,12 +78,18 @@ def check_folds(folds: int, images: int) -> None:
 
 
 def judge(
-    encoded: Encoded, folds: int, truths: Mapping[str, Truth], moment: Moment, sampler: SamplerRecord
+    encoded: Encoded,
+    folds: int,
+    truths: Mapping[str, Truth],
+    moment: Moment,
+    sampler: SamplerRecord,
+    evidence: Chance | None = None,
 ) -> Judgment:
     """Compute all metrics of one model on one split.
 
-    Metrics against the first source of truth are named `truth`, `posterior` and `similarity`; those against another
-    one `truth_expert` and so on.
+    Metrics against the first source of truth are named `truth`, `posterior`, `similarity`, `evidence` and `near` (the
+    same of each image's nearest captions); those against another one `truth_expert` and so on. Recalls do not depend on
+    the evidence.
 
     Args:
         encoded: the split.
@@ -94,6 +97,7 @@ def judge(
         truths: the labels of its pairs, by source.
         moment: the run's statistics at the epoch of these weights.
         sampler: the run's settings.
+        evidence: the probability of a match from evidence, to be compared; None: there is none.
     """
     ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
     report = _mean([retrieval_report(*fold) for fold in ranks])
@@ -112,11 +116,10 @@ def judge(
                 queries.loc[row_A, name + suffix] = 100 * value_A.numpy()
         if graded:
             report[f"truth{suffix}"] = graded
-        pairs = _unpaired(encoded, truth, moment, sampler)
-        if 0 < int(pairs.true_P.sum()) < len(pairs.true_P):
+        pairs = unpaired_pairs(encoded, truth, partial(posterior, moment=moment, sampler=sampler), evidence)
+        if quality := quality_report(pairs):
             unpaired[source] = pairs
-            report[f"posterior{suffix}"] = ranking_quality(pairs.posterior_P, pairs.true_P)
-            report[f"similarity{suffix}"] = ranking_quality(pairs.similarity_P, pairs.true_P)
+            report |= {name + suffix: found for name, found in quality.items()}
     return Judgment(report, queries, unpaired)
 
 
@@ -159,33 +162,9 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
         place_P = torch.searchsorted(query_A, query_P[true_P])
         average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
     else:
-        score_P = _similarity(encoded, image_P, caption_P).cpu()
+        score_P = pair_similarities(encoded, image_P, caption_P).cpu()
         query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
     return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
-
-
-def _unpaired(encoded: Encoded, truth: Truth, moment: Moment, sampler: SamplerRecord) -> Unpaired:
-    asked_P = truth.asked_P["i2t"]
-    image_P, caption_P = torch.from_numpy(truth.image_P[asked_P]), torch.from_numpy(truth.caption_P[asked_P])
-    true_P = torch.from_numpy(truth.true_P[asked_P])
-    if truth.exact:
-        image_P, caption_P, true_P = _all_pairs(image_P[true_P], caption_P[true_P], len(encoded.text_MD))
-    kept_P = encoded.caption_image_M[caption_P] != image_P
-    image_P, caption_P, true_P = image_P[kept_P], caption_P[kept_P], true_P[kept_P]
-    similarity_P = _similarity(encoded, image_P, caption_P).cpu()
-    return Unpaired(image_P, similarity_P, posterior(similarity_P, moment, sampler), true_P)
-
-
-def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
-    """Posterior and share of true pairs, one row per bin and source (see `relevance.reliability`)."""
-    import pandas
-
-    rows = [
-        {"source": source, **row}
-        for source, pairs in unpaired.items()
-        for row in reliability(pairs.posterior_P, pairs.true_P)
-    ]
-    return pandas.DataFrame(rows, columns=["source", "low", "high", "mean_posterior", "true_share", "count"])
 
 
 def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:
@@ -198,11 +177,8 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
             inner = inner.setdefault(part, {})
         inner[last] = list(interval)
     for number, (source, pairs) in enumerate(judgment.unpaired.items()):
-        for name, score_P in (("posterior", pairs.posterior_P), ("similarity", pairs.similarity_P)):
-            found = quality_intervals(
-                score_P.double().numpy(), pairs.true_P.numpy(), pairs.image_P.numpy(), replicates, seed
-            )
-            nested[f"{name}_{source}" if number else name] = {metric: list(value) for metric, value in found.items()}
+        for name, found in quality_limits(pairs, replicates, seed).items():
+            nested[f"{name}_{source}" if number else name] = found
     return nested
 
 
@@ -283,25 +259,6 @@ def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
         mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
     mismatch_M = torch.cat(mismatch)
     return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding can exceed 1
-
-
-def _similarity(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
-    """The similarity of the listed pairs, (P,)."""
-    parts = [
-        (encoded.image_ND[images] * encoded.text_MD[captions]).sum(dim=1)
-        for images, captions in zip(image_P.split(PAIR_CHUNK), caption_P.split(PAIR_CHUNK), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _all_pairs(image_P: Tensor, caption_P: Tensor, captions: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs, with their labels, of the first images that have a true pair; at most `MOST_PAIRS`."""
-    asked_A = image_P.unique()[: max(1, MOST_PAIRS // captions)]
-    place_P = torch.searchsorted(asked_A, image_P)
-    inside_P = place_P < len(asked_A)
-    true_AM = torch.zeros(len(asked_A), captions, dtype=torch.bool)
-    true_AM[place_P[inside_P], caption_P[inside_P]] = True
-    return asked_A.repeat_interleave(captions), torch.arange(captions).repeat(len(asked_A)), true_AM.flatten()
 
 
 def _mean(reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Shapes: N images, M captions, W and V widths, K pairs, P listed pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.captions import clean_caption
-from pipeline.data.splits.format import Split
-from pipeline.data.splits.truth_file import Noise
+from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, WORDED, SplitEvidence, Vectors
@@ -35,7 +35,7 @@ from pipeline.features.shards import all_features, write_shards
 from pipeline.files import read_record, read_tensors, write_json, write_tensors
 from pipeline.params import Params
 from pipeline.progress import progress
-from pipeline.retrieval.relevance import ranking_quality
+from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from pipeline.runtime.processes import own_device
 
 FOLDS = 5
@@ -44,12 +44,8 @@ MOST_WORDS = 10_000  # all words of a caption
 RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
-def make_evidence(
-    folder: Path, splits: dict[str, Split], features: Path, params: Params, noise: Noise | None = None
-) -> dict[str, Any]:
+def make_evidence(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> dict[str, Any]:
     """Fill `folder`, and return the record that `evidence.json` holds.
-
-    `noise`: where the wrong training pairs are known, the trust's AUC is recorded; nothing else depends on it.
 
     Raises:
         InputError: when a parameter asks for evidence, and none of the kinds exists for the data.
@@ -71,8 +67,6 @@ def make_evidence(
                 "listed": len(pairs["image_P"]),
                 "pairs": len(splits[name].images) * len(splits[name].captions),
             }
-            if name == "train" and noise is not None and 0 < noise.wrong_M.sum() < len(trust_M):
-                record[name]["trust_auc"] = ranking_quality(-trust_M, torch.from_numpy(noise.wrong_M))["auc"]
             write_tensors(folder / name / PAIRS, {"trust_M": trust_M.float(), **pairs})
     elif "evidence" in (params.sampler.posterior, params.pairs.weighting):
         raise InputError(
@@ -149,6 +143,27 @@ def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> Li
 def read_trust(folder: Path, name: str) -> Tensor:
     """The trust in each listed pair of a split (M,), float32 in [0, 1]."""
     return read_tensors(folder / name / PAIRS, "evidence")["trust_M"]
+
+
+def match_chance(folder: Path, split_folder: Path, name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The probability (K,) that images and captions of a split match, float64, with the estimated prior; None where
+    stage evidence made nothing.
+    """
+    if "posterior" not in read_record(folder / RECORD, "evidence"):
+        return None
+    kinds, posterior = read_posterior(folder)
+    splits = {part: read_split(split_folder / f"{part}.json") for part in {"train", name}}
+    evidence = open_evidence(folder, splits, name, kinds)
+    return lambda image_K, caption_K: posterior.probability(evidence.of(image_K, caption_K))
+
+
+def trust_quality(folder: Path, split_folder: Path) -> dict[str, float]:
+    """How well a low trust names the wrong training pairs: `auc`, `ap`, `ece`; empty where they are not known."""
+    noise = read_noise(split_folder)
+    if noise is None or not (folder / "train" / PAIRS).exists() or not 0 < noise.wrong_M.sum() < len(noise.wrong_M):
+        return {}
+    wrong_M, chance_M = torch.from_numpy(noise.wrong_M), 1 - read_trust(folder, "train").double()
+    return ranking_quality(chance_M, wrong_M) | {"ece": calibration_error(chance_M, wrong_M)}
 
 
 def _write_vectors(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> None:

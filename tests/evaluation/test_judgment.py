@@ -11,14 +11,15 @@ from torch.nn.functional import normalize
 
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
+from pipeline.evaluation import unpaired
 from pipeline.evaluation.judgment import (
     Encoded,
     check_folds,
     judge,
     judgment_intervals,
-    reliability_curve,
     similarity_curves,
 )
+from pipeline.evaluation.unpaired import reliability_curve
 from pipeline.retrieval.uncertainty import figures
 from pipeline.training.record import Moment, SamplerRecord
 
@@ -61,7 +62,7 @@ def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encod
     truths = {"crowd": known(encoded, exact=False), "expert": known(encoded, exact=False, seed=1)}
     judgment = judge(encoded, folds, truths, MOMENT, SAMPLER)
     report = flat(judgment.report)
-    qualities = {name for name in report if name.startswith(("posterior", "similarity"))}
+    qualities = {name for name in report if name.startswith(("posterior", "similarity", "near"))}
     assert {"truth/i2t/mAP@R", "truth_expert/t2i/R-P", "posterior/auc", "similarity_expert/ap"} <= set(report)
     assert figures(judgment.queries) == pytest.approx({name: report[name] for name in report.keys() - qualities})
 
@@ -69,11 +70,37 @@ def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encod
 def test_every_figure_has_an_interval_around_it(encoded: Encoded) -> None:
     judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER)
     limits: dict[str, Any] = flat(judgment_intervals(judgment, replicates=200, seed=1))
-    report = flat(judgment.report)
+    report = {name: value for name, value in flat(judgment.report).items() if not name.endswith("/ece")}
     assert limits.keys() == report.keys()
     for name, value in report.items():
         low, high = limits[name]
         assert low <= value <= high, name
+
+
+def test_evidence_is_compared_and_changes_nothing_else(encoded: Encoded) -> None:
+    """The nearest 50 of 48 captions are all: where the evidence is the truth, it is right everywhere."""
+    truth = known(encoded, exact=True)
+    true = set(zip(truth.image_P[truth.true_P].tolist(), truth.caption_P[truth.true_P].tolist(), strict=True))
+
+    def oracle(image_P: torch.Tensor, caption_P: torch.Tensor) -> torch.Tensor:
+        pairs = zip(image_P.tolist(), caption_P.tolist(), strict=True)
+        return torch.tensor([float(pair in true) for pair in pairs], dtype=torch.float64)
+
+    without = judge(encoded, 1, {"scenes": truth}, MOMENT, SAMPLER)
+    found = judge(encoded, 1, {"scenes": truth}, MOMENT, SAMPLER, oracle)
+    assert found.report.pop("evidence") == found.report["near"].pop("evidence") == {"auc": 1, "ap": 1, "ece": 0}
+    assert found.report == without.report
+    assert found.queries.equals(without.queries)
+
+
+def test_near_are_the_most_similar_unpaired_captions_of_each_image(encoded: Encoded) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpaired, "NEAREST", 3)
+        pairs = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER).unpaired["scenes"]
+    for image in range(24):
+        chosen = pairs.image_P == image
+        highest = pairs.similarity_P[chosen].topk(3).values
+        assert pairs.similarity_P[chosen & pairs.near_P].sort(descending=True).values.tolist() == highest.tolist()
 
 
 def test_a_query_that_was_not_asked_is_not_judged(encoded: Encoded) -> None:

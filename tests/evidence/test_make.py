@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
-from pipeline.evidence.make import prior_of, read_listed, read_posterior, read_trust
+from pipeline.evidence.make import prior_of, read_listed, read_posterior, read_trust, trust_quality
 from pipeline.retrieval.relevance import ranking_quality
 from tests.stages.running import invoke, run, run_in, work_in, write_tiny_params
 
@@ -41,7 +40,9 @@ def test_wrong_pairs_are_found_without_labels(here: Path) -> None:
     assert noise is not None
     auc = ranking_quality(-read_trust(EVIDENCE, "train"), torch.from_numpy(noise.wrong_M))["auc"]
     assert auc > 0.8
-    assert json.loads((EVIDENCE / "evidence.json").read_text())["train"]["trust_auc"] == pytest.approx(auc)
+    quality = trust_quality(EVIDENCE, here / "data/split")
+    assert quality["auc"] == pytest.approx(auc)
+    assert 0 < quality["ece"] < 0.2
 
 
 def test_unpaired_pairs_that_match_have_a_high_posterior(here: Path) -> None:
