@@ -54,9 +54,14 @@ class Unpaired:
         return scores if self.evidence_P is None else scores | {"evidence": self.evidence_P}
 
     def _kept(self, kept_P: Tensor) -> Unpaired:
-        evidence_P = None if self.evidence_P is None else self.evidence_P[kept_P]
-        named = (self.image_P, self.similarity_P, self.posterior_P, self.true_P, self.near_P)
-        return Unpaired(*(part[kept_P] for part in named), evidence_P)
+        return Unpaired(
+            image_P=self.image_P[kept_P],
+            similarity_P=self.similarity_P[kept_P],
+            posterior_P=self.posterior_P[kept_P],
+            true_P=self.true_P[kept_P],
+            near_P=self.near_P[kept_P],
+            evidence_P=None if self.evidence_P is None else self.evidence_P[kept_P],
+        )
 
 
 def unpaired_pairs(
