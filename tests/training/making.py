@@ -92,12 +92,15 @@ def tiny_training(
     inputs: Inputs,
     clock: Callable[[], float] = time.monotonic,
     on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    *,
+    cpu: bool = True,
 ) -> Training:
-    """A training on the CPU that validates on what it trains on."""
+    """A training, on the CPU unless asked otherwise, that validates on what it trains on."""
     impact = None
+    accelerator = Accelerator(cpu=cpu, mixed_precision=params.train.precision)
+    model = model.to(accelerator.device)
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
-    accelerator = Accelerator(cpu=True, mixed_precision=params.train.precision)
     parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
     return Training(params, *parts, impact=impact, on_record=on_record)
 
