@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.measuring import PeakMemory, Row, at_most, ratio, without_gpu
+from benchmarks.measuring import PeakMemory, Row, at_most, host_waits, ratio, without_gpu
 from pipeline.models.memory import Memory
 from pipeline.params import load_params
 from pipeline.runtime.processes import uniform
@@ -18,6 +18,7 @@ from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.objective import MatchingObjective, Pairs
 
 BATCH, QUEUE, WIDTH = 32, 8224, 768  # FNE's
+MEASURE = "over its two matrix products, forward and backward"
 SIZES = (1024, 4096, 16384, 65536, 262144)
 
 
@@ -74,42 +75,25 @@ def rows() -> Iterator[Row]:
     cpu = torch.device("cpu")
     step = LossStep(QUEUE, cpu)
     value, remark = ratio(step.run, Products(step).run, 40)
-    measure = "over its two matrix products, forward and backward"
-    yield at_most("FNE loss step (B 32, Q 8 224, D 768, float32)", measure, value, 1.35, remark)
-    yield from _on_gpu(measure)
+    yield at_most("FNE loss step (B 32, Q 8 224, D 768, float32)", MEASURE, value, 1.35, remark)
+    yield from on_gpu()
     yield from _sizes(cpu)
 
 
-def _on_gpu(measure: str) -> Iterator[Row]:
+def on_gpu() -> Iterator[Row]:
+    """The loss step on a GPU."""
     what, synchronised = "the same on a GPU", "host synchronisations in a step"
     if not torch.cuda.is_available():
         yield without_gpu(what, synchronised, "≤ 0")
-        yield without_gpu(what, measure, "≤ 1.5")
+        yield without_gpu(what, MEASURE, "≤ 1.5")
         return
     step = LossStep(QUEUE, torch.device("cuda"))
     products = Products(step)
     step.run()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step.run()
-        step.enqueue()
-        waits, remark = 0.0, "torch's synchronisation check raised nothing"
-    except RuntimeError as error:
-        waits, remark = 1.0, str(error).splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    yield at_most(what, synchronised, waits, 0, remark)
-    value, remark = ratio(_synchronised(step.run), _synchronised(products.run), 100, time.perf_counter)
-    yield at_most(what, measure, value, 1.5, remark)
-
-
-def _synchronised(run: Callable[[], None]) -> Callable[[], None]:
-    def whole() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    return whole
+    waits = host_waits(lambda: (step.run(), step.enqueue()))
+    yield at_most(what, synchronised, len(waits), 0, "; ".join(waits) or "torch's synchronisation check saw none")
+    value, remark = ratio(synchronised(step.run), synchronised(products.run), 100, time.perf_counter)
+    yield at_most(what, MEASURE, value, 1.5, remark)
 
 
 def _sizes(device: torch.device) -> Iterator[Row]:

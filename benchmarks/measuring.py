@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,3 +94,30 @@ class PeakMemory:
     def _resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+
+
+def synchronised(run: Callable[[], object]) -> Callable[[], None]:
+    """`run`, and then wait for the GPU."""
+    import torch
+
+    def whole() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return whole
+
+
+def host_waits(function: Callable[[], object]) -> list[str]:
+    """Where the host waited for the GPU while `function` ran, `file:line` each; as far as torch's own check sees it."""
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [warning for warning in caught if "synchronizing CUDA" in str(warning.message)]
+    return [f"{'/'.join(Path(warning.filename).parts[-3:])}:{warning.lineno}" for warning in waits]

@@ -28,6 +28,7 @@ from pipeline.models.small import small_image_backbone, small_text_backbone, wor
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
 from pipeline.params import Params, load_params
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 
 IMAGES, ENCODED, SIZE = 128, 32, 224
@@ -45,7 +46,7 @@ def rows() -> Iterator[Row]:
         yield _features(Path(folder), archive, split)
         yield _waiting(Path(folder), archive, split)
     yield _momentum()
-    yield from _mixed_precision()
+    yield from mixed_precision()
 
 
 def _photographs(folder: Path) -> tuple[ImageArchive, Split]:
@@ -130,29 +131,21 @@ def _momentum() -> Row:
     return at_most(what, "over one multi-tensor pass", value, 1.2, remark)
 
 
-def _mixed_precision() -> Iterator[Row]:
+def mixed_precision() -> Iterator[Row]:
+    """Both towers of FNE's paper, on a GPU."""
     what = "towers training, ViT-B/16-384 + BERT-base, on a GPU"
     measures = "pairs/s, bf16 and fused attention over the plain float32 loop", "% of the GPU's own bf16 matrix rate"
     if not torch.cuda.is_available():
         yield without_gpu(what, measures[0], "≥ 3")
         yield without_gpu(what, measures[1], "")
         return
-    from accelerate.state import AcceleratorState
-
     device = torch.device("cuda")
     batch = _large_batch(device)
     seconds = {}
     for precision, attention in (("no", "eager"), ("bf16", "sdpa")):
-        AcceleratorState._reset_state(reset_partial_state=True)
         training = _training(load_params(), _large_model(attention), precision)
         training.prepared.train()
-        times = []
-        for _ in range(15):
-            begun = time.perf_counter()
-            training.step(batch, warming_up=False)
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - begun)
-        seconds[precision] = statistics.median(times[3:])
+        seconds[precision] = timed_steps(training, batch, 15, 3)
         del training
         torch.cuda.empty_cache()
     remark = f"batch {LARGE_BATCH}: {LARGE_BATCH / seconds['bf16']:.0f} over {LARGE_BATCH / seconds['no']:.0f} pairs/s"
@@ -163,14 +156,31 @@ def _mixed_precision() -> Iterator[Row]:
     yield Row(what, measures[1], share, "", None, "attention's own products left out")
 
 
-def _training(params: Params, model: MatchingModel, precision: str) -> Training:
-    """A training of which only `step` is used."""
-    from accelerate import Accelerator
+def timed_steps(training: Training, batch: Batch, steps: int, warm: int) -> float:
+    """The median of a step's seconds on a GPU, the first `warm` left out."""
+    times = []
+    for _ in range(steps):
+        begun = time.perf_counter()
+        training.step(batch, warming_up=False)
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[warm:])
 
+
+def _training(params: Params, model: MatchingModel, precision: str) -> Training:
     content = params.model_copy(update={"memory": params.memory.model_copy(update={"size": 1024})})
+    return training_of(content, model, precision)
+
+
+def training_of(params: Params, model: MatchingModel, precision: str, impact: NegativeImpact | None = None) -> Training:
+    """A training of which only `step` is used; several in one process may differ in their precision."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
-    return Training(content, model, inputs, inputs, accelerator, checkpoint)
+    return Training(params, model, inputs, inputs, accelerator, checkpoint, impact=impact)
 
 
 def _large_model(attention: str) -> MatchingModel:

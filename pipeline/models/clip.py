@@ -42,8 +42,12 @@ class ClipTextTower(nn.Module):
         self.backbone = backbone
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens to features (B, D)."""
-        return self.backbone(input_ids=tokens.ids, attention_mask=tokens.mask).text_embeds
+        """Tokens to features (B, D).
+
+        Without the mask, which transformers would read on the host: attention is causal, and padding is behind the
+        closing token.
+        """
+        return self.backbone(input_ids=tokens.ids).text_embeds
 
 
 def image_tower(backbone: nn.Module) -> nn.Module:

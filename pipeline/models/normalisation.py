@@ -16,8 +16,9 @@ HALF = (0.5, 0.5, 0.5)  # of ViT's own image processor; used for a ViT without o
 
 def normalised(pixels_B3HW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 pixels to float32 with zero mean and unit standard deviation per channel, on the pixels' device."""
-    shift = torch.tensor(mean, device=pixels_B3HW.device).view(3, 1, 1)
-    scale = torch.tensor(std, device=pixels_B3HW.device).view(3, 1, 1)
+    # non_blocking: a plain copy to a GPU makes the host wait for all that the GPU still computes
+    channels = (torch.tensor(numbers).view(3, 1, 1) for numbers in (mean, std))
+    shift, scale = (numbers.to(pixels_B3HW.device, non_blocking=True) for numbers in channels)
     return (pixels_B3HW.float() / 255 - shift) / scale
 
 

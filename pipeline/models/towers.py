@@ -20,6 +20,9 @@ from pipeline.models.normalisation import HALF, normalised
 Pooling = Literal["masked_mean", "mean_all"]
 FIRST_TEMPERATURE = 0.07  # CLIP's initial value (Radford et al. 2021)
 LARGEST_LOGIT_SCALE = math.log(100)  # a learned temperature of 0.01 (Radford et al. 2021)
+TAKE_READY_MASK = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "albert")
+"""Models whose fused attention takes a mask (B, 1, 1, L) as it is. transformers reads a mask (B, L) on the host, to see
+whether it can be left out, and the host waits for the GPU."""
 
 
 class Tokens(NamedTuple):
@@ -66,10 +69,13 @@ class TextTower(nn.Module):
         super().__init__()
         self.backbone = _without_pooler(backbone)
         self.pooling = pooling
+        config: Any = backbone.config
+        self._ready_mask = config.model_type in TAKE_READY_MASK and config._attn_implementation == "sdpa"
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Tokens to features (B, W)."""
-        hidden_BLW = self.backbone(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        mask = tokens.mask[:, None, None, :].bool() if self._ready_mask else tokens.mask
+        hidden_BLW = self.backbone(input_ids=tokens.ids, attention_mask=mask).last_hidden_state
         if self.pooling == "mean_all":
             return hidden_BLW.mean(dim=1)
         mask_BL1 = tokens.mask[:, :, None].to(hidden_BLW.dtype)

@@ -59,7 +59,8 @@ class Population:
 
     def _to(self, device: torch.device, dtype: torch.dtype) -> None:
         if self.count.device != device or self.count.dtype != dtype:
-            self.load_state_dict({name: value.to(device, dtype) for name, value in self.state_dict().items()})
+            state = self.state_dict().items()  # non_blocking: the first step of an epoch does not wait for the GPU
+            self.load_state_dict({name: value.to(device, dtype, non_blocking=True) for name, value in state})
 
 
 class SimilarityStatistics:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.bank.table import Bank
 from pipeline.data.splits.truth_file import read_truth
+from pipeline.evidence.listed import ListedPosterior
 from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.towers import MatchingModel, Tokens
 from pipeline.params import Params, load_params, parse_params
@@ -32,6 +33,8 @@ IMAGE_OF_M = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 5])
 IMAGE_NW, TEXT_MW = torch.randn(6, WIDTH, generator=GENERATOR), torch.randn(12, WIDTH, generator=GENERATOR)
 PIXELS_N3HW = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8, generator=GENERATOR)
 WORDS_ML = torch.randint(1, WORDS, (12, 3), generator=GENERATOR)
+LISTED = ListedPosterior(torch.tensor([0, 1, 4]), torch.tensor([2, 0, 9]), torch.tensor([0.9, 0.2, 0.7]), 6, 12)
+"""Evidence that three unpaired pairs match."""
 ENTRIES = (np.roll(np.arange(12), 3), np.roll(np.arange(12), 7))  # a bank: for the image, for the caption of each pair
 
 
@@ -92,15 +95,19 @@ def tiny_training(
     inputs: Inputs,
     clock: Callable[[], float] = time.monotonic,
     on_record: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    *,
+    cpu: bool = True,
     trust_M: Tensor | None = None,
 ) -> Training:
-    """A training on the CPU that validates on what it trains on."""
+    """A training, on the CPU unless asked otherwise, that validates on what it trains on."""
     impact = None
+    accelerator = Accelerator(cpu=cpu, mixed_precision=params.train.precision)
+    model = model.to(accelerator.device)
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
-    accelerator = Accelerator(cpu=True, mixed_precision=params.train.precision)
     parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
-    return Training(params, *parts, impact=impact, on_record=on_record, trust_M=trust_M)
+    listed = LISTED if params.sampler.posterior == "evidence" else None
+    return Training(params, *parts, impact=impact, on_record=on_record, listed=listed, trust_M=trust_M)
 
 
 def watched(training: Training, after: Callable[[], None] = lambda: None) -> list[Batch]:

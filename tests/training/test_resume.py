@@ -33,7 +33,7 @@ class Clock:
         return self.now
 
 
-def open_run(case: str, folder: Path, clock: Clock, seen: list[Any] | None = None) -> Training:
+def open_run(case: str, folder: Path, clock: Clock, seen: list[Any] | None = None, *, cpu: bool = True) -> Training:
     """A new process's view: nothing but the files, and what the seed gives."""
 
     def on_record(history: Sequence[Mapping[str, Any]]) -> None:
@@ -46,7 +46,7 @@ def open_run(case: str, folder: Path, clock: Clock, seen: list[Any] | None = Non
     model = linear_towers() if kind == "towers" else linear_heads(dropout=0.3 if kind == "dropout" else 0.0)
     augment = params.train.augment == "fne"
     inputs = prepared_pairs(folder, augment=augment) if kind == "towers" else frozen_pairs(folder)
-    return tiny_training(folder, params, model, inputs, clock, on_record)
+    return tiny_training(folder, params, model, inputs, clock, on_record, cpu=cpu)
 
 
 def run_until(training: Training, clock: Clock, last_step: int | None, minutes_a_step: float) -> None:

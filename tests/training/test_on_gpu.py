@@ -1,0 +1,208 @@
+"""On a GPU, training, encoding and ranking give what they give on the CPU, and no step makes the host wait."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.format import Split
+from pipeline.features import make
+from pipeline.features.encoding import encode_split
+from pipeline.models.clip import image_tower, small_clip, text_tower
+from pipeline.models.pretrained import Pretrained
+from pipeline.models.small import small_image_backbone, small_text_backbone
+from pipeline.models.towers import MatchingModel
+from pipeline.retrieval.ranks import retrieval_ranks
+from pipeline.training.loop import Training
+from tests.features import test_make
+from tests.features.making import prepared_inputs
+from tests.training import test_resume
+from tests.training.making import IMAGE_OF_M, PIXELS_N3HW, WORDS, WORDS_ML, params_with, tiny_training
+
+pytestmark = pytest.mark.gpu
+archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
+STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
+LOSSES = ("triplet", "infonce")
+EVIDENCE = {"sampler__posterior": "evidence", "sampler__drop": 0.5}
+SETTINGS: dict[str, Any] = {"sampler__min_matches": 0, "train__epochs": 2, "train__batch_size": 6, "memory__size": 7}
+NPC: dict[str, Any] = {
+    "pairs__weighting": "npc",
+    "pairs__bank_epochs": 1,
+    "memory__size": 0,
+    "sampler__strategy": "all",
+    "loss__name": "infonce",
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> Iterator[None]:
+    """A process has one device and one precision: the other tests' are the CPU and float32."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def small_towers(family: str) -> MatchingModel:
+    """Transformers of one layer over pictures of four pixels; the same weights at every call."""
+    torch.manual_seed(3)
+    shape: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
+    image: nn.Module
+    text: nn.Module
+    if family == "clip":
+        image, text = small_clip(
+            size=4, patch=2, vocabulary_size=WORDS, positions=4, special=(0, 1, int(WORDS_ML[:, -1].max())), **shape
+        )
+    else:
+        image = small_image_backbone(size=4, patch=2, **shape)
+        text = small_text_backbone(vocabulary_size=WORDS, positions=4, **shape)
+    towers = image_tower(image), text_tower(text, "masked_mean")
+    return MatchingModel(*towers, nn.Identity(), nn.Identity(), width=16, temperature=0.1)
+
+
+def opened(folder: Path, *, cpu: bool = False, family: str = "vit_bert", **changes: Any) -> Training:
+    """A training of small towers on captions of one to three words."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    rows = [row[: 1 + number % 3] for number, row in enumerate(WORDS_ML.tolist())]
+    inputs = prepared_inputs(folder / "inputs", PIXELS_N3HW, rows, IMAGE_OF_M.tolist())
+    training = tiny_training(folder, params_with(**(SETTINGS | changes)), small_towers(family), inputs, cpu=cpu)
+    assert training.device.type == ("cpu" if cpu else "cuda")
+    return training
+
+
+def trained(folder: Path, **changes: Any) -> Training:
+    training = opened(folder, **changes)
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize(("strategy", "loss"), [*itertools.product(STRATEGIES, LOSSES)])
+def test_each_strategy_and_loss_learns_what_it_learns_on_the_cpu(strategy: str, loss: str, tmp_path: Path) -> None:
+    chosen = {"sampler__strategy": strategy, "loss__name": loss}
+    ours, theirs = (trained(tmp_path / str(cpu), cpu=cpu, **chosen) for cpu in (False, True))
+    assert_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("reweigh", ["sample", "batch"])
+def test_npc_weighs_each_pair_as_on_the_cpu(reweigh: str, tmp_path: Path) -> None:
+    chosen = NPC | {"pairs__reweigh": reweigh, "loss__temperature": "learned"}
+    ours, theirs = (trained(tmp_path / str(cpu), cpu=cpu, **chosen) for cpu in (False, True))
+    assert_alike(ours, theirs)
+    assert ours.impact is not None and theirs.impact is not None
+    torch.testing.assert_close(ours.impact.ratio_M.cpu(), theirs.impact.ratio_M, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_evidence_is_looked_up_as_on_the_cpu(strategy: str, tmp_path: Path) -> None:
+    chosen = EVIDENCE | {"sampler__strategy": strategy}
+    ours, theirs = (trained(tmp_path / str(cpu), cpu=cpu, **chosen) for cpu in (False, True))
+    assert_alike(ours, theirs)
+    dropped = [[row["sampler/dropped_share"] for row in one.at.history] for one in (ours, theirs)]
+    assert dropped[0] == pytest.approx(dropped[1]) and sum(dropped[0]) > 0
+
+
+def test_accumulated_and_recomputed_gradients_are_those_of_the_cpu(tmp_path: Path) -> None:
+    chosen = {"family": "clip", "train__accumulate": 2, "train__optimiser": "adamw", "train__weight_decay": 0.1}
+    ours, theirs = (trained(tmp_path / str(cpu), cpu=cpu, **chosen) for cpu in (False, True))
+    assert_alike(ours, theirs)
+
+
+def assert_alike(ours: Training, theirs: Training) -> None:
+    """The same history and weights, except for rounding."""
+    for found, expected in zip(ours.at.history, theirs.at.history, strict=True):
+        assert found.keys() == expected.keys()
+        # a similarity near a threshold may count on one device and not on the other: recalls and shares are left out
+        for name in {"train/loss", "pairs/weight_mean", "pairs/bank_loss", "similarity/collapse"} & found.keys():
+            assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
+    weights = [{name: value.cpu() for name, value in one.model.state_dict().items()} for one in (ours, theirs)]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("strategy", "loss"), [*itertools.product(STRATEGIES, LOSSES)])
+def test_lower_precision_stays_near(strategy: str, loss: str, precision: str, tmp_path: Path) -> None:
+    chosen = {"sampler__strategy": strategy, "loss__name": loss, "train__epochs": 1}
+    ours = trained(tmp_path / "lower", train__precision=precision, **chosen)
+    theirs = trained(tmp_path / "float32", **chosen)
+    for found, expected in zip(ours.at.history, theirs.at.history, strict=True):
+        assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=0.1, abs=0.02)
+    assert ours.memory is not None and bool(ours.memory.filled.all())
+
+
+@pytest.mark.parametrize("case", ["towers", "dropout", "workers", "pair weights, cosine"])
+def test_killed_on_a_gpu_it_ends_with_the_same_bits(case: str, tmp_path: Path) -> None:
+    clock = test_resume.Clock()
+    whole = test_resume.open_run(case, tmp_path / "whole", clock, cpu=False)
+    assert whole.device.type == "cuda"
+    test_resume.run_until(whole, clock, None, 0.0)
+    for last_step in (2, 7, None):
+        torch.manual_seed(0)
+        training = test_resume.open_run(case, tmp_path / "killed", clock, cpu=False)
+        assert training.resume() == (last_step != 2)
+        test_resume.run_until(training, clock, last_step, 1.0)
+    test_resume.assert_same(test_resume.everything(training), test_resume.everything(whole))
+
+
+@pytest.mark.parametrize("family", ["vit_bert", "clip"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize(
+    "chosen", [{}, {"loss__name": "infonce", "sampler__strategy": "all", "memory__size": 0}, NPC, EVIDENCE]
+)
+def test_no_step_makes_the_host_wait(chosen: dict[str, Any], precision: str, family: str, tmp_path: Path) -> None:
+    from benchmarks.measuring import host_waits
+
+    training = opened(tmp_path, family=family, train__precision=precision, **chosen)
+    waits: list[list[str]] = []
+    step = training.step
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        logged: list[Any] = []
+        waits.append(host_waits(lambda: logged.append(step(*arguments, **named))))
+        return logged[0]
+
+    training.step = watched  # type: ignore[method-assign]
+    training.run()
+    assert len(waits) == 4
+    assert waits[1:] == [[]] * 3, "the first step also loads kernels"
+
+
+def test_a_split_is_encoded_as_on_the_cpu(tmp_path: Path) -> None:
+    found, expected = (
+        encode_split(training.model, training.val_inputs, 5)
+        for training in (opened(tmp_path / "gpu"), opened(tmp_path / "cpu", cpu=True))
+    )
+    assert found[0].is_cuda and found[1].is_cuda
+    torch.testing.assert_close([part.cpu() for part in found], list(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("images", "captions", "chunk"), [(5, 12, 2), (300, 1500, 64), (6000, 30000, None)])
+def test_ranks_are_those_of_the_cpu_ties_included(images: int, captions: int, chunk: int | None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    # small integers: every product is exact on every device, and many are equal
+    image_ND, text_MD = (torch.randint(-1, 2, (count, 16), generator=generator).float() for count in (images, captions))
+    of_M = torch.randperm(captions, generator=generator) % images
+    found = retrieval_ranks(image_ND.cuda(), text_MD.cuda(), of_M, chunk)
+    expected = retrieval_ranks(image_ND, text_MD, of_M)
+    assert all(part.is_cuda for part in found)
+    assert all(torch.equal(part.cpu(), other) for part, other in zip(found, expected, strict=True))
+
+
+def test_frozen_features_are_those_of_the_cpu(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    made: list[dict[str, Tensor]] = []
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(make, "own_device", lambda device=device: torch.device(device))
+        make.make_features(tmp_path / device, {"train": split}, archive, base, test_make.model_params("heads"))
+        shards = sorted((tmp_path / device).rglob("*.safetensors"))
+        made.append({str(shard.relative_to(tmp_path / device)): load_file(shard)["feature"] for shard in shards})
+    torch.testing.assert_close(*made, rtol=1e-4, atol=1e-5)
