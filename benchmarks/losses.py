@@ -82,16 +82,16 @@ def rows() -> Iterator[Row]:
 
 def on_gpu() -> Iterator[Row]:
     """The loss step on a GPU."""
-    what, synchronised = "the same on a GPU", "host synchronisations in a step"
+    what, waiting = "the same on a GPU", "host synchronisations in a step"
     if not torch.cuda.is_available():
-        yield without_gpu(what, synchronised, "≤ 0")
+        yield without_gpu(what, waiting, "≤ 0")
         yield without_gpu(what, MEASURE, "≤ 1.5")
         return
     step = LossStep(QUEUE, torch.device("cuda"))
     products = Products(step)
     step.run()
     waits = host_waits(lambda: (step.run(), step.enqueue()))
-    yield at_most(what, synchronised, len(waits), 0, "; ".join(waits) or "torch's synchronisation check saw none")
+    yield at_most(what, waiting, len(waits), 0, "; ".join(waits) or "torch's synchronisation check saw none")
     value, remark = ratio(synchronised(step.run), synchronised(products.run), 100, time.perf_counter)
     yield at_most(what, MEASURE, value, 1.5, remark)
 

@@ -58,7 +58,7 @@ class Memory(nn.Module):
             image_BD: (B, D) momentum features of the images.
             text_BD: (B, D) momentum features of their captions.
             image_id_B: (B,) the images' ids, not negative.
-            caption_id_B: (B,) the captions' ids, used only for metrics.
+            caption_id_B: (B,) the captions' ids, for evidence and metrics.
         """
         dropped = max(0, len(image_id_B) - len(self))
         kept = torch.arange(dropped, len(image_id_B), device=self.position.device)
@@ -67,5 +67,5 @@ class Memory(nn.Module):
         self.text[slots] = text_BD[dropped:].detach().to(self.text.dtype)
         self.image_id[slots] = image_id_B[dropped:]
         self.caption_id[slots] = NO_IMAGE if caption_id_B is None else caption_id_B[dropped:]
-        self.filled[slots] = True
+        self.filled.index_fill_(0, slots, True)  # an assigned number would be copied to a GPU, and the host waits
         self.position.copy_((self.position + len(image_id_B)) % len(self))
