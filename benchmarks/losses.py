@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.measuring import PeakMemory, Row, at_most, host_waits, ratio, without_gpu
+from benchmarks.measuring import PeakMemory, Row, at_most, host_waits, ratio, synchronised, without_gpu
 from pipeline.models.memory import Memory
 from pipeline.params import load_params
 from pipeline.runtime.processes import uniform
