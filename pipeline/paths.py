@@ -18,6 +18,9 @@ BASE = Path("models/base")
 FEATURES = Path("features")
 MANIFEST = FEATURES / "features.json"
 
+EVIDENCE = Path("evidence")
+ALIGNMENT = EVIDENCE / "alignment.safetensors"
+
 BANK = Path("bank")
 BANK_PAIRS = BANK / "pairs.parquet"
 BANK_RECORD = BANK / "bank.json"

@@ -27,7 +27,7 @@ def main() -> None:
     from pipeline.dependencies import checkpoint_folder
     from pipeline.files import digest_of, sha256, users_file
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BANK_PAIRS, BASE, MANIFEST, SPLIT
+    from pipeline.paths import ALIGNMENT, BANK_PAIRS, BASE, MANIFEST, SPLIT
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
 
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
@@ -36,6 +36,8 @@ def main() -> None:
 
     made = (MANIFEST, BASE / "base.json", BANK_PAIRS, *sorted(SPLIT.iterdir()))
     inputs = {str(path): sha256(path) for path in made}
+    if params.model.anchor == "cca":
+        inputs[str(ALIGNMENT)] = sha256(ALIGNMENT)
     if params.model.weights is not None:
         inputs["model.weights"] = sha256(users_file(params.model.weights, "model.weights"))
     if started_together("train", params.launch.processes):
@@ -92,11 +94,12 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         training.restore_best()
         save(trained)
     pairs = None if training.impact is None else training.impact.table(training.train_inputs.caption_image)
-    final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
+    final = {"epoch": max(0, at.epoch - 1), "step": at.step, "statistics": last_statistics}
     settings = params.sampler.model_dump() | {"loss": params.loss.name}
     write_training(at.history, {"key": key, "best": at.best, "last": final, "sampler": settings}, pairs)
     send(at.history)
-    click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
+    where = f"in epoch {at.best['epoch'] + 1} of {at.epoch}" if at.epoch else "nothing trained"
+    click.echo(f"best validation: rsum {at.best_rsum:.1f}, {where}")
 
 
 def _name_data(tracker: Tracker, params: Params) -> None:

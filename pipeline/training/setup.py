@@ -13,13 +13,15 @@ from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
+from pipeline.evidence.start import start_model
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models import pretrained
-from pipeline.models.build import make_model, save_trained
+from pipeline.models.anchor import leave_out_untrained_heads
+from pipeline.models.build import save_trained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import Params
-from pipeline.paths import BANK, BANK_RECORD
+from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
 from pipeline.runtime.processes import use_threads
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
@@ -37,6 +39,7 @@ def open_training(
     checkpoint: Checkpoint,
     on_record: Callable[[list[dict[str, Any]]], None],
     bank_folder: Path = BANK,
+    evidence_folder: Path = EVIDENCE,
 ) -> tuple[Training, Callable[[Path], None]]:
     """A training, and a function that saves its model into a folder.
 
@@ -55,7 +58,9 @@ def open_training(
         open_inputs(params.model, features, split_folder, name, pad, augment=augment)
         for name, augment in (("train", params.train.augment == "fne"), ("val", False))
     )
-    model = make_model(base, params.model, params.loss.temperature, train.feature_widths)
+    model = start_model(base, params.model, params.loss.temperature, train, evidence_folder)
+    if params.train.epochs == 0:
+        leave_out_untrained_heads(model)
     if params.train.gradient_checkpointing:
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")
