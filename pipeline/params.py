@@ -126,6 +126,18 @@ class ModelParams(Section):
     width: Annotated[int, Field(ge=2)] | None
     pooling: Literal["masked_mean", "mean_all"]
     momentum: Annotated[float, Field(ge=0, lt=1)]
+    standardise: bool
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    anchor: Literal["none", "cca"]
+    anchor_weight: Positive
+
+    @model_validator(mode="after")
+    def _heads_only(self) -> ModelParams:
+        for name in ("standardise", "dropout", "anchor"):
+            value = getattr(self, name)
+            if self.train == "towers" and value not in (False, 0, "none"):
+                raise ValueError(f"{name} {value}: train towers has no heads over frozen features; use train heads")
+        return self
 
 
 class EvidenceParams(Section):
@@ -191,7 +203,7 @@ class PairsParams(Section):
 class TrainParams(Section):
     """Epochs, optimiser, learning rate and batch size."""
 
-    epochs: Count
+    epochs: Annotated[int, Field(ge=0)]
     warmup_epochs: Annotated[int, Field(ge=0)]
     warmup: Literal["triplet", "infonce"]
     batch_size: Count
@@ -207,6 +219,7 @@ class TrainParams(Section):
     warmup_steps: Annotated[int, Field(ge=0)]
     milestones: list[Annotated[int, Field(ge=1)]]
     clip: Positive
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
     augment: Literal["none", "fne"]
     precision: Literal["no", "bf16", "fp16"]
     validations_per_epoch: Count
@@ -278,6 +291,11 @@ class Params(Section):
             raise ValueError(
                 f"model.image_size {self.model.image_size} does not divide by base.patch {self.base.patch}"
             )
+        if self.train.epochs == 0 and self._unmatched and self.model.anchor == "none":
+            raise ValueError(
+                "train.epochs 0: these towers match nothing before they are trained; use model.anchor cca (with "
+                "model.train heads), towers that match already, or 1 epoch or more"
+            )
         if self.pairs.weighting == "npc":
             self._npc_makes_sense()
         self._evidence_is_there()
@@ -319,12 +337,16 @@ class Params(Section):
                 f"evidence.kinds {encoded[0]}: needs frozen features (model.train heads); words and phrases need none"
             )
 
-    def _npc_makes_sense(self) -> None:
-        """Refuse combinations that cannot give meaningful results."""
-        unmatched = (self.model.train == "heads" and self.model.family != "clip") or (
+    @property
+    def _unmatched(self) -> bool:
+        """Whether heads start from random weights, or the base towers have them."""
+        return (self.model.train == "heads" and self.model.family != "clip") or (
             self.model.image is None and (self.data.name != "scenes" or self.base.epochs == 0)
         )
-        if unmatched and self.pairs.bank_epochs == 0 and self.pairs.file is None:
+
+    def _npc_makes_sense(self) -> None:
+        """Refuse combinations that cannot give meaningful results."""
+        if self._unmatched and self.pairs.bank_epochs == 0 and self.pairs.file is None:
             raise ValueError(
                 "pairs.bank_epochs 0: these towers match nothing before they are trained, so their losses cannot tell "
                 "a clean pair; let them learn for 1 epoch or more before they judge"

@@ -20,6 +20,7 @@ MANIFEST = FEATURES / "features.json"
 
 EVIDENCE = Path("evidence")
 EVIDENCE_RECORD = EVIDENCE / "evidence.json"
+ALIGNMENT = EVIDENCE / "alignment.safetensors"
 
 BANK = Path("bank")
 BANK_PAIRS = BANK / "pairs.parquet"

@@ -93,14 +93,15 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         training.restore_best()
         save(trained)
     pairs = None if training.impact is None else training.impact.table(training.train_inputs.caption_image)
-    final = {"epoch": at.epoch - 1, "step": at.step, "statistics": last_statistics}
+    final = {"epoch": max(0, at.epoch - 1), "step": at.step, "statistics": last_statistics}
     settings = params.sampler.model_dump() | {
         "loss": params.loss.name,
         "prior": prior_of(params.sampler.prior, EVIDENCE),
     }
     write_training(at.history, {"key": key, "best": at.best, "last": final, "sampler": settings}, pairs)
     send(at.history)
-    click.echo(f"best validation: rsum {at.best_rsum:.1f} in epoch {at.best['epoch'] + 1} of {at.epoch}")
+    where = f"in epoch {at.best['epoch'] + 1} of {at.epoch}" if at.epoch else "nothing trained"
+    click.echo(f"best validation: rsum {at.best_rsum:.1f}, {where}")
 
 
 def _name_data(tracker: Tracker, params: Params) -> None:

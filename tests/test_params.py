@@ -143,12 +143,31 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"model__image": None, "model__text": "bert"}, "model.image is null but the other tower is named"),
         ({"sampler__strategy": "semi_hard", "loss__margin": 0}, "sampler.strategy semi_hard needs loss.margin above 0"),
         ({"model__train": "heads", "train__augment": "fne"}, "train.augment fne: model.train heads"),
+        ({"model__standardise": True}, "model: standardise True: train towers has no heads"),
+        ({"model__dropout": 0.5}, "model: dropout 0.5: train towers has no heads"),
+        ({"model__anchor": "cca"}, "model: anchor cca: train towers has no heads"),
+        ({"train__epochs": 0, "base__epochs": 0}, "train.epochs 0: these towers match nothing"),
+        ({"train__epochs": 0, "data__name": "flickr8k"}, "train.epochs 0: these towers match nothing"),
+        ({"train__epochs": 0, "model__train": "heads"}, "train.epochs 0: these towers match nothing"),
         ({"train__batch_size": 1, "memory__size": 0}, "train.batch_size 1: a pair alone has no negative"),
         ({"train__batch_size": 1, "train__warmup_epochs": 5}, "train.batch_size 1: a pair alone has no negative"),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(changes: dict[str, Any], message: str) -> None:
     assert complaint(**changes).startswith(f"params.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model__family": "clip", "model__train": "heads"},
+        {"model__train": "heads", "model__anchor": "cca"},
+        {"model__image": "mine/image", "model__text": "mine/text", "data__name": "flickr8k"},
+    ],
+)
+def test_what_matches_untrained_may_stay_untrained(changes: dict[str, Any]) -> None:
+    parse_params(content_with(train__epochs=0, **changes))
 
 
 def test_a_batch_of_one_may_learn_from_the_memory() -> None:

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
+from pipeline.evaluation.encoded import Encoded, pair_similarities
 from pipeline.evaluation.unpaired import (
     Chance,
     Unpaired,
-    pair_similarities,
     quality_limits,
     quality_report,
     unpaired_pairs,
 )
-from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, recall_at, retrieval_report
 from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r
 from pipeline.retrieval.uncertainty import intervals
@@ -36,19 +35,6 @@ CURVE_POINTS = 200
 HIGHEST_LOW = 0.99  # curves begin at or below this, also for collapsed towers, whose similarities are all 1
 RECALL_DEPTH = 50
 MOST_FOLDS = 20  # listed in a message
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An encoded split: unit vectors (N, D) and (M, D), and each caption's image (M,)."""
-
-    image_ND: Tensor
-    text_MD: Tensor
-    caption_image_M: Tensor
-
-    def ranks(self) -> tuple[Tensor, Tensor]:
-        """(i2t_N, t2i_M), from 0."""
-        return retrieval_ranks(self.image_ND, self.text_MD, self.caption_image_M)
 
 
 @dataclass(frozen=True)

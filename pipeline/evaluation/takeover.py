@@ -6,11 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.errors import InputError
 from pipeline.features.encoding import encode_split
-from pipeline.features.inputs import epoch_plan, open_inputs
+from pipeline.features.inputs import open_inputs
 from pipeline.files import atomic_folder, users_file
 from pipeline.models import pretrained
 from pipeline.models.build import make_model, save_trained
@@ -24,6 +22,7 @@ from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import own_device
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.record import write_training
+from pipeline.training.untrained import update_by_split
 
 FAMILIES = {"fne": "vit_bert", "npc": "clip"}
 
@@ -72,12 +71,7 @@ def take_over(params: Params, key: str) -> str:
     matching = make_model(made, model).to(own_device())
     image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size)
     statistics = SimilarityStatistics(params.sampler.statistics)
-    # a checkpoint holds no statistics: compute them on the validation split
-    for rows in epoch_plan(len(text_MD), params.train.batch_size, params.seed, 0):
-        rows_B = torch.from_numpy(rows)
-        image_B = inputs.caption_image[rows_B].to(matching.device)
-        similarity_BB = image_ND[image_B] @ text_MD[rows_B.to(matching.device)].T
-        statistics.update(similarity_BB, image_B[:, None] == image_B[None, :])
+    update_by_split(statistics, image_ND, text_MD, inputs.caption_image, params)  # a checkpoint holds none
     found = recalls(*retrieval_ranks(image_ND, text_MD, inputs.caption_image))
     with atomic_folder(TRAINED) as trained:
         for folder in (trained, trained / LAST.relative_to(TRAINED)):

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.truth_file import Truth
+from pipeline.evaluation.encoded import Encoded, pair_similarities
 from pipeline.retrieval.relevance import calibration_error, ranking_quality, reliability
 from pipeline.retrieval.uncertainty import quality_intervals
 
 if TYPE_CHECKING:
     import pandas
 
-    from pipeline.evaluation.judgment import Encoded
-
-PAIR_CHUNK = 1 << 16  # pairs whose vectors are in memory at a time
+BLOCK = 1 << 20  # pairs of an image and any caption in memory at a time
 MOST_PAIRS = 8_000_000  # per source: 3 GB; 320 images of MS-COCO
 NEAREST = 50  # of an image's unpaired captions, by similarity: where retrieval and sampling look
 
@@ -120,20 +119,11 @@ def reliability_curve(unpaired: Mapping[str, Unpaired]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["source", "score", "low", "high", "mean_posterior", "true_share", "count"])
 
 
-def pair_similarities(encoded: Encoded, image_P: Tensor, caption_P: Tensor) -> Tensor:
-    """The similarity of the named pairs, (P,)."""
-    parts = [
-        (encoded.image_ND[images] * encoded.text_MD[captions]).sum(dim=1)
-        for images, captions in zip(image_P.split(PAIR_CHUNK), caption_P.split(PAIR_CHUNK), strict=True)
-    ]
-    return torch.cat(parts)
-
-
 def _nearest_bounds(encoded: Encoded, image_P: Tensor) -> Tensor:
     """For each pair, the similarity of its image's `NEAREST`-th unpaired caption (P,)."""
     asked_A, place_P = image_P.unique(return_inverse=True)
     bounds = []
-    for image_I in asked_A.split(max(1, PAIR_CHUNK * 16 // len(encoded.text_MD))):
+    for image_I in asked_A.split(max(1, BLOCK // len(encoded.text_MD))):
         similarity_IM = (encoded.image_ND[image_I] @ encoded.text_MD.T).cpu()
         similarity_IM.masked_fill_(encoded.caption_image_M[None, :] == image_I[:, None], -torch.inf)
         bounds.append(similarity_IM.topk(min(NEAREST, similarity_IM.shape[1]), dim=1).values[:, -1])

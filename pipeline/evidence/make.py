@@ -23,6 +23,8 @@ from pipeline.data.captions import clean_caption
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
+from pipeline.evidence.alignment import fit_cca
+from pipeline.evidence.alignment_file import write_alignment
 from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, WORDED, SplitEvidence, Vectors
 from pipeline.evidence.listed import ListedPosterior, listed_pairs
@@ -32,7 +34,7 @@ from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.evidence.trust import mixture_posterior, random_images
 from pipeline.evidence.words import WordCoverage, inverse_document_frequencies
 from pipeline.features.shards import all_features, write_shards
-from pipeline.files import read_record, read_tensors, write_json, write_tensors
+from pipeline.files import read_record, read_tensors, sha256, write_json, write_tensors
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.relevance import calibration_error, ranking_quality
@@ -73,6 +75,13 @@ def make_evidence(folder: Path, splits: dict[str, Split], features: Path, params
             f"params.yaml: evidence.kinds = {kinds}: no image of val.json has a second caption to compare; regression "
             "needs none, but frozen features (model.train heads)"
         )
+    if params.model.anchor == "cca":
+        weight_M = read_trust(folder, "train") if params.pairs.weighting == "evidence" else None
+        image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
+        caption_image_M = torch.tensor(splits["train"].caption_image)
+        write_alignment(folder, fit_cca(image_NW, caption_MV, caption_image_M, weight_M=weight_M))
+    made = sorted(folder.rglob("*.safetensors"))
+    record["sha256"] = {str(path.relative_to(folder)): sha256(path) for path in made}
     write_json(folder / RECORD, record)
     return record
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.files import read_as, write_json, write_tensors
 from pipeline.models import pretrained
+from pipeline.models.anchor import Anchored, Projection, projections
 from pipeline.models.clip import image_tower, text_tower
+from pipeline.models.heads import FeatureStatistics, Head, ResidualHead
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.towers import FIRST_TEMPERATURE, Head, MatchingModel, Pooling, ResidualHead, tower_widths
+from pipeline.models.towers import FIRST_TEMPERATURE, MatchingModel, Pooling, tower_widths
 from pipeline.params import ModelParams
 
 RECORD, HEADS = "model.json", "heads.safetensors"
 Widths = tuple[int, int]
 """The widths of frozen features: the images', and the captions'."""
+Statistics = tuple[FeatureStatistics, FeatureStatistics]
+"""Of frozen features: the images', and the captions'."""
 Channels = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
@@ -37,6 +42,10 @@ class ModelRecord(BaseModel):
     captions: Literal["cleaned", "raw"]
     image_size: Annotated[int, Field(ge=1)]
     resize: Literal["square", "crop"] = "square"
+    standardise: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    anchor: Literal["none", "cca"] = "none"
+    anchor_weight: Annotated[FiniteFloat, Field(gt=0)] = 0.3
     mean: Channels
     std: Channels
 
@@ -46,6 +55,8 @@ def make_model(
     settings: ModelParams,
     temperature: float | Literal["learned"] = FIRST_TEMPERATURE,
     feature_widths: Widths | None = None,
+    statistics: Statistics | None = None,
+    alignment: Mapping[str, Tensor] | None = None,
 ) -> MatchingModel:
     """The model that a training starts from; heads and projections are initialised from torch's global generator.
 
@@ -55,13 +66,17 @@ def make_model(
         temperature: similarities are divided by it; "learned": a parameter that starts from CLIP's own value, or from
             `FIRST_TEMPERATURE`.
         feature_widths: for frozen features; None: both towers end to end.
+        statistics: of the training split's features, which heads standardise their inputs by; None: they do not.
+        alignment: the `state_dict` of a closed-form alignment, the anchor under the heads; None: no anchor.
     """
     if feature_widths is None:
         towers, widths = _towers(base, settings.pooling, settings.image_size)
     else:
         towers, widths = (nn.Identity(), nn.Identity()), feature_widths
     width = settings.width or min(widths)
-    heads = heads_over(widths, width, settings.train, settings.family)
+    anchors = None if alignment is None else projections(alignment)
+    heads = heads_over(widths, width, settings, statistics, anchors)
+    width += 0 if anchors is None else anchors[0].projection_WA.shape[1]
     mean, std = base.normalisation(settings.normalisation)
     if temperature != "learned":
         return MatchingModel(*towers, *heads, width=width, mean=mean, std=std, temperature=temperature)
@@ -72,16 +87,27 @@ def make_model(
     return model
 
 
-def heads_over(widths: Widths, joint: int, train: str, family: str) -> tuple[nn.Module, nn.Module]:
+def heads_over(
+    widths: Widths,
+    joint: int,
+    settings: ModelParams | ModelRecord,
+    statistics: Statistics | None = None,
+    anchors: tuple[Projection, Projection] | None = None,
+) -> tuple[nn.Module, nn.Module]:
     """The modules after both towers. Trained towers: a linear projection where the width is not the joint width.
     Frozen towers: a head; for a frozen CLIP, whose features already match, a head that starts as the identity.
     """
-    if train == "towers":
+    if settings.train == "towers":
         image, text = (nn.Identity() if width == joint else nn.Linear(width, joint) for width in widths)
         return image, text
-    if family == "clip" and set(widths) == {joint}:
-        return ResidualHead(joint), ResidualHead(joint)
-    return Head(widths[0], joint), Head(widths[1], joint)
+
+    def head(side: int) -> nn.Module:
+        options = None if statistics is None else statistics[side], settings.dropout
+        matches = settings.family == "clip" and set(widths) == {joint}
+        made = ResidualHead(joint, *options) if matches else Head(widths[side], joint, *options)
+        return made if anchors is None else Anchored(made, anchors[side], settings.anchor_weight)
+
+    return head(0), head(1)
 
 
 def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base: Pretrained) -> None:
@@ -148,11 +174,12 @@ def _towers(base: Pretrained, pooling: Pooling, image_size: int) -> tuple[tuple[
 def _loaded(folder: Path, record: ModelRecord, towers: tuple[nn.Module, nn.Module], widths: Widths) -> MatchingModel:
     from safetensors.torch import load_file
 
-    heads = heads_over(widths, record.width, record.train, record.family)
-    model = MatchingModel(*towers, *heads, width=record.width, mean=record.mean, std=record.std)
     path = folder / HEADS
     try:
         weights = load_file(path)
+        model = MatchingModel(
+            *towers, *_heads_for(weights, record, widths), width=record.width, mean=record.mean, std=record.std
+        )
         if "logit_scale" in weights:
             model.logit_scale = nn.Parameter(weights["logit_scale"])
         for side, head in (("image", model.image_head), ("text", model.text_head)):
@@ -164,3 +191,16 @@ def _loaded(folder: Path, record: ModelRecord, towers: tuple[nn.Module, nn.Modul
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit {RECORD}: {said}") from None
     return model
+
+
+def _heads_for(weights: Mapping[str, Tensor], record: ModelRecord, widths: Widths) -> tuple[nn.Module, nn.Module]:
+    """Modules of the shapes that `weights` have, to load them into."""
+    image, text = (FeatureStatistics(torch.zeros(width), torch.ones(width)) for width in widths)
+    anchors, joint = None, record.width
+    if record.anchor == "cca":
+        anchors = (
+            Projection(image, weights["image.anchor.projection_WA"], unit_first=False),
+            Projection(text, weights["text.anchor.projection_WA"], unit_first=True),
+        )
+        joint -= anchors[0].projection_WA.shape[1]
+    return heads_over(widths, joint, record, (image, text) if record.standardise else None, anchors)

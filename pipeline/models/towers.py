@@ -82,31 +82,6 @@ class TextTower(nn.Module):
         return (hidden_BLW * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1).clamp(min=1)
 
 
-class Head(nn.Sequential):
-    """Two layers over frozen features: what `model.train: heads` trains."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        """Map (B, `width_in`) to (B, `width`)."""
-        super().__init__(nn.LayerNorm(width_in), nn.Linear(width_in, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-
-class ResidualHead(nn.Module):
-    """A `Head` added to features that already match; it starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        """Map (B, `width`) to (B, `width`)."""
-        super().__init__()
-        self.change = Head(width, width)
-        last = self.change[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, feature_BD: Tensor) -> Tensor:
-        """Features of unit length plus their change, (B, D)."""
-        return normalize(feature_BD, dim=1) + self.change(feature_BD)
-
-
 class MatchingModel(nn.Module):
     """Two towers into one space; a cosine similarity near 1 is a match.
 
@@ -176,11 +151,11 @@ class MatchingModel(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Pixels (uint8, or already normalised) or frozen features to unit vectors (B, D)."""
-        return _unit(self.image_head(self.image_tower(self.normalise(images))))
+        return unit(self.image_head(self.image_tower(self.normalise(images))))
 
     def encode_text(self, texts: Tensor | Tokens) -> Tensor:
         """Tokens or frozen features to unit vectors (B, D)."""
-        return _unit(self.text_head(self.text_tower(texts)))
+        return unit(self.text_head(self.text_tower(texts)))
 
 
 def recompute_activations(tower: nn.Module, name: str) -> None:
@@ -198,7 +173,7 @@ def recompute_activations(tower: nn.Module, name: str) -> None:
     backbone.activation_checkpointing_enable({"use_reentrant": False})
 
 
-def _unit(feature_BD: Tensor) -> Tensor:
+def unit(feature_BD: Tensor) -> Tensor:
     """Normalise to length 1, in float32 or wider: rounding in half precision would change near ties."""
     return normalize(feature_BD if feature_BD.dtype == torch.float64 else feature_BD.float(), dim=1)
 

@@ -13,6 +13,7 @@ One step, of b pairs on this process in a global batch of B, with a memory of Q 
         loss_b += triplet_loss(one candidate, drawn by weights_bC)  or  infonce_loss(similarity_bC, weights_bC) / 2
     loss = loss_b.mean()                                        # or NPC's weighted mean, plus its bank's loss
     loss.backward(); clip_grad_norm_(); optimiser.step()
+    update_momentum(averaged, model)                            # where train.ema asks; validated instead of the model
     memory.enqueue(momentum_BD)
 
 In warm-up, and without a memory, the candidates are the online batch itself. Memory, statistics and draws advance with
@@ -55,6 +56,7 @@ from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
 from pipeline.training.optimiser import make_optimiser
 from pipeline.training.schedule import scheduled_rate
+from pipeline.training.untrained import update_by_split
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -115,6 +117,7 @@ class Training:
         size, prefill = params.memory.size, params.memory.prefill
         self.memory = Memory(size, model.width, prefill).to(self.device) if size else None
         self.momentum_model = momentum_copy(self.model) if size else None
+        self.averaged = None if params.train.ema is None else momentum_copy(self.model)
         self.statistics = SimilarityStatistics(params.sampler.statistics)
         self.objective = MatchingObjective(
             params.sampler,
@@ -135,11 +138,19 @@ class Training:
         self._warned = False
 
     def run(self) -> Progress:
-        """Train from the current position to the last epoch."""
+        """Train from the current position to the last epoch.
+
+        With `train.ema`, the model ends as the average of its weights; with no epoch, it is validated as it is.
+        """
+        if self.params.train.epochs == 0 and not self.at.history:
+            self._append(self._validate())
+            self._save()
         while self.at.epoch < self.params.train.epochs:
             self._run_epoch()
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self._save()
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.state_dict())
         return self.at
 
     def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
@@ -152,6 +163,9 @@ class Training:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.params.train.clip)
             self.optimiser.step()
             self.model.bound_temperature()
+            if self.averaged is not None:
+                assert self.params.train.ema is not None
+                update_momentum(self.averaged, self.model, self.params.train.ema)
             self.optimiser.zero_grad()
         if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
             assert self.memory is not None  # with `random`, FNE's code does not change the queue in warm-up
@@ -254,17 +268,22 @@ class Training:
         row["sampler/threshold"] = cutdown_threshold(row["similarity/positive_mean"], self.params.sampler.cutdown)
         if validate:
             row |= self._validate() | ({} if self.impact is None else self.impact.summary())
+        self._append(row)
+
+    def _append(self, row: dict[str, float]) -> None:
         place = {"epoch": self.at.epoch, "step": self.at.step, "time": int(time.time() * 1000)}
         self.at.history.append(place | row)
 
     def _validate(self) -> dict[str, float]:
-        image_ND, text_MD = encode_split(self.model, self.val_inputs, VALIDATION_BATCH)
+        image_ND, text_MD = encode_split(self.averaged or self.model, self.val_inputs, VALIDATION_BATCH)
+        if self.params.train.epochs == 0:  # no batch has updated the statistics
+            update_by_split(self.statistics, image_ND, text_MD, self.val_inputs.caption_image, self.params)
         found = recalls(*retrieval_ranks(image_ND, text_MD, self.val_inputs.caption_image))
         if found["rsum"] > self.at.best_rsum:
             self.at.best_rsum = found["rsum"]
             self.at.best = {"epoch": self.at.epoch, "step": self.at.step, "statistics": self.statistics.as_numbers()}
             if self.accelerator.is_main_process:
-                self.checkpoint.save({"model": self.model.state_dict()}, "best")
+                self.checkpoint.save({"model": (self.averaged or self.model).state_dict()}, "best")
         return {f"val/{name.replace('_', '/')}": value for name, value in found.items()}
 
     def _save(self) -> None:
@@ -305,6 +324,7 @@ class Training:
             "statistics": self.statistics,
             "memory": self.memory,
             "momentum": self.momentum_model,
+            "averaged": self.averaged,
             "impact": self.impact,
             "scaler": self.accelerator.scaler,
         }

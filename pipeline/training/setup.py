@@ -14,10 +14,12 @@ from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.make import read_listed, read_trust
+from pipeline.evidence.start import start_model
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models import pretrained
-from pipeline.models.build import make_model, save_trained
+from pipeline.models.anchor import leave_out_untrained_heads
+from pipeline.models.build import save_trained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
@@ -57,7 +59,9 @@ def open_training(
         open_inputs(params.model, features, split_folder, name, pad, augment=augment)
         for name, augment in (("train", params.train.augment == "fne"), ("val", False))
     )
-    model = make_model(base, params.model, params.loss.temperature, train.feature_widths)
+    model = start_model(base, params.model, params.loss.temperature, train, evidence_folder)
+    if params.train.epochs == 0:
+        leave_out_untrained_heads(model)
     if params.train.gradient_checkpointing:
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")

@@ -14,6 +14,8 @@ from torch.nn.functional import normalize
 
 from pipeline.features.inputs import Batch
 from pipeline.models.towers import MatchingModel
+from pipeline.retrieval.ranks import retrieval_ranks
+from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import uniform
 from pipeline.training.accumulation import Window
 from pipeline.training.loop import Training
@@ -101,6 +103,41 @@ def test_the_memory_holds_what_momentum_towers_give_without_dropout(tmp_path: Pa
         rows = torch.eye(IMAGES)[training.memory.image_id]
         weight, bias = (averaged[f"{side}_head.1.{part}"] for part in ("weight", "bias"))
         torch.testing.assert_close(remembered, normalize(rows @ weight.T + bias, dim=1).detach())
+
+
+def steps_of(folder: Path, ema: float | None) -> tuple[Training, list[dict[str, Tensor]]]:
+    """A training of four steps, and the weights at its start, after each step, and of its momentum towers."""
+    torch.manual_seed(0)
+    model = linear_heads(IMAGES, 4)
+    changes = {"memory__size": IMAGES, "train__epochs": 2, "train__batch_size": 3, "train__lr": 0.1}
+    inputs = own_captions(folder / "inputs", IMAGES)
+    training = tiny_training(folder, params_with(train__ema=ema, **changes), model, inputs)
+    assert training.momentum_model is not None
+    seen = [copy.deepcopy(model.state_dict())]
+    watched(training, lambda: seen.append(copy.deepcopy(model.state_dict())))
+    training.run()
+    return training, [*seen, training.momentum_model.state_dict()]
+
+
+def test_the_average_of_the_weights_over_steps_is_validated_and_kept(tmp_path: Path) -> None:
+    training, weights = steps_of(tmp_path / "averaged", 0.6)
+    assert len(weights) == 6
+    averaged = [weights[0]]
+    for step in weights[1:5]:
+        averaged.append({name: 0.6 * value + 0.4 * step[name] for name, value in averaged[-1].items()})
+    torch.testing.assert_close(dict(training.model.state_dict()), averaged[4])
+    with torch.no_grad():
+        image, text = training.model(torch.eye(IMAGES), torch.eye(IMAGES))
+    found = recalls(*retrieval_ranks(image, text, torch.arange(IMAGES)))
+    assert training.at.history[-1]["val/rsum"] == found["rsum"]
+    training.restore_best()
+    torch.testing.assert_close(dict(training.model.state_dict()), averaged[training.at.best["step"]])
+
+
+def test_averaging_changes_neither_the_training_nor_the_momentum_towers(tmp_path: Path) -> None:
+    (_, plain), (_, averaged) = (steps_of(tmp_path / str(ema), ema) for ema in (None, 0.6))
+    for found, expected in zip(averaged, plain, strict=True):
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_every_step_draws_by_the_seed_and_its_own_number(tmp_path: Path) -> None:

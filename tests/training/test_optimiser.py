@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.towers import Head, MatchingModel
+from pipeline.models.heads import Head
+from pipeline.models.towers import MatchingModel
 from pipeline.params import load_params
 from pipeline.training.optimiser import make_optimiser
 

@@ -99,6 +99,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "towers": ("towers", {}),
     "heads": ("heads", {}),
     "dropout": ("dropout", {}),
+    "averaged weights": ("dropout", {"train__ema": 0.8, "train__accumulate": 2}),
     "workers": ("towers", {"train__workers": 2, "train__augment": "fne"}),
     "batch alone, infonce": ("towers", {"memory__size": 0, "loss__name": "infonce", "sampler__strategy": "random"}),
     "pair weights, cosine": (
