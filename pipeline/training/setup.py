@@ -15,8 +15,7 @@ from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
-from pipeline.models import pretrained
-from pipeline.models.build import make_model, save_trained
+from pipeline.models.build import load_base, make_model, save_trained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import Params
 from pipeline.paths import BANK, BANK_RECORD
@@ -49,10 +48,9 @@ def open_training(
         raise InputError("train.precision = 'fp16': needs a GPU; on a CPU use \"no\" or bf16")
     torch.manual_seed(params.seed)
     accelerator = Accelerator(mixed_precision=params.train.precision, cpu=not torch.cuda.is_available())
-    base = pretrained.load(base_folder)
-    pad = base.tokenizer.pad_token_id
+    base = load_base(base_folder, params.model)
     train, val = (
-        open_inputs(params.model, features, split_folder, name, pad, augment=augment)
+        open_inputs(params.model, features, split_folder, name, augment=augment)
         for name, augment in (("train", params.train.augment == "fne"), ("val", False))
     )
     model = make_model(base, params.model, params.loss.temperature, train.feature_widths)
