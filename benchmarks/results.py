@@ -1,16 +1,18 @@
-"""Write docs/results.md from the raw figures beside it: no number there is typed by hand.
+"""Write docs/results.md from the raw results beside it: no number there is typed by hand.
 
 python -m benchmarks.results
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.study import RECIPES, SEEDS
+from benchmarks.earlier_results import earlier_table
+from benchmarks.studies import STUDIES, Study
 from pipeline.retrieval.recall import recall_names
 
 if TYPE_CHECKING:
@@ -19,16 +21,22 @@ if TYPE_CHECKING:
 RAW = Path("docs/results")
 PAGE = Path("docs/results.md")
 NOTES = RAW / "notes"  # what a person says about a table; one Markdown file a study
-RECALLS = recall_names("/")
-TITLES = {
-    "scenes": "Generated scenes",
+EARLIER = {
     "cutdown": "Generated scenes: the cut-down threshold",
-    "flickr8k": "Flickr8k, heads over frozen towers",
     "flickr8k-towers": "Flickr8k, small towers end to end",
     "scenes-noise": "Generated scenes with wrong pairs: CLIP and NPC",
     "flickr8k-noise": "Flickr8k with wrong pairs, heads over frozen towers",
 }
-NOISE = ", noise "  # between a method's name and the share of its captions that were shuffled
+TITLES = EARLIER | {name: study.title for name, study in STUDIES.items()}
+ORDER = ("scenes", "cutdown", "flickr8k", "flickr8k-towers", "scenes-noise", "flickr8k-noise")
+TRUTH = {
+    "truth/i2t/mAP@R": "i2t mAP@R",
+    "truth/t2i/mAP@R": "t2i mAP@R",
+    "posterior/auc": "posterior AUC",
+    "evidence/auc": "evidence AUC",
+    "sampler/false_negative_share": "true among sampled, %",
+}
+COMPARED = ("rsum", "truth/i2t/mAP@R", "truth/t2i/mAP@R")
 
 
 @click.command()
@@ -40,13 +48,16 @@ def main(check: bool) -> None:
     from pipeline.files import write_text
 
     parts = ["# Results\n", _file(NOTES / "introduction.md")]
-    for study, title in TITLES.items():
-        path = RAW / f"{study}.csv"
-        if path.exists():
-            runs = pandas.read_csv(path)
-            table = _noise_table(runs) if runs["method"].str.contains(NOISE).all() else _table(runs)
-            seeds = ",".join(str(seed) for seed in sorted(runs["seed"].unique()))
-            parts += [f"## {title}\n", _file(NOTES / f"{study}.md"), table, _source(study, seeds)]
+    for name in ORDER:
+        path = RAW / f"{name}.csv"
+        if not path.exists():
+            continue
+        runs = pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype={"case": str})
+        tables = study_tables(STUDIES[name], runs) if "phase" in runs else earlier_table(runs)
+        source = (
+            _source(name, runs) if "phase" in runs else f"\nRaw results: [results/{name}.csv](results/{name}.csv).\n"
+        )
+        parts += [f"## {TITLES[name]}\n", _file(NOTES / f"{name}.md"), tables, source]
     page = "\n".join(part for part in parts if part)
     if not check:
         write_text(PAGE, page)
@@ -54,89 +65,106 @@ def main(check: bool) -> None:
         raise click.ClickException(f"{PAGE} is not what the CSV files say: python -m benchmarks.results")
 
 
-def _table(runs: pandas.DataFrame) -> str:
-    """Both tables of a study: recalls at the best validation, and best against last with the truth's figures."""
-    methods = list(dict.fromkeys(runs["method"]))
-    seeds = runs["seed"].nunique()
-    recalls = [
-        [method, *(_figure(runs, method, f"test/{name}") for name in RECALLS), _figure(runs, method, "test/rsum")]
-        for method in methods
-    ]
-    first = methods[0]
-    extra = {
-        "test/truth/i2t/mAP_at_R": "i2t mAP@R",
-        "test/truth/t2i/mAP_at_R": "t2i mAP@R",
-        "test/posterior/auc": "posterior AUC",
-        "sampler/false_negative_share": "true among sampled, %",
-    }
-    known = {name: title for name, title in extra.items() if runs[name].notna().any()}
-    compared = [
-        [
-            method,
-            _figure(runs, method, "test/rsum"),
-            _difference(runs, first, method, "test/rsum"),
-            _figure(runs, method, "last/rsum"),
-            _difference(runs, first, method, "last/rsum"),
-            *(_figure(runs, method, name, scale=100 if "share" in name else 1) for name in known),
-        ]
-        for method in methods
-    ]
-    columns = [name.replace("R", "R@") for name in recall_names(" ")]
-    return (
-        f"Test split, best validation, {_over(seeds)} (percent):\n\n"
-        + _markdown(["method", *columns, "rsum"], recalls)
-        + f"\nBest validation against last epoch; Δ is {first} less the row's method, over the same seeds:\n\n"
-        + _markdown(["method", "rsum, best", "Δ", "rsum, last", "Δ", *known.values()], compared)
-    )
+def study_tables(study: Study, runs: pandas.DataFrame) -> str:
+    """The tables of every case: the test split by best and by last weights, the paired differences, what was chosen."""
+    runs = runs.assign(case=runs["case"].fillna(""))
+    parts = []
+    for case in study.cases:
+        final = runs[(runs["case"] == case) & (runs["phase"] == "final")]
+        methods = list(
+            dict.fromkeys(name for first in study.methods for name in final["method"] if _of(name, first, study))
+        )
+        if not methods:
+            continue
+        baseline = next(iter(study.methods))
+        parts.append(f"### {case[0].upper()}{case[1:]}\n" if case else "")
+        for part, weights in (("best", "best validation"), ("last", "last epoch")):
+            known = {name: title for name, title in TRUTH.items() if final[f"{part}/{name}"].notna().any()}
+            header = ["method", *(name.replace("R", "R@") for name in recall_names(" ")), "rsum", *known.values()]
+            names = [*recall_names("/"), "rsum", *known]
+            rows = [[method, *(_mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
+            parts.append(
+                f"Test split, {weights}; mean over {_seeds(final)} and 95 % t-interval:\n\n" + _markdown(header, rows)
+            )
+        if baseline in methods and len(methods) > 1:
+            compared = [
+                (f"{part}/{name}", f"{title}, {part}")
+                for name, title in {"rsum": "rsum", **TRUTH}.items()
+                for part in ("best", "last")
+                if name in COMPARED and final[f"{part}/{name}"].notna().any()
+            ]
+            rows = [
+                [method, *(_difference(final, method, baseline, column) for column, _ in compared)]
+                for method in methods
+                if method != baseline
+            ]
+            parts.append(
+                f"Difference to “{baseline}” over the same seeds, and its paired 95 % t-interval:\n\n"
+                + _markdown(["method", *(title for _, title in compared)], rows)
+            )
+        parts.append(_tuning(study, runs[(runs["case"] == case) & (runs["phase"] == "tune")]))
+    return "\n".join(part for part in parts if part)
 
 
-def _noise_table(runs: pandas.DataFrame) -> str:
-    """A method a row, a share of shuffled captions a column; then how well wrong pairs were told."""
-    named = runs["method"].str.split(NOISE, expand=True)
-    methods, shares = list(dict.fromkeys(named[0])), list(dict.fromkeys(named[1]))
-
-    def rows(name: str) -> list[list[str]]:
-        return [[method, *(_figure(runs, f"{method}{NOISE}{share}", name) for share in shares)] for method in methods]
-
-    seeds = runs["seed"].nunique()
-    header = ["method", *(f"noise {share}" for share in shares)]
-    parts = [
-        f"Test rsum, {_over(seeds)}, by the share of training captions that were shuffled; weights of the best "
-        "validation:\n\n" + _markdown(header, rows("test/rsum")),
-        "Weights of the last epoch:\n\n" + _markdown(header, rows("last/rsum")),
-    ]
-    for name, title in {
-        "bank/clean_auc": "How well the bank tells wrong pairs from right ones before training (AUC of the clean "
-        "probability; 0.5 is chance)",
-        "pairs/weight_auc": "The same for the weights of the last epoch",
-        "pairs/ratio_auc": "The same for the ratios r behind them",
-    }.items():
-        known = [row for row in rows(name) if any(cell != "–" for cell in row[1:])]
-        if known:
-            parts.append(f"{title}:\n\n" + _markdown(header, known))
-    return "\n".join(parts)
+def _of(name: str, method: str, study: Study) -> bool:
+    """Whether a row's name is the method's or one of its variants'; a longer method's name may begin with it."""
+    longest = max((one for one in study.methods if name == one or name.startswith(f"{one}, ")), key=len, default="")
+    return longest == method
 
 
-def _over(seeds: int) -> str:
-    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-
-
-def _figure(runs: pandas.DataFrame, method: str, name: str, scale: float = 1) -> str:
-    values = runs.loc[runs["method"] == method, name] * scale
-    digits = 3 if "auc" in name else 1
-    if values.empty or values.isna().any():
-        return "–"
-    return (
-        f"{values.mean():.{digits}f} ± {values.std():.{digits}f}" if len(values) > 1 else f"{values.mean():.{digits}f}"
-    )
-
-
-def _difference(runs: pandas.DataFrame, first: str, method: str, name: str) -> str:
-    if method == first:
+def _tuning(study: Study, runs: pandas.DataFrame) -> str:
+    """What each method's best validation chose."""
+    if runs.empty:
         return ""
-    by_seed = runs.set_index(["method", "seed"])[name]
-    values = by_seed.loc[first] - by_seed.loc[method]
-    return f"{values.mean():+.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():+.1f}"
+    rows = []
+    for method in study.methods:
+        tried = runs[runs["method"] == method]
+        if tried.empty:
+            continue
+        means = tried.groupby("overrides", sort=False)["val_rsum"].mean()
+        chosen = json.loads(means.idxmax())
+        tuned = {name: chosen[name] for name in ("loss.temperature", "loss.margin", *study.grid) if name in chosen}
+        settings = ", ".join(f"{name} {value:g}" for name, value in tuned.items())
+        rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`"])
+    return "Chosen by the validation split (sum of its recalls), with another seed:\n\n" + _markdown(
+        ["method", "settings tried", "best", "median", "chosen"], rows
+    )
+
+
+def _seeds(final: pandas.DataFrame) -> str:
+    counts = sorted(final.groupby("method")["seed"].nunique().unique())
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _mean(final: pandas.DataFrame, method: str, column: str) -> str:
+    from pipeline.comparison.paired import over_seeds
+
+    values = final.loc[final["method"] == method].sort_values("seed")[column].dropna().to_numpy()
+    if not len(values):
+        return "–"
+    scale, digits = _format(column)
+    found = over_seeds(values * scale, values * 0)
+    half = "" if found.method == "none" else f" ± {(found.high - found.low) / 2:.{digits}f}"
+    return f"{found.value:.{digits}f}{half}"
+
+
+def _difference(final: pandas.DataFrame, method: str, baseline: str, column: str) -> str:
+    from pipeline.comparison.paired import over_seeds
+
+    by_seed = final.set_index(["method", "seed"])[column]
+    pairs = by_seed.loc[method].to_frame("ours").join(by_seed.loc[baseline].rename("theirs"), how="inner").dropna()
+    if pairs.empty:
+        return "–"
+    scale, digits = _format(column)
+    found = over_seeds(pairs["ours"] * scale, pairs["theirs"] * scale)
+    interval = "" if found.method == "none" else f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    bold = "**" if found.leaves_zero else ""
+    return f"{bold}{found.value:+.{digits}f}{bold}{interval}"
+
+
+def _format(column: str) -> tuple[float, int]:
+    """The factor and the digits with which a column is shown."""
+    return (100, 1) if column.endswith("_share") else (1, 3) if column.endswith(("auc", "ap", "ece")) else (1, 1)
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -144,10 +172,19 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _source(study: str, seeds: str) -> str:
-    command = f"python -m benchmarks.study {study}" + ("" if seeds == SEEDS else f" --seeds {seeds}")
-    before = f"`python -m commands.recipe {RECIPES[study]}`, a commit, and " if study in RECIPES else ""
-    return f"\nRaw figures: [results/{study}.csv](results/{study}.csv), made by {before}`{command}`.\n"
+def _source(name: str, runs: pandas.DataFrame) -> str:
+    """Where the raw results are, what made them, and on what machine."""
+    machines, dates = sorted(runs["machine"].unique()), sorted(runs["date"].unique())
+    codes = sorted(runs["code"].unique())
+    trials = (
+        f"{len(runs)} trials, {runs['processor_seconds'].mean():.0f} s of a processor each, on {', '.join(machines)}"
+    )
+    mixed = "" if len(codes) == 1 else f" **Made by {len(codes)} versions of the code.**"
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"\nRaw results: [results/{name}.csv](results/{name}.csv), by `python -m benchmarks.study {name}`: {trials}, "
+        f"{when}.{mixed}\n"
+    )
 
 
 def _file(path: Path) -> str:

@@ -1,163 +1,252 @@
-"""Compare methods over seeds through DVC's queue, and keep the raw figures as CSV.
+"""Run a study of benchmarks/studies.py, and write its raw results as CSV, one row for each trial.
 
-    python -m benchmarks.study scenes --jobs 2
+    python -m benchmarks.study scenes --jobs 16
 
-queues one experiment a method and seed in the present repository, works the queue off, and writes
-`docs/results/<study>.csv` from the MLflow runs. The repository's params.yaml decides the data set and the base
-towers: `python -m commands.recipe` sets those of a study, to be committed before. What DVC has in its run cache is not
-trained again: its earlier MLflow run stands for it.
+makes what the stages before `train` make, once for each set of parameters (benchmarks/preparation.py); tunes every
+method; then trains the chosen settings with five seeds. Trials run in processes of one thread each, which share a GPU
+if there is one. A row is written when its trial is finished, and a trial whose row is there is not run again: an
+interrupted study continues with the same command. Neither DVC nor MLflow is needed.
+
+For another machine: `--pack FOLDER` writes what trials read into FOLDER; there, `--prepared FOLDER` takes it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import subprocess
+import json
+import multiprocessing
+import os
+import statistics
 import sys
-import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.retrieval.recall import recall_names
+from benchmarks.preparation import folder_of, pack, prepare
+from benchmarks.studies import FINAL_SEEDS, STUDIES, TUNE_SEEDS, grid_points, variants_of
+from benchmarks.trials import COLUMNS, IDENTITY, Trial, run_trial
+from pipeline.dependencies import ROOT, code_of_metrics
+from pipeline.errors import InputError
+from pipeline.files import write_text
+from pipeline.params import Params, parse_params
+from pipeline.recipes import RECIPES, read_recipe
+from pipeline.yaml_text import parse_yaml
 
-RESULTS = Path("docs/results")
-SEEDS = "1,2,3"
-METHODS: dict[str, dict[str, str]] = {
-    "FNE": {"sampler.strategy": "fne", "loss.name": "triplet"},
-    "hardest": {"sampler.strategy": "hardest", "loss.name": "triplet"},
-    "random": {"sampler.strategy": "random", "loss.name": "triplet"},
-    "InfoNCE, memory": {"sampler.strategy": "all", "loss.name": "infonce", "train.warmup": "infonce"},
-    "InfoNCE, batch only": {
-        "sampler.strategy": "all",
-        "loss.name": "infonce",
-        "train.warmup": "infonce",
-        "memory.size": "0",
-    },
-}
-CUTDOWNS: dict[str, dict[str, str]] = {
-    f"cutdown {value}": {"sampler.strategy": "fne", "loss.name": "triplet", "sampler.cutdown": value}
-    for value in ("0.05", "0.1", "0.2", "0.3", "0.4")
-}
-CLIP = {"pairs.weighting": "none"}
-NOISE: dict[str, dict[str, str]] = {
-    f"{method}, noise {ratio}": {"data.noise.ratio": ratio, **overrides}
-    for method, overrides in {"CLIP": CLIP, "NPC": {"pairs.weighting": "npc"}}.items()
-    for ratio in ("0.0", "0.2", "0.4", "0.6")
-}
-PAIRS: dict[str, dict[str, str]] = {  # over flickr8k-infonce; each method warms up alike
-    "InfoNCE": {"memory.size": "0"},
-    "NPC": {"memory.size": "0", "pairs.weighting": "npc", "pairs.bank_epochs": "1"},
-    "hardest": {"sampler.strategy": "hardest", "loss.name": "triplet"},
-    "FNE": {"sampler.strategy": "fne", "loss.name": "triplet"},
-    "FNE, NPC's weights": {
-        "sampler.strategy": "fne",
-        "loss.name": "triplet",
-        "pairs.weighting": "npc",
-        "pairs.bank_epochs": "1",
-    },
-}
-FLICKR8K_NOISE = {
-    f"{method}, noise {ratio}": {"data.noise.ratio": ratio, **overrides}
-    for method, overrides in PAIRS.items()
-    for ratio in ("0.0", "0.4")
-} | {"NPC without the bank's loss, noise 0.4": {"data.noise.ratio": "0.4", **PAIRS["NPC"], "pairs.bank_loss": "0.0"}}
-STUDIES = {
-    "scenes": {name: METHODS[name] for name in METHODS if name != "random"},
-    "flickr8k": {name: METHODS[name] for name in METHODS if name != "InfoNCE, batch only"},
-    "flickr8k-towers": {"FNE's weights in InfoNCE": {"sampler.strategy": "fne", "loss.name": "infonce"}},
-    "cutdown": CUTDOWNS,
-    "scenes-noise": NOISE,
-    "flickr8k-noise": FLICKR8K_NOISE,
-}
-RECIPES = {"flickr8k": "flickr8k-fne", "scenes-noise": "scenes-clip", "flickr8k-noise": "flickr8k-infonce"}
-"""What params.yaml holds beforehand, where not as committed; of `flickr8k-towers` the notes say it."""
-FIGURES = (
-    *(f"{part}/{name}" for part in ("test", "last") for name in recall_names("/")),
-    "test/rsum",
-    "last/rsum",
-    *(f"{part}/truth/{side}/mAP_at_R" for part in ("test", "last") for side in ("i2t", "t2i")),
-    "test/posterior/auc",
-    "last/posterior/auc",
-    "sampler/false_negative_share",
-    "pairs/weight_auc",
-    "pairs/ratio_auc",
-    "bank/clean_auc",
-)
+RESULTS = ROOT / "docs/results"
+OF_MACHINE = ("data.root", "data.mirror", "model.image", "model.text")
+"""Parameters that say where something is on this machine."""
+PREPARED = ROOT / "build/study"
+Row = dict[str, Any]
 
 
 @click.command()
 @click.argument("study", type=click.Choice(list(STUDIES)))
-@click.option("--seeds", default=SEEDS, show_default=True, help="comma-separated")
-@click.option("--jobs", default=2, show_default=True, help="queue workers")
-@click.option("--collect-only", is_flag=True, help="write the CSV from the runs that are there")
-def main(study: str, seeds: str, jobs: int, collect_only: bool) -> None:
-    """Queue a study's experiments, wait for them, write docs/results/STUDY.csv."""
-    _check_data(study)
-    if not collect_only:
-        for overrides in STUDIES[study].values():
-            values = [f"-S{name}={value}" for name, value in (overrides | {"seed": seeds}).items()]
-            _dvc("exp", "run", "--queue", *values)
-        _dvc("queue", "start", "--jobs", str(jobs))
-        _wait()
-    rows = _collect(study, [int(seed) for seed in seeds.split(",")])
-    content = io.StringIO()
-    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    from pipeline.files import write_text
-
-    write_text(RESULTS / f"{study}.csv", content.getvalue())
-    click.echo(f"{RESULTS / study}.csv: {len(rows)} runs")
-
-
-def _check_data(study: str) -> None:
-    """Refuse to write one data set's figures into another's file."""
-    from pipeline.params import load_params
-
-    found, expected = load_params().data.name, "flickr8k" if study.startswith("flickr8k") else "scenes"
-    if found != expected:
-        before = f"python -m commands.recipe {RECIPES[study]}, then commit" if study in RECIPES else "set it"
-        raise click.ClickException(f"params.yaml: data.name = {found}, but {study} is a study of {expected}: {before}")
-
-
-def _collect(study: str, seeds: list[int]) -> list[dict[str, Any]]:
-    """The newest run of each method and seed that differs from params.yaml in nothing else."""
-    from pipeline.params import dotted, load_params
-    from pipeline.tracking import finished_runs
-
-    params = load_params()
-    present = {name: "null" if value is None else str(value) for name, value in dotted(params).items()}
-    free = ("evaluate.", "tracking.", "launch.")
-    runs = finished_runs(params.tracking.experiment)
-    rows = []
-    for method, overrides in STUDIES[study].items():
-        for seed in seeds:
-            wanted = present | overrides | {"seed": str(seed)}
-            wanted = {name: value for name, value in wanted.items() if not name.startswith(free)}
-            match = next((run for run in runs if wanted.items() <= run["params"].items()), None)
-            if match is None:
-                raise click.ClickException(f"no finished run of {method!r} with seed {seed}: dvc queue status, logs")
-            figures = {name: match["metrics"].get(name, "") for name in FIGURES}
-            rows.append({"method": method, "seed": seed, "seconds": round(match["seconds"], 1), **figures})
-    return rows
-
-
-def _wait() -> None:
-    while True:
-        answer = subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True, check=True).stdout
-        waiting = answer.count("Queued") + answer.count("Running")
-        if not waiting:
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="processes")
+@click.option("--phase", type=click.Choice(["tune", "final", "all"]), default="all", show_default=True)
+@click.option("--only", default="", help="methods and cases whose 'case: method' contains this text")
+@click.option("--results", default=RESULTS, type=click.Path(path_type=Path), help="folder of STUDY.csv")
+@click.option("--prepared", default=PREPARED, type=click.Path(path_type=Path), help="folder of the preparations")
+@click.option("--prepare-only", is_flag=True, help="run the stages before train, and no trial")
+@click.option("--pack", "packed", type=click.Path(path_type=Path), help="write what trials read here, and run none")
+@click.option("-S", "--set", "given", multiple=True, help="NAME=VALUE for this machine, such as data.root; in no row")
+@click.option("--limit", default=900, show_default=True, help="seconds for one trial")
+@click.option("--epochs", type=int, help="train.epochs of every trial, to try the driver; the rows say so")
+def main(
+    study: str,
+    jobs: int,
+    phase: str,
+    only: str,
+    results: Path,
+    prepared: Path,
+    prepare_only: bool,
+    packed: Path | None,
+    given: tuple[str, ...],
+    limit: int,
+    epochs: int | None,
+) -> None:
+    """Tune the methods of STUDY, train the chosen ones with five seeds, and write STUDY.csv."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        driver = Driver(study, results / f"{study}.csv", prepared.resolve(), given, only, epochs)
+        if packed is not None or prepare_only:
+            trials = driver.possible(driver.tune_trials() + driver.final_trials(guess=True))
+            driver.prepare(trials, jobs)
+            if packed is not None:
+                pack(driver.prepared, [driver.params(trial) for trial in trials], packed)
             return
-        click.echo(f"{waiting} experiments to go", err=True)
-        time.sleep(15)
+        failed = 0
+        if phase != "final":
+            failed += driver.run(driver.tune_trials(), jobs, limit)
+        if phase != "tune":
+            failed += driver.run(driver.final_trials(), jobs, limit)
+    except InputError as error:
+        raise click.ClickException(str(error)) from None
+    if failed:
+        raise click.ClickException(f"{failed} trials failed; the same command runs them again")
 
 
-def _dvc(*arguments: str) -> None:
-    if subprocess.run(["dvc", *arguments], check=False).returncode:
-        sys.exit(f"dvc {' '.join(arguments)} failed")
+class Driver:
+    """A study with its CSV file and its preparations."""
+
+    def __init__(
+        self, name: str, path: Path, prepared: Path, given: Sequence[str], only: str = "", epochs: int | None = None
+    ) -> None:
+        """Read the CSV file, if there is one."""
+        self.name, self.study, self.path, self.prepared, self.only = name, STUDIES[name], path, prepared, only
+        self.given = dict(_assignment(text) for text in given)
+        self.extra = {} if epochs is None else {"train.epochs": epochs}
+        self.rows = read_rows(path)
+        self.content = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
+        if self.study.recipe is not None:
+            _set(self.content, read_recipe(self.study.recipe, ROOT / RECIPES).values)
+
+    def params(self, trial: Trial) -> Params:
+        """All parameters of a trial; raises InputError for those that params.yaml does not have or allow."""
+        content = json.loads(json.dumps(self.content))
+        _set(content, {**trial.overrides, **self.given, "seed": trial.seed})
+        return parse_params(content, f"{self.name}, {trial.method}")
+
+    def tune_trials(self) -> list[Trial]:
+        """Every method with every setting of the grid; none for a study without a grid."""
+        if not self.study.grid:
+            return []
+        return [
+            self._trial(case, method, "tune", seed, point)
+            for case, method in self._compared()
+            for point in self._points(case, method)
+            for seed in TUNE_SEEDS
+        ]
+
+    def final_trials(self, *, guess: bool = False) -> list[Trial]:
+        """Every method's chosen setting and its variants, with every seed; `guess`: the first setting as chosen."""
+        trials = []
+        for case, method in self._compared():
+            point = self._points(case, method)[0] if guess else self._chosen(case, method)
+            for variant, changes in variants_of(self.study, method).items() if point is not None else ():
+                for seed in FINAL_SEEDS:
+                    own = dict.fromkeys(self.study.per_seed, seed)
+                    trials.append(
+                        self._trial(case, method, "final", seed, {**(point or {}), **changes, **own}, variant)
+                    )
+        return trials
+
+    def possible(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those whose parameters params.yaml has; the others are listed."""
+        kept, refused = [], {}
+        for trial in trials:
+            try:
+                self.params(trial)
+                kept.append(trial)
+            except InputError as error:
+                refused[f"{trial.case}: {trial.method}"] = str(error).splitlines()[0]
+        for name, reason in refused.items():
+            click.echo(f"left out: {name}: {reason}", err=True)
+        return kept
+
+    def prepare(self, trials: Iterable[Trial], jobs: int) -> None:
+        """Run the stages that these trials need."""
+        prepare(self.prepared, [self.params(trial) for trial in trials], jobs)
+
+    def run(self, trials: Iterable[Trial], jobs: int, limit: int) -> int:
+        """Run the trials that have no row yet, and write each row; returns how many failed."""
+        there = {tuple(row[name] for name in IDENTITY) for row in self.rows}
+        todo = [trial for trial in self.possible(trials) if trial.identity not in there]
+        self.prepare(todo, jobs)
+        code, failed = code_of_metrics()[:12], 0
+        with ProcessPoolExecutor(min(jobs, len(todo)) or 1, multiprocessing.get_context("spawn")) as pool:
+            running = {}
+            for trial in todo:
+                params = self.params(trial)
+                running[pool.submit(run_trial, trial, params, folder_of(self.prepared, params), limit)] = trial
+            for number, done in enumerate(as_completed(running), 1):
+                trial = running[done]
+                said = f"{number}/{len(todo)} {trial.case}: {trial.method}, {trial.phase}, seed {trial.seed}"
+                try:
+                    row = done.result()
+                except (InputError, TimeoutError, RuntimeError) as error:
+                    failed += 1
+                    click.echo(f"{said}: failed: {error}", err=True)
+                    continue
+                self.rows.append({name: str(row.get(name, "")) for name in COLUMNS} | {"code": code})
+                write_rows(self.path, self.rows)
+                click.echo(f"{said}: validation {row['val_rsum']:.1f}, {row['seconds']} s", err=True)
+        return failed
+
+    def _compared(self) -> list[tuple[str, str]]:
+        return [
+            (case, method)
+            for case in self.study.cases
+            for method in self.study.methods
+            if self.only in f"{case}: {method}"
+        ]
+
+    def _points(self, case: str, method: str) -> list[dict[str, Any]]:
+        overrides = self._trial(case, method, "", 0, {}).overrides
+        return grid_points(self.study, overrides.get("loss.name", self.content["loss"]["name"]))
+
+    def _trial(
+        self, case: str, method: str, phase: str, seed: int, changes: Mapping[str, Any], variant: str = ""
+    ) -> Trial:
+        study = self.study
+        overrides = {**study.settings, **study.cases[case], **study.methods[method], **changes, **self.extra}
+        return Trial(self.name, case, f"{method}, {variant}" if variant else method, phase, seed, overrides)
+
+    def _chosen(self, case: str, method: str) -> dict[str, Any] | None:
+        """The setting of the best mean validation; None if a trial of the tuning has no row."""
+        if not self.study.grid:
+            return {}
+        points = self._points(case, method)
+        found = {tuple(row[name] for name in IDENTITY): float(row["val_rsum"]) for row in self.rows}
+        means = []
+        for point in points:
+            trials = [self._trial(case, method, "tune", seed, point) for seed in TUNE_SEEDS]
+            if any(trial.identity not in found for trial in trials):
+                click.echo(f"not tuned yet: {case}: {method}", err=True)
+                return None
+            means.append(statistics.mean(found[trial.identity] for trial in trials))
+        return points[means.index(max(means))]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file in this format; none for a missing one and for one of an earlier format."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return rows if rows and set(IDENTITY) <= rows[0].keys() else []
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Replace a CSV file, in the order of `IDENTITY`."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: tuple(row[name] for name in IDENTITY)))
+    write_text(path, content.getvalue())
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"-S {text}: expected NAME=VALUE")
+    if name not in OF_MACHINE:
+        raise InputError(f"-S {name}: changes the trials; what trials are is written in benchmarks/studies.py alone")
+    return name, parse_yaml(value, f"-S {name}")
+
+
+def _set(content: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Put values by dotted name into nested sections."""
+    for name, value in values.items():
+        *sections, key = name.split(".")
+        section = content
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[key] = value
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

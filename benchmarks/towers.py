@@ -70,7 +70,7 @@ def _base(width: int, layers: int) -> Pretrained:
     tokenizer.model_max_length = 32
     image = small_image_backbone(size=SIZE, patch=16, width=width, layers=layers, heads=6)
     text = small_text_backbone(vocabulary_size=len(tokenizer), width=width, layers=1, heads=6, positions=32)
-    return Pretrained(image.eval(), text.eval(), tokenizer, HALF, HALF, {})
+    return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source={})
 
 
 def _model_params(train: str) -> Any:

@@ -39,7 +39,6 @@ def main(
     from pipeline.evaluation.embedding import Embedder
     from pipeline.features.encoding import encode_captions, encode_images
     from pipeline.features.inputs import open_inputs
-    from pipeline.models import pretrained
     from pipeline.models.build import load_trained, read_model_record
     from pipeline.paths import BASE, FEATURES, IMAGES, SPLIT, TRAINED
     from pipeline.report.search_page import Match, write_search_page
@@ -47,9 +46,8 @@ def main(
 
     query = None if image_path is None else decode(_content(image_path), str(image_path))
     embedder = Embedder(TRAINED, BASE)
-    pad = pretrained.load(BASE).tokenizer.pad_token_id
     trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
-    inputs = open_inputs(trained_as, FEATURES, SPLIT, split_name, pad)
+    inputs = open_inputs(trained_as, FEATURES, SPLIT, split_name)
     split = read_split(SPLIT / f"{split_name}.json")
     model = load_trained(TRAINED, inputs.feature_widths).to(own_device())
     batch = params.evaluate.batch_size

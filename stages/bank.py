@@ -54,14 +54,14 @@ def _scored(params: Params) -> tuple[pandas.DataFrame, dict[str, Any]]:
     from pipeline.data.splits.truth_file import read_noise
     from pipeline.evidence.start import start_model
     from pipeline.features.inputs import open_inputs
-    from pipeline.models import pretrained
+    from pipeline.models.build import load_base
     from pipeline.paths import BASE, EVIDENCE, FEATURES, SPLIT
     from pipeline.retrieval.relevance import ranking_quality
     from pipeline.runtime.processes import own_device, process_group, use_threads
 
     torch.manual_seed(params.pairs.seed)
-    base = pretrained.load(BASE)
-    inputs = open_inputs(params.model, FEATURES, SPLIT, "train", base.tokenizer.pad_token_id)
+    base = load_base(BASE, params.model)
+    inputs = open_inputs(params.model, FEATURES, SPLIT, "train")
     model = start_model(base, params.model, params.loss.temperature, inputs, EVIDENCE).to(own_device())
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     with process_group():

@@ -47,7 +47,6 @@ def main(weights: str | None) -> None:
         write_json,
         write_tensors,
     )
-    from pipeline.models import pretrained
     from pipeline.models.build import load_trained, read_model_record
     from pipeline.paths import (
         BASE,
@@ -83,8 +82,7 @@ def main(weights: str | None) -> None:
     trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
     params = params.model_copy(update={"model": trained_as})
     run = read_run(RUN)
-    pad = pretrained.load(BASE).tokenizer.pad_token_id
-    inputs = open_inputs(params.model, FEATURES, SPLIT, "test", pad)
+    inputs = open_inputs(params.model, FEATURES, SPLIT, "test")
     settings = params.evaluate
     check_folds(settings.folds, len(inputs.names))
     truths = {} if settings.truth == "none" else read_truths(SPLIT, "test")

@@ -63,9 +63,9 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
 def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrained:
     """Towers with random weights; a CLIP's logit scale is that of `base.temperature`."""
     model, base = params.model, params.base
-    source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
     # the same normalisation as in training
-    normalisation = (CLIP_MEAN, CLIP_STD) if model.normalisation == "clip" else (HALF, HALF)
+    mean, std = (CLIP_MEAN, CLIP_STD) if model.normalisation == "clip" else (HALF, HALF)
+    source = {side: {"name": "small, made here", "revision": None} for side in ("image", "text")}
     shape = {"width": base.width, "layers": base.layers, "heads": base.heads}
     vocabulary_size, positions = len(tokenizer), model.words + FRAME
     if model.family == "clip":
@@ -78,10 +78,11 @@ def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrai
             special=special,
             **shape,
         )
-        return Pretrained(*clip, tokenizer, *normalisation, source, -math.log(base.temperature))
+        scale = -math.log(base.temperature)
+        return Pretrained(*clip, tokenizer, mean=mean, std=std, source=source, logit_scale=scale)
     image = small_image_backbone(size=model.image_size, patch=base.patch, **shape)
     text = small_text_backbone(vocabulary_size=vocabulary_size, positions=positions, **shape)
-    return Pretrained(image, text, tokenizer, *normalisation, source)
+    return Pretrained(image, text, tokenizer, mean=mean, std=std, source=source)
 
 
 def base_scenes(params: Params) -> list[Scene]:

@@ -67,7 +67,7 @@ def take_over(params: Params, key: str) -> str:
     """
     assert params.model.weights is not None
     made, model, origin = convert(params.model.weights, BASE, params.model)
-    inputs = open_inputs(model, FEATURES, SPLIT, "val", made.tokenizer.pad_token_id)
+    inputs = open_inputs(model, FEATURES, SPLIT, "val")
     matching = make_model(made, model).to(own_device())
     image_ND, text_MD = encode_split(matching, inputs, params.evaluate.batch_size)
     statistics = SimilarityStatistics(params.sampler.statistics)

@@ -15,14 +15,14 @@ from pipeline.evidence.moments import CHUNK_ROWS, SMALLEST_STD
 from pipeline.features.inputs import Inputs
 from pipeline.models.build import make_model
 from pipeline.models.heads import FeatureStatistics
-from pipeline.models.pretrained import Pretrained
+from pipeline.models.pretrained import BaseRecord
 from pipeline.models.towers import MatchingModel
 from pipeline.params import ModelParams
 from pipeline.paths import ALIGNMENT
 
 
 def start_model(
-    base: Pretrained, settings: ModelParams, temperature: float | Literal["learned"], train: Inputs, evidence: Path
+    base: BaseRecord, settings: ModelParams, temperature: float | Literal["learned"], train: Inputs, evidence: Path
 ) -> MatchingModel:
     """The untrained model, see `make_model`.
 

@@ -141,9 +141,7 @@ class Inputs:
         return pixels
 
 
-def open_inputs(
-    model: ModelParams, features: Path, split_folder: Path, name: str, pad: int, *, augment: bool = False
-) -> Inputs:
+def open_inputs(model: ModelParams, features: Path, split_folder: Path, name: str, *, augment: bool = False) -> Inputs:
     """One split's inputs.
 
     Raises:
@@ -157,6 +155,9 @@ def open_inputs(
             raise InputError(
                 f"{path}: made for model.{key} {manifest.get(key)}, params.yaml says {wanted}; run `dvc repro features`"
             )
+    pad = manifest.get("pad")
+    if not isinstance(pad, int):
+        raise InputError(f"{path}: pad = {pad!r}, expected the tokenizer's padding id; run `dvc repro features`")
     return Inputs(features / name, read_split(split_folder / f"{name}.json"), model, pad, augment=augment)
 
 

@@ -69,6 +69,7 @@ def make_features(
         "features_dtype": model.features_dtype,
         "image_size": model.image_size,
         "resize": model.resize,
+        "pad": base.tokenizer.pad_token_id,
         "mean": list(mean),
         "std": list(std),
         "rows": {

@@ -17,7 +17,7 @@ from pipeline.models import pretrained
 from pipeline.models.anchor import Anchored, Projection, projections
 from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.heads import FeatureStatistics, Head, ResidualHead
-from pipeline.models.pretrained import Pretrained
+from pipeline.models.pretrained import BaseRecord, Pretrained
 from pipeline.models.towers import FIRST_TEMPERATURE, MatchingModel, Pooling, tower_widths
 from pipeline.params import ModelParams
 
@@ -50,8 +50,13 @@ class ModelRecord(BaseModel):
     std: Channels
 
 
+def load_base(folder: Path, settings: ModelParams) -> BaseRecord:
+    """What a training starts from: the towers in `folder`, or their record where `model.train` is heads."""
+    return pretrained.load(folder) if settings.train == "towers" else pretrained.read_base_record(folder)
+
+
 def make_model(
-    base: Pretrained,
+    base: BaseRecord,
     settings: ModelParams,
     temperature: float | Literal["learned"] = FIRST_TEMPERATURE,
     feature_widths: Widths | None = None,
@@ -61,7 +66,7 @@ def make_model(
     """The model that a training starts from; heads and projections are initialised from torch's global generator.
 
     Args:
-        base: the towers, and the normalisation of their pixels.
+        base: the towers (not needed for frozen features), and the normalisation of their pixels.
         settings: section `model`.
         temperature: similarities are divided by it; "learned": a parameter that starts from CLIP's own value, or from
             `FIRST_TEMPERATURE`.
@@ -70,6 +75,7 @@ def make_model(
         alignment: the `state_dict` of a closed-form alignment, the anchor under the heads; None: no anchor.
     """
     if feature_widths is None:
+        assert isinstance(base, Pretrained)
         towers, widths = _towers(base, settings.pooling, settings.image_size)
     else:
         towers, widths = (nn.Identity(), nn.Identity()), feature_widths
@@ -110,13 +116,14 @@ def heads_over(
     return head(0), head(1)
 
 
-def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base: Pretrained) -> None:
+def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base: BaseRecord) -> None:
     """Write `model.json`, `heads.safetensors` and, of trained towers, `image/` and `text/` in transformers' format.
 
-    `base` holds the towers that `model` trained, and their tokenizer.
+    `base` holds the towers that `model` trained, and their tokenizer; for heads, only their record is needed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if settings.train == "towers":
+        assert isinstance(base, Pretrained)
         pretrained.save(folder, base)
     heads = {
         f"{side}.{name}": tensor.detach().cpu()

@@ -23,13 +23,10 @@ if TYPE_CHECKING:
 LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """Two backbones, the tokenizer, and their sources."""
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord:
+    """What `base.json` says of the towers: all that a model over frozen features needs, without transformers."""
 
-    image: PreTrainedModel
-    text: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: dict[str, Any]
@@ -39,6 +36,15 @@ class Pretrained:
     def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of pixels by `model.normalisation`: the tower's own ("model") or CLIP's."""
         return (CLIP_MEAN, CLIP_STD) if kind == "clip" else (self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Pretrained(BaseRecord):
+    """Two backbones, the tokenizer, and their sources."""
+
+    image: PreTrainedModel
+    text: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
@@ -56,7 +62,7 @@ def fetch(image: str, text: str, *, image_revision: str | None, text_revision: s
         "image": {"name": image, "revision": _commit(image_place, image_revision)},
         "text": {"name": text, "revision": _commit(text_place, text_revision)},
     }
-    return Pretrained(image_model, text_model, tokenizer, mean, std, source)
+    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, source=source)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -74,7 +80,8 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     with _explained("image", name):
         mean, std = _normalisation(place, revision, image.config)
     origin = {"name": name, "revision": _commit(place, revision)}
-    return Pretrained(image, text, tokenizer, mean, std, {"image": origin, "text": origin}, logit_scale)
+    source = {"image": origin, "text": origin}
+    return Pretrained(image, text, tokenizer, mean=mean, std=std, source=source, logit_scale=logit_scale)
 
 
 def local_folder(side: str, name: str) -> Path | None:
@@ -115,17 +122,30 @@ def load(folder: Path) -> Pretrained:
     """
     from transformers import AutoTokenizer
 
-    record = read_record(folder / "base.json", "base")
+    record = read_base_record(folder)
     image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
     text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
     with _explained("text", text_place):
         tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
+    return Pretrained(image_model, text_model, tokenizer, **vars(record))
+
+
+def read_base_record(folder: Path) -> BaseRecord:
+    """Read `base.json` alone.
+
+    Raises:
+        InputError: when it is missing or invalid.
+    """
+    record = read_record(folder / "base.json", "base")
     try:
-        source = {side: record[side] for side in ("image", "text")}
-        mean, std = channels(record["mean"]), channels(record["std"])
+        return BaseRecord(
+            mean=channels(record["mean"]),
+            std=channels(record["std"]),
+            source={side: record[side] for side in ("image", "text")},
+            logit_scale=record.get("logit_scale"),
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
-    return Pretrained(image_model, text_model, tokenizer, mean, std, source, record.get("logit_scale"))
 
 
 def silence_transformers() -> None:

@@ -17,9 +17,8 @@ from pipeline.evidence.make import read_listed, read_trust
 from pipeline.evidence.start import start_model
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
-from pipeline.models import pretrained
 from pipeline.models.anchor import leave_out_untrained_heads
-from pipeline.models.build import save_trained
+from pipeline.models.build import load_base, save_trained
 from pipeline.models.towers import recompute_activations
 from pipeline.params import Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
@@ -53,10 +52,9 @@ def open_training(
         raise InputError("train.precision = 'fp16': needs a GPU; on a CPU use \"no\" or bf16")
     torch.manual_seed(params.seed)
     accelerator = Accelerator(mixed_precision=params.train.precision, cpu=not torch.cuda.is_available())
-    base = pretrained.load(base_folder)
-    pad = base.tokenizer.pad_token_id
+    base = load_base(base_folder, params.model)
     train, val = (
-        open_inputs(params.model, features, split_folder, name, pad, augment=augment)
+        open_inputs(params.model, features, split_folder, name, augment=augment)
         for name, augment in (("train", params.train.augment == "fne"), ("val", False))
     )
     model = start_model(base, params.model, params.loss.temperature, train, evidence_folder)

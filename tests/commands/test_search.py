@@ -19,7 +19,6 @@ from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
-from pipeline.models import pretrained
 from pipeline.models.build import load_trained
 from pipeline.params import load_params
 from pipeline.report.search_page import Match, write_search_page
@@ -49,8 +48,7 @@ def search(*arguments: str) -> Result:
 
 def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(finished: Path) -> None:
     params = load_params()
-    pad = pretrained.load(BASE).tokenizer.pad_token_id
-    inputs = open_inputs(params.model, Path("features"), Path("data/split"), "test", pad)
+    inputs = open_inputs(params.model, Path("features"), Path("data/split"), "test")
     model = load_trained(TRAINED, inputs.feature_widths)
     image_ND, text_MD = encode_split(model, inputs, 4)
     split, archive, embedder = (

@@ -15,14 +15,14 @@ from pipeline.evidence.alignment_file import read_alignment, write_alignment
 from pipeline.evidence.start import start_model
 from pipeline.models.heads import Standardise
 from pipeline.models.normalisation import HALF
-from pipeline.models.pretrained import Pretrained
+from pipeline.models.pretrained import BaseRecord
 from pipeline.models.towers import MatchingModel
 from tests.evidence.planted import planted
 from tests.features.making import frozen_inputs, model_params
 
 PAIRS = planted(10, 3, width=8)
 ALIGNMENT = fit_cca(*PAIRS)
-NO_TOWERS = Pretrained(torch.nn.Identity(), torch.nn.Identity(), None, HALF, HALF, {})  # type: ignore[arg-type]
+NO_TOWERS = BaseRecord(mean=HALF, std=HALF, source={})
 
 
 def started(folder: Path, **changes: Any) -> MatchingModel:

@@ -38,7 +38,7 @@ def base() -> Pretrained:
     tokenizer.model_max_length = 12
     image = small_image_backbone(size=32, patch=16, width=16, layers=1, heads=2)
     text = small_text_backbone(vocabulary_size=len(tokenizer), width=16, layers=1, heads=2, positions=12)
-    return Pretrained(image.eval(), text.eval(), tokenizer, HALF, HALF, {})
+    return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source={})
 
 
 @pytest.fixture

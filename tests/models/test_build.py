@@ -31,7 +31,7 @@ def base() -> Pretrained:
     image = small_image_backbone(size=32, patch=16, width=16, layers=1, heads=2)
     text = small_text_backbone(vocabulary_size=len(tokenizer), width=12, layers=1, heads=2, positions=8)
     source = {side: {"name": side, "revision": None} for side in ("image", "text")}
-    return Pretrained(image.eval(), text.eval(), tokenizer, HALF, HALF, source)
+    return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source=source)
 
 
 def settings(**changes: object) -> ModelParams:

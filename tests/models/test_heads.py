@@ -18,7 +18,7 @@ from pipeline.models.build import load_trained, make_model, save_trained
 from pipeline.models.heads import FeatureStatistics, Head
 from pipeline.models.momentum import momentum_copy, update_momentum
 from pipeline.models.normalisation import HALF
-from pipeline.models.pretrained import Pretrained
+from pipeline.models.pretrained import BaseRecord
 from pipeline.models.towers import MatchingModel
 from tests.evidence.planted import planted
 from tests.features.making import model_params
@@ -27,7 +27,7 @@ PAIRS = planted(40, 2, width=8)
 IMAGE_NW, TEXT_MV = PAIRS.image_NW.float(), PAIRS.caption_MV.float()
 ALIGNMENT = fit_cca(IMAGE_NW, TEXT_MV, PAIRS.caption_image_M)
 STATISTICS = tuple(FeatureStatistics(part.mean(dim=0), part.std(dim=0)) for part in (IMAGE_NW, TEXT_MV))
-NO_TOWERS = Pretrained(torch.nn.Identity(), torch.nn.Identity(), None, HALF, HALF, {})  # type: ignore[arg-type]
+NO_TOWERS = BaseRecord(mean=HALF, std=HALF, source={})
 
 
 def heads(**changes: Any) -> MatchingModel:

@@ -23,7 +23,7 @@ from tests.stages.running import run, work_in, write_tiny_params
 
 
 def encoded(folder: Path, split: str) -> Encoded:
-    inputs = open_inputs(load_params().model, FEATURES, SPLIT, split, pad=0)
+    inputs = open_inputs(load_params().model, FEATURES, SPLIT, split)
     return Encoded(*encode_split(load_trained(folder, inputs.feature_widths), inputs, 7), inputs.caption_image)
 
 

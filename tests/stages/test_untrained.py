@@ -23,7 +23,7 @@ from tests.stages.running import refused, run, work_in, write_tiny_params
 
 
 def features(split: str) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
-    inputs = open_inputs(load_params().model, FEATURES, SPLIT, split, pad=0)
+    inputs = open_inputs(load_params().model, FEATURES, SPLIT, split)
     texts = inputs.texts(range(len(inputs.caption_image)), training=False)
     assert isinstance(texts, torch.Tensor)
     return inputs.images(range(len(inputs.names))), texts, inputs

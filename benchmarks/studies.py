@@ -1,0 +1,176 @@
+"""The studies of docs/results.md, as plain data: what is compared, on what, and what is tuned.
+
+A study has two phases:
+
+1. tune: every method is trained with the same number of settings from the study's grid, with one seed that is not used
+   again. The setting with the best validation (sum of the six recalls) is chosen. The test split is not evaluated.
+2. final: the chosen setting of each method, and its variants, with five seeds. Where the study makes its base towers,
+   each seed makes its own. Every test result in docs/results.md comes from this phase.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Overrides = Mapping[str, Any]
+"""Values of params.yaml by dotted name."""
+TUNE_SEEDS = (11,)
+FINAL_SEEDS = (1, 2, 3, 4, 5)
+GRID_SEED = 1  # draws the settings of a grid that are tried
+
+
+@dataclass(frozen=True)
+class Study:
+    """One table of docs/results.md for each case."""
+
+    title: str
+    methods: Mapping[str, Overrides]
+    """Each is tuned on its own. The first is the baseline of the paired differences."""
+    recipe: str | None = None
+    """Applied to params.yaml first."""
+    settings: Overrides = field(default_factory=dict)
+    """The same for all methods."""
+    cases: Mapping[str, Overrides] = field(default_factory=lambda: {"": {}})
+    """The data that all methods are compared on. Methods are tuned in each case anew."""
+    variants: Mapping[str, Mapping[str, Overrides]] = field(default_factory=dict)
+    """By method: what is changed in its chosen setting, in the final phase only. All methods: `""`."""
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Tuned parameters. `scale` is the loss's own: its temperature or its margin."""
+    points: int = 1
+    """How many settings of the grid each method tries: the same ones for all methods."""
+    per_seed: Sequence[str] = ()
+    """Parameters that have the seed's value in the final phase, in addition to `seed`."""
+
+
+SCALES = {
+    "infonce": ("loss.temperature", (0.02, 0.05, 0.1)),
+    "triplet": ("loss.margin", (0.1, 0.2, 0.4)),
+}
+SCALE = ("small", "middle", "large")
+
+
+def grid_points(study: Study, loss: str) -> list[dict[str, Any]]:
+    """The settings that a method with this loss tries; the same draws for both losses."""
+    name, values = SCALES[loss]
+    axes = {
+        (name if axis == "scale" else axis): (values if axis == "scale" else tuple(choices))
+        for axis, choices in study.grid.items()
+    }
+    product = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    drawn = random.Random(GRID_SEED).sample(range(len(product)), min(study.points, len(product)))
+    return [product[number] for number in sorted(drawn)]
+
+
+def variants_of(study: Study, method: str) -> dict[str, Overrides]:
+    """A method's variants in the final phase by name; `""` is the method itself."""
+    return {"": {}, **study.variants.get("", {}), **study.variants.get(method, {})}
+
+
+TRIPLET = {"loss.name": "triplet", "train.warmup": "triplet"}
+INFONCE = {"loss.name": "infonce", "train.warmup": "infonce"}
+HARDEST, FNE = {"sampler.strategy": "hardest"}, {"sampler.strategy": "fne"}
+ALL, RANDOM = {"sampler.strategy": "all"}, {"sampler.strategy": "random"}
+NO_CUTDOWN = {"sampler.cutdown": 2.0}  # no similarity is below μ+ - 2
+NO_POSTERIOR = {"sampler.suspect": 1.0}  # no posterior is above 1
+EVIDENCE = {"sampler.posterior": "evidence"}
+DROP = {"sampler.posterior": "evidence", "sampler.drop": 0.5}
+ANCHOR = {"model.anchor": "cca"}
+NPC = {"pairs.weighting": "npc", "pairs.bank_epochs": 1}
+TRUST = {"pairs.weighting": "evidence"}
+
+HEADS: dict[str, Any] = {
+    # model.standardise, train.ema and, in the grid, model.dropout belong here as soon as params.yaml has them
+    "model.features_dtype": "float16",
+    "train.optimiser": "adamw",
+    "train.weight_decay": 1.0,
+    "train.schedule": "cosine",
+}
+HEADS_GRID = {
+    "scale": SCALE,
+    "train.lr": (0.0005, 0.001, 0.002),
+    "train.batch_size": (128, 512),
+    "train.epochs": (5, 10),
+}
+
+STUDIES = {
+    "scenes": Study(
+        title="Generated scenes",
+        settings={"memory.size": 1024, "data.scenes.val": 1000},
+        cases={"default": {}, "2.8 times as many false negatives": {"data.scenes.detail": 0.6}},
+        methods={
+            "InfoNCE, all": ALL | INFONCE,
+            "InfoNCE, hardest": HARDEST | INFONCE,
+            "InfoNCE, FNE": FNE | INFONCE,
+            "InfoNCE, FNE without cut-down": FNE | INFONCE | NO_CUTDOWN,
+            "triplet, random": RANDOM | TRIPLET,
+            "triplet, hardest": HARDEST | TRIPLET,
+            "triplet, FNE": FNE | TRIPLET,
+            "triplet, FNE without cut-down": FNE | TRIPLET | NO_CUTDOWN,
+        },
+        variants={
+            "": {"drop by evidence": DROP},
+            **{
+                f"{loss}, FNE{cutdown}": {"posterior by evidence": EVIDENCE, "no posterior": NO_POSTERIOR}
+                for loss in ("InfoNCE", "triplet")
+                for cutdown in ("", " without cut-down")
+            },
+        },
+        grid={"scale": SCALE, "train.lr": (0.000025, 0.00005, 0.0001, 0.0002)},
+        points=8,
+        per_seed=("base.seed",),
+    ),
+    "flickr8k": Study(
+        title="Flickr8k, heads over frozen towers",
+        recipe="flickr8k-fne",
+        settings=HEADS,
+        methods={
+            "InfoNCE, batch": ALL | INFONCE | {"memory.size": 0},
+            "InfoNCE, memory": ALL | INFONCE,
+            "triplet, hardest": HARDEST | {"loss.name": "triplet"},
+            "triplet, FNE": FNE | {"loss.name": "triplet"},
+        },
+        variants={
+            "": {
+                "anchor": ANCHOR,
+                "drop by evidence": DROP,
+                "anchor, drop by evidence": ANCHOR | DROP,
+            },
+            "triplet, FNE": {
+                "posterior by evidence": EVIDENCE,
+                "anchor, posterior by evidence": ANCHOR | EVIDENCE,
+            },
+        },
+        grid=HEADS_GRID,
+        points=16,
+    ),
+    "flickr8k-noise": Study(
+        title="Flickr8k with wrong pairs, heads over frozen towers",
+        recipe="flickr8k-infonce",
+        settings=HEADS | {"memory.size": 0},
+        cases={f"noise {ratio}": {"data.noise.ratio": ratio} for ratio in (0.2, 0.4, 0.6)},
+        methods={"InfoNCE": {}, "NPC": NPC, "weighted by trust": TRUST},
+        variants={"": {"anchor": ANCHOR}},
+        grid=HEADS_GRID,
+        points=8,
+    ),
+    "cutdown": Study(
+        title="Generated scenes: the cut-down threshold",
+        settings={"memory.size": 1024, "data.scenes.val": 1000},
+        methods={
+            f"cutdown {value}": FNE | TRIPLET | {"sampler.cutdown": value} for value in (0.05, 0.1, 0.2, 0.3, 0.4, 2.0)
+        },
+        per_seed=("base.seed",),
+    ),
+    "scenes-noise": Study(
+        title="Generated scenes with wrong pairs: CLIP and NPC",
+        recipe="scenes-clip",
+        settings={"data.scenes.val": 1000},
+        cases={f"noise {ratio}": {"data.noise.ratio": ratio} for ratio in (0.0, 0.2, 0.4, 0.6)},
+        methods={"CLIP": {"pairs.weighting": "none"}, "NPC": {"pairs.weighting": "npc"}},
+        per_seed=("base.seed",),
+    ),
+}
