@@ -242,6 +242,7 @@ class AuditParams(Section):
     queries: Annotated[int, Field(ge=1, le=100)]
     false_negatives: Annotated[int, Field(ge=1, le=10_000)]
     noisy_pairs: Annotated[int, Field(ge=1, le=10_000)]
+    split: Literal["all", "test", "train"]
     thumbnail: Annotated[int, Field(ge=16, le=1024)]
 
 

@@ -152,7 +152,7 @@ def changed_stages(repository: Path) -> set[str]:
     [
         (padded, {"base", "features", "train", "evaluate"}, {"download", "split", "audit"}),
         (pair_losses, {"base", "bank", "train"}, {"download", "split", "features", "audit"}),
-        (uniform, {"train"}, {"download", "split", "audit"}),
+        (uniform, {"train"}, {"download", "split"}),
         (generate, {"download", "split", "base"}, {"features", "evidence", "bank", "train", "evaluate", "audit"}),
         (recalls, {"train", "evaluate", "audit"}, {"download", "split", "base", "features"}),
         (fne_weights, {"train"}, {"download", "split", "base", "features"}),

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.captions import clean_caption
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
@@ -32,7 +31,7 @@ from pipeline.evidence.moments import mean_direction
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.evidence.trust import mixture_posterior, random_images
-from pipeline.evidence.words import WordCoverage, inverse_document_frequencies
+from pipeline.evidence.words import WordCoverage, caption_terms, inverse_document_frequencies
 from pipeline.features.shards import all_features, write_shards
 from pipeline.files import read_record, read_tensors, sha256, write_json, write_tensors
 from pipeline.params import Params
@@ -42,7 +41,6 @@ from pipeline.runtime.processes import own_device
 
 FOLDS = 5
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
-MOST_WORDS = 10_000  # all words of a caption
 RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
@@ -108,8 +106,8 @@ def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequ
     worded = {}
     for kind in (kind for kind in kinds if kind in WORDED):
         train, every = splits["train"], WORDED[kind]
-        idf = inverse_document_frequencies(_terms(train, every), torch.tensor(train.caption_image))
-        worded[kind] = WordCoverage(_terms(split, every), caption_image_M, idf)
+        idf = inverse_document_frequencies(caption_terms(train.captions, every), torch.tensor(train.caption_image))
+        worded[kind] = WordCoverage(caption_terms(split.captions, every), caption_image_M, idf)
     vectors = None
     if set(kinds) - set(WORDED):
         caption_MV = all_features(folder / name, "captions").float().to(device)
@@ -139,10 +137,26 @@ def prior_of(prior: float | str, folder: Path) -> float:
     return float(read_posterior(folder)[1].prior if prior == "estimated" else prior)
 
 
+def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
+    """`trust_M` of one split's pairs, and `image_P`, `caption_P` and `log_ratio_P` of the unpaired ones (see `PAIRS`).
+
+    Raises:
+        InputError: when the file is missing, damaged, or of another split.
+    """
+    path = folder / name / PAIRS
+    pairs = read_tensors(path, "evidence")
+    images, captions = len(split.images), len(split.captions)
+    if len(pairs["trust_M"]) != captions or (pairs["image_P"] >= images).any():
+        raise InputError(
+            f"{path}: not of the {images} images and {captions} captions of {name}.json; run `dvc repro evidence`"
+        )
+    return pairs
+
+
 def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> ListedPosterior:
     """The posterior of one split's pairs by id; `prior`: K, or "estimated"."""
     prior = prior_of(prior, folder)
-    pairs = read_tensors(folder / name / PAIRS, "evidence")
+    pairs = read_pairs(folder, name, split)
     posterior_P = torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior - 1)).float()
     return ListedPosterior(
         pairs["image_P"].long(), pairs["caption_P"].long(), posterior_P, len(split.images), len(split.captions)
@@ -239,12 +253,3 @@ def _seen(evidence: SplitEvidence) -> dict[str, float]:
     every_M = torch.arange(len(evidence.caption_image_M))
     seen_F = (~evidence.of(evidence.caption_image_M, every_M).isnan()).double().mean(0)
     return dict(zip(evidence.kinds, seen_F.tolist(), strict=True))
-
-
-def _terms(split: Split, words: int) -> list[str]:
-    """Each caption's terms of so many neighbouring words, separated by spaces; a shorter caption is one term."""
-    cleaned = [clean_caption(caption, MOST_WORDS).split() for caption in split.captions]
-    return [
-        " ".join("_".join(caption[at : at + words]) for at in range(max(1, len(caption) - words + 1)))
-        for caption in cleaned
-    ]

@@ -1,6 +1,6 @@
 """Evidence without any model: the share of a caption's words that also occur in the image's own captions.
 
-Captions are lower case and without punctuation; words are separated by spaces.
+Captions are given as terms separated by spaces, see `caption_terms`.
 
 Shapes: M captions, N images, L words of the vocabulary, K pairs of an image and a caption, B of them at a time, P words
 that a pair shares.
@@ -16,7 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.captions import clean_caption
+
 CHUNK_PAIRS = 1 << 16
+MOST_WORDS = 10_000  # all words of a caption
+
+
+def caption_terms(captions: Sequence[str], words: int) -> list[str]:
+    """Each caption's terms of so many neighbouring words, separated by spaces; a shorter caption is one term."""
+    cleaned = [clean_caption(caption, MOST_WORDS).split() for caption in captions]
+    return [
+        " ".join("_".join(caption[at : at + words]) for at in range(max(1, len(caption) - words + 1)))
+        for caption in cleaned
+    ]
 
 
 def inverse_document_frequencies(captions: Sequence[str], caption_image_M: Tensor) -> dict[str, float]:

@@ -1,64 +1,39 @@
-"""What the report shows of a split: queries with their best results, likely false negatives, suspected pairs.
+"""What the report shows of retrieval: queries with their best results.
 
-Shapes: N images, M captions, D width, P pairs.
+Shapes: N images, M captions, D width.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.format import read_split
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
 from pipeline.paths import EMBEDDINGS
+from pipeline.report.labels import Labelled, Mark
 from pipeline.retrieval.ranks import retrieval_ranks
 
-if TYPE_CHECKING:
-    import pandas
-
-CHUNK_ROWS = 128  # of the similarity matrix; its posterior is computed in float64
+CHUNK_ROWS = 128  # of the similarity matrix
 RESULTS = 5  # shown per query
 READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # torch cannot multiply float8
-REPEATS = 8  # search this many times the requested pairs: an image's equal captions are shown once
 
 Direction = Literal["i2t", "t2i"]
-Mark = Literal["own", "true", "false", "unjudged", "unknown"]
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A split and its unit vectors, (N, D) and (M, D), with the labels of its pairs."""
+class Embedded(Labelled):
+    """A split with the unit vectors of its images and captions, (N, D) and (M, D)."""
 
-    split: Split
     image_ND: Tensor
     text_MD: Tensor
-    truth: Truth | None
-    caption_image_M: Tensor = field(init=False)
-    _verdicts: dict[tuple[int, int], bool] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "caption_image_M", torch.tensor(self.split.caption_image))
-        pairs = [] if self.truth is None else [self.truth.image_P, self.truth.caption_P, self.truth.true_P]
-        verdicts = {(image, caption): true for image, caption, true in zip(*(p.tolist() for p in pairs), strict=True)}
-        object.__setattr__(self, "_verdicts", verdicts)
-
-    def mark(self, image: int, caption: int) -> Mark:
-        """A pair's kind: `own`, else its label; `unjudged` without a label, `unknown` without any truth."""
-        if self.split.caption_image[caption] == image:
-            return "own"
-        if self.truth is None:
-            return "unknown"
-        verdict = self._verdicts.get((image, caption))
-        if verdict is None:
-            return "false" if self.truth.exact else "unjudged"
-        return "true" if verdict else "false"
 
 
 @dataclass(frozen=True)
@@ -119,7 +94,7 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
             f"{vectors}: holds {len(image_ND)} images and {len(text_MD)} captions, {split} "
             f"{len(content.images)} and {len(content.captions)}; run `dvc repro evaluate`"
         )
-    return Embedded(content, image_ND, text_MD, truth), key
+    return Embedded(content, truth, image_ND, text_MD), key
 
 
 def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
@@ -145,33 +120,6 @@ def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
         asked = {direction: len(kinds[direction]["places"]) for direction in kinds}
         groups.append(Group(name, found, asked, tuple(queries)))
     return groups
-
-
-def false_negatives(embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int) -> pandas.DataFrame:
-    """The unpaired images and captions that most probably match: highest posterior first, then by similarity.
-
-    Returns:
-        Columns `image`, `caption` (rows of the split), `similarity`, `posterior`, `mark`; an image's equal captions
-        appear once.
-    """
-    kept = _most_probable(embedded, posterior, count * REPEATS)
-    rows: list[tuple[object, ...]] = []
-    seen = set()
-    for image, caption, similarity, chance in kept:
-        key = (image, embedded.split.captions[caption])
-        if key not in seen and len(rows) < count:
-            seen.add(key)
-            rows.append((image, caption, similarity, chance, embedded.mark(image, caption)))
-    return _frame(rows, ("image", "caption", "similarity", "posterior", "mark"))
-
-
-def least_similar_pairs(embedded: Embedded, count: int) -> pandas.DataFrame:
-    """The split's own pairs with the lowest similarity: columns `image`, `caption`, `similarity`."""
-    own_MD = embedded.image_ND[embedded.caption_image_M]
-    similarity_M = (own_MD * embedded.text_MD).sum(dim=1)
-    lowest = similarity_M.argsort(stable=True)[:count].tolist()
-    rows = [(embedded.split.caption_image[caption], caption, similarity_M[caption].item()) for caption in lowest]
-    return _frame(rows, ("image", "caption", "similarity"))
 
 
 def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
@@ -240,30 +188,3 @@ def _spaced(rows: Sequence[int], count: int) -> list[int]:
     """At most `count` of the rows, evenly spaced."""
     shown = min(count, len(rows))
     return [rows[(2 * number + 1) * len(rows) // (2 * shown)] for number in range(shown)]
-
-
-def _most_probable(
-    embedded: Embedded, posterior: Callable[[Tensor], Tensor], count: int
-) -> list[tuple[int, int, float, float]]:
-    """(image, caption, similarity, posterior) of unpaired pairs, best first, without the whole N × M matrix."""
-    best: list[tuple[int, int, float, float]] = []
-    for start in range(0, len(embedded.image_ND), CHUNK_ROWS):
-        image_BD = embedded.image_ND[start : start + CHUNK_ROWS]
-        similarity_BM = image_BD @ embedded.text_MD.T
-        own_BM = embedded.caption_image_M[None, :] == torch.arange(start, start + len(image_BD))[:, None]
-        chance_BM = posterior(similarity_BM).masked_fill(own_BM, -1)
-        lowest = chance_BM.flatten().topk(min(count, chance_BM.numel())).values[-1]
-        row_P, caption_P = ((chance_BM >= lowest) & ~own_BM).nonzero(as_tuple=True)
-        similarity_P, chance_P = similarity_BM[row_P, caption_P], chance_BM[row_P, caption_P]
-        by_similarity = similarity_P.argsort(descending=True, stable=True)  # any number of pairs may tie
-        order = by_similarity[chance_P[by_similarity].argsort(descending=True, stable=True)][:count]
-        columns = (row_P + start, caption_P, similarity_P, chance_P)
-        best += zip(*(column[order].tolist() for column in columns), strict=True)
-        best = sorted(best, key=lambda pair: (-pair[3], -pair[2], pair[0], pair[1]))[:count]
-    return best
-
-
-def _frame(rows: Sequence[tuple[object, ...]], columns: tuple[str, ...]) -> pandas.DataFrame:
-    import pandas
-
-    return pandas.DataFrame(rows, columns=list(columns))

@@ -7,16 +7,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.data.splits.format import Split
 from pipeline.report.curves import Chart
 from pipeline.report.gallery import Embedded, Group
+from pipeline.report.pair_list import PairList
 from pipeline.report.pictures import Picture, Pictures
-from pipeline.report.suspects import Suspects
-
-if TYPE_CHECKING:
-    import pandas
 
 TEMPLATES = Path(__file__).parent / "templates"
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
@@ -47,8 +44,12 @@ class Contents:
     embedded: Embedded
     split_name: str
     groups: Sequence[Group]
-    false_negatives: pandas.DataFrame
-    suspects: Suspects
+    splits: Mapping[str, Split]
+    """Of all pairs in the lists."""
+    truth: str
+    """Where the labels of the pairs come from; empty if there are none."""
+    false_negatives: PairList
+    suspects: PairList
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
     body = environment.get_template("body.html.j2").render(
         contents=contents,
         album=Album(contents.embedded.split, pictures),
-        suspected=Album(contents.suspects.split, pictures),
-        false_negatives=contents.false_negatives.to_dict("records"),
-        suspects=contents.suspects.table.to_dict("records"),
+        albums={name: Album(split, pictures) for name, split in contents.splits.items()},
+        false_negatives=contents.false_negatives.rows(),
+        suspects=contents.suspects.rows(),
         directions=DIRECTIONS,
         marks=MARKS,
     )

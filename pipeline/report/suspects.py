@@ -2,71 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.splits.format import Split, read_split
+import torch
+from torch import Tensor
+
+from pipeline.data.splits.format import Split
+from pipeline.data.splits.truth_file import Noise
 from pipeline.errors import InputError
-from pipeline.report.gallery import Embedded, least_similar_pairs
+from pipeline.report.gallery import Embedded
+from pipeline.report.pair_list import CUTOFFS, PairList, best_pairs, precision_at
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
-class Suspects:
-    """Pairs, worst first: `table` has `image`, `caption` (rows of `split`) and the column `measure`."""
+def true_images(splits: Mapping[str, Split], noise: Noise | None, clean: bool) -> dict[str, Sequence[int]]:
+    """The image that each caption was written for, by split; empty if nobody knows. Noise is in `train` only.
 
-    split: Split
-    split_name: str
-    measure: str
-    table: pandas.DataFrame
-    """With the column `written_for` if the noise is known: the row of the caption's true image."""
-    how: str
+    `clean`: the data set itself has no wrong pairs, as generated scenes.
+    """
+    if noise is None and not clean:
+        return {}
+    known: dict[str, Sequence[int]] = {name: split.caption_image for name, split in splits.items()}
+    return known if noise is None else known | {"train": noise.true_image_M.tolist()}
 
 
 def suspected_pairs(
+    splits: Mapping[str, Split],
+    trust: Mapping[str, Tensor],
     embedded: Embedded,
-    split_name: str,
-    train: Path,
     weights: Path,
     bank: Path,
     count: int,
-    true_image_M: Sequence[int] | None = None,
-) -> Suspects:
-    """The pairs with the lowest weight, else the lowest clean probability, else the lowest similarity.
+    true_image: Mapping[str, Sequence[int]],
+) -> PairList:
+    """The pairs with the lowest trust; without evidence, with the lowest weight, clean probability or similarity.
+
+    The table also has NPC's `weight`, if there is one, and `written_for`, if `true_image` is known.
 
     Args:
-        embedded: the evaluated split, for runs without weights or clean probabilities of training pairs.
-        split_name: its name.
-        train: the training split.
+        splits: all, by name.
+        trust: the trust in each pair of some splits; empty without evidence.
+        embedded: the test split.
         weights: a parquet of training pairs with their last `weight` (NPC), if the run made one.
         bank: a parquet of training pairs with their `clean_probability`, if there is one.
         count: number of pairs.
-        true_image_M: the image that each training caption was written for, if the noise is known.
+        true_image: see `true_images`.
 
     Raises:
         InputError: naming a file that exists but is not as expected.
     """
-    for path, measure, how in (
-        (weights, "weight", "the training pairs that counted least: lowest weight by their negative impact (NPC)"),
-        (bank, "clean_probability", "the training pairs of the lowest probability of being clean, by the base model"),
-    ):
-        table = _read(path, measure)
-        if table is not None:
-            worst = table.sort_values(measure, kind="stable").head(count).reset_index(drop=True)
-            split = _checked(read_split(train), worst, path)
-            if true_image_M is not None:
-                worst["written_for"] = [int(true_image_M[caption]) for caption in worst["caption"]]
-            return Suspects(split, "train", measure, worst, how)
-    how = f"the {split_name} split's own pairs that the trained model finds least alike: this run weighed no pairs"
-    return Suspects(embedded.split, split_name, "similarity", least_similar_pairs(embedded, count), how)
+    table = _read(weights, measure := "weight", splits["train"])
+    how = "the training pairs that counted least: lowest weight by their negative impact (NPC)"
+    if trust:
+        table, measure = _least_trusted(splits, trust, table, max(count, *CUTOFFS)), "trust"
+        how = f"the pairs of {' and '.join(trust)} that the evidence trusts least, before any training"
+    elif table is None and (table := _read(bank, measure := "clean_probability", splits["train"])) is not None:
+        how = "the training pairs of the lowest probability of being clean, by the base model"
+    elif table is None:
+        table, measure = _similarities(embedded), "similarity"
+        how = "the test split's own pairs that the trained model finds least alike: this run weighted no pairs"
+    worst = table.sort_values(measure, kind="stable").head(max(count, *CUTOFFS)).reset_index(drop=True)
+    wrong: Sequence[bool | None] = [None] * len(worst)
+    if true_image:
+        worst["written_for"] = [
+            true_image[name][row] for name, row in zip(worst["split"], worst["caption"], strict=True)
+        ]
+        wrong = (worst["written_for"] != worst["image"]).tolist()
+    return PairList(worst.head(count), measure, how, precision_at(wrong))
 
 
-def _read(path: Path, measure: str) -> pandas.DataFrame | None:
-    """The pairs with a value; None if there are none."""
+def _least_trusted(
+    splits: Mapping[str, Split], trust: Mapping[str, Tensor], weighted: pandas.DataFrame | None, count: int
+) -> pandas.DataFrame:
+    import pandas
+
+    columns = {
+        name: (torch.tensor(splits[name].caption_image), torch.arange(len(trust_M)), -trust_M)
+        for name, trust_M in trust.items()
+    }
+    rows = [(name, image, caption, -value) for name, image, caption, value in islice(best_pairs(columns), count)]
+    table = pandas.DataFrame(rows, columns=["split", "image", "caption", "trust"])
+    return table if weighted is None else table.merge(weighted, how="left", on=["split", "image", "caption"])
+
+
+def _similarities(embedded: Embedded) -> pandas.DataFrame:
+    """The similarity of every own pair."""
+    import pandas
+
+    similarity_M = (embedded.image_ND[embedded.caption_image_M] * embedded.text_MD).sum(dim=1)
+    columns = {"image": embedded.split.caption_image, "caption": range(len(similarity_M))}
+    return pandas.DataFrame({"split": "test", **columns, "similarity": similarity_M.double().numpy()})
+
+
+def _read(path: Path, measure: str, train: Split) -> pandas.DataFrame | None:
+    """The training pairs with a value; None if there are none."""
     import pandas
 
     if not path.exists():
@@ -81,18 +115,10 @@ def _read(path: Path, measure: str) -> pandas.DataFrame | None:
     for name, kind in (("image", "i"), ("caption", "i"), (measure, "f")) if not missing else ():
         if table[name].dtype.kind != kind:
             raise InputError(f"{path}: column {name!r} is of {table[name].dtype}, not of numbers as stages write them")
-    return None if missing else _or_none(table[["image", "caption", measure]].dropna())
-
-
-def _or_none(table: pandas.DataFrame) -> pandas.DataFrame | None:
-    return table if len(table) else None
-
-
-def _checked(split: Split, table: pandas.DataFrame, path: Path) -> Split:
-    """The split, if the table's rows are its rows."""
-    for column, count in (("image", len(split.images)), ("caption", len(split.captions))):
+    table = table[:0] if missing else table[["image", "caption", measure]].dropna()
+    for column, count in (("image", len(train.images)), ("caption", len(train.captions))) if len(table) else ():
         outside = table[(table[column] < 0) | (table[column] >= count)]
         if len(outside):
             found = outside[column].iloc[0]
-            raise InputError(f"{path}: {column} = {found}: the training split has {count}; `dvc repro` makes it anew")
-    return split
+            raise InputError(f"{path}: {column} = {found}: the training split has {count}; run `dvc repro`")
+    return table.assign(split="train") if len(table) else None

@@ -17,12 +17,16 @@ from pipeline.data.images import ImageArchive, write_images
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.truth_file import Truth
 from pipeline.report.curves import posterior_note, run_charts
-from pipeline.report.gallery import Embedded, false_negatives, retrieval_groups
+from pipeline.report.false_negatives import by_similarity, false_negative_list
+from pipeline.report.gallery import Embedded, retrieval_groups
 from pipeline.report.page import Contents, render_page
+from pipeline.report.pair_list import PairList, Reason
 from pipeline.report.pictures import Pictures
-from pipeline.report.suspects import suspected_pairs
 
 COLOURS = ("red", "green", "blue", "black")
+HOSTILE = (
+    '</q></script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">"\'&amp;{{ 7*7 }}'
+)
 NAMES = tuple(f"{colour}.png" for colour in COLOURS)
 
 
@@ -42,7 +46,7 @@ def truth_of(*true: tuple[int, int], false: tuple[tuple[int, int], ...] = (), ex
 def embedded_of(similarity_NM: list[list[float]], truth: Truth | None = None, split: Split | None = None) -> Embedded:
     """Vectors whose products are these similarities: the texts are the axes."""
     image_ND = torch.tensor(similarity_NM)
-    return Embedded(split or split_of(), image_ND, torch.eye(image_ND.shape[1]), truth)
+    return Embedded(split or split_of(), truth, image_ND, torch.eye(image_ND.shape[1]))
 
 
 def write_pictures(folder: Path, names: Sequence[str] = NAMES) -> ImageArchive:
@@ -75,6 +79,9 @@ def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> 
             "weight": [0.0, 1.0, 0.6],
         }
     )
+    found = by_similarity(embedded, "test", torch.Tensor.double, 5)
+    listed = false_negative_list(found, {"test": embedded}, "by hand", 5)
+    table = pandas.DataFrame({"split": "test", "image": [3, 1], "caption": [3, 1], "trust": [0.1, 0.2]})
     record = pandas.DataFrame({"step": [1, 2], "train/loss": [0.4, 0.2], "val_rsum": [100.0, 200.0]})
     figures = report_of({"R1": 75.0, "R5": 100.0, "R10": 100.0, "median_rank": 1.0})
     contents = Contents(
@@ -88,8 +95,10 @@ def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> 
         embedded=embedded,
         split_name="test",
         groups=retrieval_groups(embedded, 2),
-        false_negatives=false_negatives(embedded, torch.Tensor.double, 5),
-        suspects=suspected_pairs(embedded, "test", folder / "none", folder / "none", folder / "none", 3),
+        splits={"test": split},
+        truth="" if truth is None else truth.how,
+        false_negatives=replace(listed, reasons=[[Reason("words", 0.5, HOSTILE)]] * 5),
+        suspects=PairList(table, "trust", "by hand", []),
     )
     path = folder / "index.html"
     contents = replace(contents, **more)

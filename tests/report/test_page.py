@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.splits.format import Split
-from pipeline.report.suspects import Suspects
-from tests.report.making import COLOURS, split_of, truth_of, write_page
+from pipeline.report.pair_list import PairList, Precision
+from tests.report.making import COLOURS, HOSTILE, split_of, truth_of, write_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-HOSTILE = (
-    '</q></script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">"\'&amp;{{ 7*7 }}'
-)
 FOUND = "#found [data-item]:visible"
 
 
@@ -195,10 +192,20 @@ def test_intervals_and_published_figures_stand_beside_the_runs_own(browser: Brow
 
 
 def test_where_the_noise_is_known_each_suspect_says_whether_it_is_wrong(browser: Browser, tmp_path: Path) -> None:
-    table = pandas.DataFrame({"image": [0, 1], "caption": [0, 1], "weight": [0.1, 0.2], "written_for": [2, 1]})
-    suspects = Suspects(split_of(), "train", "weight", table, "by hand")
+    table = pandas.DataFrame(
+        {"split": "test", "image": [0, 1], "caption": [0, 1], "trust": [0.1, 0.2], "weight": [0.7, float("nan")]}
+    ).assign(written_for=[2, 1])
+    suspects = PairList(table, "trust", "by hand", [Precision(2, 1, 2)])
     page = opened(browser, write_page(tmp_path, split_of(), None, suspects=suspects), [])
     said = [" ".join(text.split()) for text in page.locator("#wrong .badge").all_inner_texts()]
     assert said == ["wrong in truth", "right in truth"]
+    assert [" weight (NPC)" in text for text in page.locator("#wrong [data-item]").all_inner_texts()] == [True, False]
+    assert "1 of 2 are wrong in truth" in page.locator("#suspects .precision").inner_text()
     page.locator('[data-filters="wrong"]').get_by_label("Noise").select_option("noise")
     assert "a red square" in page.locator("#wrong [data-item]:visible").inner_text()
+
+
+def test_precision_is_above_the_list_where_the_truth_is_known(browser: Browser, path: Path, tmp_path: Path) -> None:
+    said = opened(browser, path, []).locator("#false-negatives .precision").inner_text()
+    assert said == "Precision at the top of the list: 1 of 5 match in truth."
+    assert opened(browser, write_page(tmp_path, split_of(), None), []).locator(".precision").count() == 0

@@ -1,0 +1,52 @@
+"""The evidence of stage `evidence` about the splits that the report's lists cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.data.splits.format import Split
+from pipeline.evidence.kinds import SplitEvidence
+from pipeline.evidence.make import RECORD, open_evidence, prior_of, read_pairs
+from pipeline.files import read_record
+from pipeline.params import SamplerParams
+
+
+@dataclass(frozen=True)
+class ListedEvidence:
+    """By split: the listed pairs (see `read_pairs`) and the evidence about any pair; K, and what the list is by."""
+
+    pairs: Mapping[str, Mapping[str, Tensor]]
+    opened: Mapping[str, SplitEvidence]
+    prior: float
+    how: str
+
+    @property
+    def trust(self) -> dict[str, Tensor]:
+        """The trust in each pair of each split."""
+        return {name: pairs["trust_M"] for name, pairs in self.pairs.items()}
+
+
+def read_evidence(folder: Path, splits: dict[str, Split], chosen: str, sampler: SamplerParams) -> ListedEvidence:
+    """The evidence about the chosen splits, a name or "all"; about no split if stage `evidence` found none.
+
+    K is that of the run, but the estimate where the run's posterior is not this one: `sampler.prior` is then of FNE's.
+    """
+    record = read_record(folder / RECORD, "evidence")
+    if "posterior" not in record:
+        how = "test pairs by the posterior of the trained similarity, because there is no evidence (evidence.kinds)"
+        return ListedEvidence({}, {}, math.nan, how)
+    names = [name for name in splits if chosen in (name, "all")]
+    estimated = sampler.posterior == "similarity" or sampler.prior == "estimated"
+    prior = prior_of("estimated" if estimated else sampler.prior, folder)
+    how = (
+        f"highest posterior first, by the evidence ({', '.join(record['kinds'])}) in {', '.join(names)}, without any "
+        f"training; prior: one pair in {prior:.0f} matches ({'estimated' if estimated else 'sampler.prior'})"
+    )
+    pairs = {name: read_pairs(folder, name, splits[name]) for name in names}
+    opened = {name: open_evidence(folder, splits, name, record["kinds"]) for name in names}
+    return ListedEvidence(pairs, opened, prior, how)

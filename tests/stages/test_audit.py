@@ -1,0 +1,54 @@
+"""Stage `audit`: whose pairs its two lists cover, and what they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.stages.running import refused, run, write_tiny_params
+
+
+def lists() -> list[pandas.DataFrame]:
+    return [pandas.read_csv(f"report/{name}.csv") for name in ("false_negatives", "noisy_pairs")]
+
+
+@pytest.mark.parametrize(("chosen", "covered"), [("all", {"train", "val", "test"}), ("train", {"train"})])
+def test_the_lists_cover_the_chosen_splits(chosen: str, covered: set[str], ready: Path) -> None:
+    write_tiny_params(ready, audit__split=chosen, audit__noisy_pairs=200)
+    said = run("audit")
+    found, wrong = lists()
+    assert set(found["split"]) <= covered == set(wrong["split"])
+    assert wrong["trust"].is_monotonic_increasing
+    assert found["posterior"].is_monotonic_decreasing
+    assert found[["words", "phrases", "trust"]].notna().all(axis=None)
+    assert (found["similarity"].notna() == (found["split"] == "test")).all(), "only test is encoded"
+    first = min(20, len(found))
+    assert f"{len(found)} likely false negatives; {found['truth'][:first].sum()} of {first}" in said
+    assert f"{len(wrong)} suspects; 0 of 20, 0 of 60" in said, "scenes without noise have no wrong pairs"
+
+
+def test_the_prior_is_the_runs_only_where_the_run_uses_the_evidence(ready: Path) -> None:
+    run("audit")
+    estimated = lists()[0]["posterior"].max()
+    assert "(estimated)" in Path("report/index.html").read_text()
+    write_tiny_params(ready, sampler__posterior="evidence", sampler__prior=1e6)
+    run("audit")
+    assert "one pair in 1000000 matches (sampler.prior)" in Path("report/index.html").read_text()
+    assert lists()[0]["posterior"].max() < estimated
+
+
+def test_without_evidence_the_lists_come_from_the_trained_similarity_on_test(ready: Path) -> None:
+    write_tiny_params(ready, evidence__kinds=[])
+    run("evidence", "audit")
+    found, wrong = lists()
+    assert set(found["split"]) == set(wrong["split"]) == {"test"}
+    assert set(wrong["measure"]) == {"similarity"}
+    assert found["trust"].isna().all()
+    assert "there is no evidence (evidence.kinds)" in Path("report/index.html").read_text()
+
+
+def test_evidence_about_another_split_is_refused(ready: Path) -> None:
+    (ready / "evidence/train/pairs.safetensors").write_bytes((ready / "evidence/val/pairs.safetensors").read_bytes())
+    assert "evidence/train/pairs.safetensors: not of the 12 images and 60 captions of train.json" in refused("audit")
