@@ -22,14 +22,7 @@ REPEATS = 8  # search this many times the requested pairs: see `varied`
 def by_evidence(
     listed: Mapping[str, Mapping[str, Tensor]], prior: float, splits: Mapping[str, Labelled], count: int
 ) -> list[Pair]:
-    """The pairs with the highest posterior, over the splits in `listed`.
-
-    Args:
-        listed: `image_P`, `caption_P` and `log_ratio_P` of each split, as stage `evidence` writes them.
-        prior: K; a pair matches beforehand with probability 1/K.
-        splits: by name.
-        count: at most so many.
-    """
+    """The pairs with the highest posterior over the splits in `listed`, each as of `read_pairs`; `prior` is K."""
     columns = {
         name: (pairs["image_P"], pairs["caption_P"], torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior - 1)))
         for name, pairs in listed.items()

@@ -32,10 +32,7 @@ class Precision:
     judged: int
 
     def __str__(self) -> str:
-        return f"{self.right} of {self.first}" if self.judged == self.first else self._partly()
-
-    def _partly(self) -> str:
-        return f"{self.right} of {self.judged} judged among {self.first}"
+        return f"{self.right} of {self.judged}" + (f" judged among {self.first}" if self.judged < self.first else "")
 
 
 @dataclass(frozen=True)
@@ -77,21 +74,18 @@ def precision_at(verdicts: Sequence[bool | None]) -> list[Precision]:
     return [Precision(first, sum(known), len(known)) for first, known in zip(firsts, judged, strict=True)]
 
 
-def ranked(value_P: Tensor) -> Tensor:
-    """Rows from the largest value to the smallest (P,); equal values in a random order that is always the same.
-
-    Coarse evidence makes hundreds of equal values, and in the order of their ids the first would be of a few images.
-    """
-    shuffled_P = torch.randperm(len(value_P), generator=torch.Generator().manual_seed(0))
-    return shuffled_P[value_P[shuffled_P].argsort(descending=True, stable=True)]
-
-
 def best_pairs(listed: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Iterator[Pair]:
-    """The pairs of several splits by value, largest first; for each split `(image_P, caption_P, value_P)`."""
+    """The pairs of several splits by value, largest first; for each split `(image_P, caption_P, value_P)`.
+
+    Equal values are in a random order that is always the same: coarse evidence makes hundreds of them, and in the order
+    of their ids the first would be of a few images.
+    """
     names = list(listed)
     split_P = torch.cat([torch.full((len(part[2]),), place) for place, part in enumerate(listed.values())])
     image_P, caption_P, value_P = (torch.cat(column) for column in zip(*listed.values(), strict=True))
-    for chunk_B in ranked(value_P).split(CHUNK_PAIRS):
+    shuffled_P = torch.randperm(len(value_P), generator=torch.Generator().manual_seed(0))
+    order_P = shuffled_P[value_P[shuffled_P].argsort(descending=True, stable=True)]
+    for chunk_B in order_P.split(CHUNK_PAIRS):
         columns = (column[chunk_B].tolist() for column in (split_P, image_P, caption_P, value_P))
         for place, image, caption, value in zip(*columns, strict=True):
             yield names[place], image, caption, value
@@ -103,16 +97,13 @@ def varied(pairs: Iterable[Pair], splits: Mapping[str, Split], count: int) -> li
     An image with the same text counts once: several captions can have equal words.
     """
     chosen: list[Pair] = []
-    uses: Counter[tuple[str, ...] | str] = Counter()
-    for pair in pairs:
+    uses: Counter[tuple[object, ...]] = Counter()
+    for name, image, caption, value in pairs:
         if len(chosen) == count:
             break
-        name, image, caption, _ = pair
         text = splits[name].captions[caption]
-        picture = (name, str(image))
-        both = (*picture, text)
-        if uses[both] or max(uses[picture], uses[text]) >= MOST_OF_ONE:
-            continue
-        uses.update([both, picture, text])
-        chosen.append(pair)
+        picture, words, both = (name, image), (text,), (name, image, text)
+        if not uses[both] and max(uses[picture], uses[words]) < MOST_OF_ONE:
+            uses.update([picture, words, both])
+            chosen.append((name, image, caption, value))
     return chosen

@@ -48,8 +48,7 @@ def suspected_pairs(
         splits: all, by name.
         trust: the trust in each pair of some splits; empty without evidence.
         embedded: the test split.
-        weights: a parquet of training pairs with their last `weight` (NPC), if the run made one.
-        bank: a parquet of training pairs with their `clean_probability`, if there is one.
+        weights, bank: parquets of training pairs with their last `weight` and their `clean_probability`, if they exist.
         count: number of pairs.
         true_image: see `true_images`.
 
