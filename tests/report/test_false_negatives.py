@@ -86,10 +86,13 @@ def test_of_equal_evidence_no_image_fills_the_list() -> None:
     assert len({image for _, image, *_ in found}) > 10
 
 
-def test_an_image_and_equal_captions_are_one_finding_and_a_caption_of_many_images_a_few() -> None:
+def test_equal_captions_of_an_image_are_one_finding_and_an_image_or_a_text_is_there_a_few_times() -> None:
     split = Split(tuple(f"{n}.png" for n in range(9)), ("a thing",) * 9, tuple(range(9)))
     pairs = [("train", image, (image + step) % 9, 0.9) for image in range(9) for step in (1, 2)]
     assert varied(pairs, {"train": split}, 9) == pairs[: 2 * MOST_OF_ONE : 2]
+    of_one_image = [("train", 0, caption, 0.9) for caption in range(1, 9)]
+    distinct = Split(split.images, tuple(f"caption {n}" for n in range(9)), split.caption_image)
+    assert varied(of_one_image, {"train": distinct}, 9) == of_one_image[:MOST_OF_ONE]
 
 
 def test_precision_counts_the_first_pairs_that_have_a_label() -> None:
