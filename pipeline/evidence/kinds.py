@@ -55,6 +55,7 @@ class SplitEvidence:
         """The evidence about each pair (K, F), float64; NaN where there is none. A caption of the image itself is not
         one of its own references. `kinds`: columns; None: all.
         """
+        image_K, caption_K = (part.to(self.caption_image_M.device) for part in (image_K, caption_K))
         columns = [self._column(kind, image_K, caption_K) for kind in self.kinds if kinds is None or kind in kinds]
         return torch.stack([column_K.double().cpu() for column_K in columns], dim=1)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.evidence.kinds import SplitEvidence
 from pipeline.evidence.posterior import Posterior
 
-LEAST_LOG_RATIO = math.log(10)  # a listed pair's evidence is 10 times as probable of a match: 0.001 if K is 10 000
-MOST_PER_IMAGE = 1024  # the best supported ones
+LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
+MOST_PER_IMAGE = 512  # the best supported ones
 CHUNK_PAIRS = 1 << 22
 
 
@@ -31,13 +31,13 @@ def listed_pairs(
     """
     captions = len(evidence.caption_image_M)
     device = evidence.caption_image_M.device
-    found = []
+    found, least = [], least_log_ratio(posterior)
     step = max(1, CHUNK_PAIRS // captions)
     for start in track(range(0, evidence.images, step)):
         image_I = torch.arange(start, min(start + step, evidence.images), device=device)
         log_ratio_IM = posterior.fast_log_ratio(evidence.block(image_I))
         log_ratio_IM.masked_fill_(evidence.caption_image_M[None, :] == image_I[:, None], -torch.inf)
-        listed_IM = log_ratio_IM >= LEAST_LOG_RATIO
+        listed_IM = log_ratio_IM >= least
         if captions > MOST_PER_IMAGE:
             smallest_I1 = log_ratio_IM.topk(MOST_PER_IMAGE, dim=1).values[:, -1:]
             listed_IM &= log_ratio_IM >= smallest_I1
@@ -53,6 +53,11 @@ def listed_pairs(
     }
 
 
+def least_log_ratio(posterior: Posterior) -> float:
+    """The log-likelihood ratio of `LEAST_POSTERIOR`."""
+    return math.log(posterior.prior - 1) + math.log(LEAST_POSTERIOR / (1 - LEAST_POSTERIOR))
+
+
 class ListedPosterior:
     """The posterior of any pair of a split by its ids: 0 for a pair that is not listed.
 
@@ -66,8 +71,8 @@ class ListedPosterior:
 
     def __init__(self, image_P: Tensor, caption_P: Tensor, posterior_P: Tensor, images: int, captions: int) -> None:
         """Sort the pairs once by image and once by caption."""
-        self._by_image = _Rows(image_P, caption_P, posterior_P, images)
-        self._by_caption = _Rows(caption_P, image_P, posterior_P, captions)
+        self._by_image = _Rows(image_P, caption_P, posterior_P, images, captions)
+        self._by_caption = _Rows(caption_P, image_P, posterior_P, captions, images)
 
     def to(self, device: torch.device) -> ListedPosterior:
         """Move the pairs to a device, and return the same object."""
@@ -90,12 +95,13 @@ class ListedPosterior:
 class _Rows:
     """For each row id, the ids of the other side and the values, concatenated in the order of the rows."""
 
-    def __init__(self, row_P: Tensor, other_P: Tensor, value_P: Tensor, rows: int) -> None:
+    def __init__(self, row_P: Tensor, other_P: Tensor, value_P: Tensor, rows: int, others: int) -> None:
         order_P = row_P.argsort(stable=True)
         count_N = torch.bincount(row_P, minlength=rows)
+        self.others = others
         self.first_N1 = torch.cat([count_N.new_zeros(1), count_N.cumsum(0)])
         # one more at the end, so that there is always one to read
-        self.other_P = torch.cat([other_P[order_P].long(), other_P.new_full((1,), -1).long()])
+        self.other_P = torch.cat([other_P[order_P], other_P.new_zeros(1)])
         self.value_P = torch.cat([value_P[order_P].float(), value_P.new_zeros(1).float()])
         self.most = int(count_N.max()) if len(row_P) else 0
 
@@ -105,14 +111,15 @@ class _Rows:
         )
 
     def look_up(self, row_b: Tensor, other_C: Tensor) -> Tensor:
+        count = len(other_C)
         place_bR = self.first_N1[row_b][:, None] + torch.arange(self.most, device=row_b.device)
         there_bR = place_bR < self.first_N1[row_b + 1][:, None]
-        place_bR = place_bR.clamp(max=len(self.other_P) - 1)
-        wanted_bR = self.other_P[place_bR]
-        sorted_C = other_C.sort().values
-        found_bR = torch.searchsorted(sorted_C, wanted_bR).clamp(max=len(sorted_C) - 1)
-        hit_bR = there_bR & (sorted_C[found_bR] == wanted_bR)
-        # misses are written into one more column
-        value_bC = self.value_P.new_zeros(len(row_b), len(sorted_C) + 1)
-        value_bC.scatter_(1, found_bR.where(hit_bR, len(sorted_C)), self.value_P[place_bR])
-        return value_bC[:, torch.searchsorted(sorted_C, other_C)]
+        place_bR = place_bR.clamp_(max=len(self.other_P) - 1)
+        # each id's column; ids that are no candidate, and all that is not there, share one more column at the end. Of a
+        # repeated id any column may win, and all its columns then read that one; id -1 has the last place to itself.
+        column_M1 = torch.full((self.others + 1,), count, device=row_b.device)
+        column_M1[other_C] = torch.arange(count, device=row_b.device)
+        column_bR = column_M1[self.other_P[place_bR]].where(there_bR, count)
+        value_bC = self.value_P.new_zeros(len(row_b), count + 1)
+        value_bC.scatter_(1, column_bR, self.value_P[place_bR])
+        return value_bC[:, column_M1[other_C]]

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from pipeline.evidence import listed
 from pipeline.evidence.kinds import SplitEvidence, Vectors
-from pipeline.evidence.listed import LEAST_LOG_RATIO, ListedPosterior, listed_pairs
+from pipeline.evidence.listed import ListedPosterior, listed_pairs
 from pipeline.evidence.posterior import Posterior, fit_posterior
 from pipeline.evidence.words import WordCoverage
 
@@ -39,7 +39,7 @@ def unpaired() -> tuple[Tensor, Tensor]:
 def fitted(evidence: SplitEvidence) -> Posterior:
     positive_KF = evidence.of(IMAGE_OF_M, torch.arange(10))
     posterior = fit_posterior(positive_KF, evidence.of(*unpaired()), prior=20)
-    return replace(posterior, temperature=3.0)  # ten pairs decide nothing: let some be listed
+    return replace(posterior, temperature=3.0, prior=2000.0)  # ten pairs decide nothing: let some be listed
 
 
 def test_a_block_holds_what_each_pair_alone_has() -> None:
@@ -52,8 +52,8 @@ def test_a_block_holds_what_each_pair_alone_has() -> None:
 def test_listed_are_the_unpaired_pairs_with_enough_evidence_and_their_exact_log_ratios() -> None:
     evidence, (image_K, caption_K) = split_evidence(1), unpaired()
     posterior = fitted(evidence)
-    ratio_K = posterior.log_ratio(evidence.of(image_K, caption_K))
-    kept_K = ratio_K >= LEAST_LOG_RATIO
+    columns_KF = evidence.of(image_K, caption_K)
+    ratio_K, kept_K = posterior.log_ratio(columns_KF), posterior.probability(columns_KF) >= 0.01
     assert 0 < kept_K.sum() < len(kept_K)
     found = listed_pairs(evidence, posterior)
     assert found["image_P"].tolist() == image_K[kept_K].tolist()
@@ -64,7 +64,7 @@ def test_listed_are_the_unpaired_pairs_with_enough_evidence_and_their_exact_log_
 def test_an_image_lists_no_more_than_its_best_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = split_evidence(1)
     posterior = fitted(evidence)
-    monkeypatch.setattr(listed, "LEAST_LOG_RATIO", 0.0)
+    monkeypatch.setattr(listed, "LEAST_POSTERIOR", 0.0005)
     every = listed_pairs(evidence, posterior)
     monkeypatch.setattr(listed, "MOST_PER_IMAGE", 1)
     best = listed_pairs(evidence, posterior)
