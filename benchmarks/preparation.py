@@ -110,7 +110,8 @@ def _run_stages(root: Path, folders: Mapping[Path, Params], stages: Sequence[str
 
 def _run(stage: str, folder: Path) -> None:
     print(f"{folder.name}: stage {stage}", file=sys.stderr, flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", f"stages.{stage}"]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
