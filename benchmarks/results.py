@@ -117,7 +117,7 @@ def _tuning(study: Study, runs: pandas.DataFrame) -> str:
         if tried.empty:
             continue
         means = tried.groupby("overrides", sort=False)["val_rsum"].mean()
-        chosen = json.loads(means.idxmax())
+        chosen = json.loads(str(means.idxmax()))
         tuned = {name: chosen[name] for name in ("loss.temperature", "loss.margin", *study.grid) if name in chosen}
         settings = ", ".join(f"{name} {value:g}" for name, value in tuned.items())
         rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`"])
@@ -134,11 +134,11 @@ def _seeds(final: pandas.DataFrame) -> str:
 def _mean(final: pandas.DataFrame, method: str, column: str) -> str:
     from pipeline.comparison.paired import over_seeds
 
-    values = final.loc[final["method"] == method].sort_values("seed")[column].dropna().to_numpy()
-    if not len(values):
+    values = final.loc[final["method"] == method].sort_values("seed")[column].dropna()
+    if values.empty:
         return "–"
     scale, digits = _format(column)
-    found = over_seeds(values * scale, values * 0)
+    found = over_seeds([value * scale for value in values], [0.0] * len(values))
     half = "" if found.method == "none" else f" ± {(found.high - found.low) / 2:.{digits}f}"
     return f"{found.value:.{digits}f}{half}"
 
