@@ -57,28 +57,28 @@ def prepare(root: Path, wanted: Iterable[Params], jobs: int) -> None:
         InputError: when a stage fails, with its last lines.
     """
     folders = {folder_of(root, params): params for params in wanted}
-    copied = [*stages_before("features"), "features"]
     noisy = {folder: params for folder, params in folders.items() if _is_noisy_copy(params)}
     clean = {folder: _clean(params) for folder, params in noisy.items()}
-    _run_stages(root, {_folder(root, params, "features"): params for params in clean.values()}, copied, jobs)
+    _run_stages(root, {_folder(root, params, "features"): params for params in clean.values()}, _copied(), jobs)
     for folder, params in noisy.items():
         if not _is_done(folder, "features", params):
-            _copy_with_noise(_folder(root, clean[folder], "features"), folder, params, copied)
+            _copy_with_noise(_folder(root, clean[folder], "features"), folder, params)
     _run_stages(root, folders, stages_before("train"), jobs)
 
 
 def pack(root: Path, wanted: Iterable[Params], target: Path) -> None:
-    """Copy what training and evaluation read into `target`, to be carried to another machine.
+    """Copy what stage `features` and the earlier ones made into `target`, to be carried to another machine.
 
     Each stage's outputs are copied once, and `prepare` shares them there. Left out: pictures, the weights of towers
-    where heads are trained, and noisy copies, which `prepare` makes in seconds.
+    where heads are trained, and noisy copies, evidence and banks, which `prepare` makes there from the rest.
     """
     packed: set[str] = set()
     for params in wanted:
         noisy = _is_noisy_copy(params)
         kept = _clean(params) if noisy else params
         folder = _folder(root, kept, "features") if noisy else folder_of(root, kept)
-        fresh = {stage: key for stage, key in read_record(folder / DONE).items() if key not in packed}
+        keys = {stage: stage_key(kept, stage) for stage in _copied()}
+        fresh = {stage: key for stage, key in keys.items() if key not in packed}
         packed.update(fresh.values())
         outputs = {Path(output) for stage in fresh for output in _outputs(stage)} - {RAW}
         if kept.model.train == "heads" and BASE in outputs:
@@ -110,7 +110,8 @@ def _run_stages(root: Path, folders: Mapping[Path, Params], stages: Sequence[str
 
 def _run(stage: str, folder: Path) -> None:
     print(f"{folder.name}: stage {stage}", file=sys.stderr, flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", f"stages.{stage}"]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -125,8 +126,8 @@ def _link_outputs(source: Path, target: Path, stage: str) -> None:
             shutil.copytree(source / output, target / output, copy_function=os.link)
 
 
-def _copy_with_noise(clean: Path, folder: Path, params: Params, stages: Sequence[str]) -> None:
-    """What these stages make with noise, from what they made without.
+def _copy_with_noise(clean: Path, folder: Path, params: Params) -> None:
+    """What stage `features` and the earlier ones make with noise, from what they made without.
 
     A frozen tower's vector of a caption does not depend on the image that the caption is paired with, so neither
     pictures nor towers are needed.
@@ -139,7 +140,7 @@ def _copy_with_noise(clean: Path, folder: Path, params: Params, stages: Sequence
     from pipeline.features.shards import feature_shards, write_shards
     from pipeline.files import write_table
 
-    for stage in stages:
+    for stage in _copied():
         _link_outputs(clean, folder, stage)
     split = read_split(clean / SPLIT / "train.json")
     shuffle = make_noise(split, params.data.noise, None)
@@ -158,7 +159,11 @@ def _copy_with_noise(clean: Path, folder: Path, params: Params, stages: Sequence
     write_shards(
         features, "captions", len(row_M), lambda span: {"feature": caption_MW[row_M[span.start : span.stop]]}, iter
     )
-    write_json(folder / DONE, {stage: stage_key(params, stage) for stage in stages})
+    write_json(folder / DONE, {stage: stage_key(params, stage) for stage in _copied()})
+
+
+def _copied() -> list[str]:
+    return [*stages_before("features"), "features"]
 
 
 def _is_noisy_copy(params: Params) -> bool:

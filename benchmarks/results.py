@@ -54,10 +54,7 @@ def main(check: bool) -> None:
             continue
         runs = pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype={"case": str})
         tables = study_tables(STUDIES[name], runs) if "phase" in runs else earlier_table(runs)
-        source = (
-            _source(name, runs) if "phase" in runs else f"\nRaw results: [results/{name}.csv](results/{name}.csv).\n"
-        )
-        parts += [f"## {TITLES[name]}\n", _file(NOTES / f"{name}.md"), tables, source]
+        parts += [f"## {TITLES[name]}\n", _file(NOTES / f"{name}.md"), tables, _source(name, runs)]
     page = "\n".join(part for part in parts if part)
     if not check:
         write_text(PAGE, page)
@@ -71,9 +68,9 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
     parts = []
     for case in study.cases:
         final = runs[(runs["case"] == case) & (runs["phase"] == "final")]
-        methods = list(
-            dict.fromkeys(name for first in study.methods for name in final["method"] if _of(name, first, study))
-        )
+        methods = [
+            name for method in study.methods for name in final["method"].unique() if _method(study, name) == method
+        ]
         if not methods:
             continue
         baseline = next(iter(study.methods))
@@ -83,9 +80,8 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
             header = ["method", *(name.replace("R", "R@") for name in recall_names(" ")), "rsum", *known.values()]
             names = [*recall_names("/"), "rsum", *known]
             rows = [[method, *(_mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
-            parts.append(
-                f"Test split, {weights}; mean over {_seeds(final)} and 95 % t-interval:\n\n" + _markdown(header, rows)
-            )
+            title = f"Test split, {weights}; mean over {_seeds(final)} and 95 % t-interval:\n\n"
+            parts.append(title + _markdown(header, rows))
         if baseline in methods and len(methods) > 1:
             compared = [
                 (f"{part}/{name}", f"{title}, {part}")
@@ -106,10 +102,9 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _of(name: str, method: str, study: Study) -> bool:
-    """Whether a row's name is the method's or one of its variants'; a longer method's name may begin with it."""
-    longest = max((one for one in study.methods if name == one or name.startswith(f"{one}, ")), key=len, default="")
-    return longest == method
+def _method(study: Study, name: str) -> str:
+    """The method that a row is of: its name, then perhaps a comma and a variant."""
+    return max((method for method in study.methods if f"{name}, ".startswith(f"{method}, ")), key=len, default="")
 
 
 def _tuning(study: Study, runs: pandas.DataFrame) -> str:
@@ -122,7 +117,7 @@ def _tuning(study: Study, runs: pandas.DataFrame) -> str:
         if tried.empty:
             continue
         means = tried.groupby("overrides", sort=False)["val_rsum"].mean()
-        chosen = json.loads(means.idxmax())
+        chosen = json.loads(str(means.idxmax()))
         tuned = {name: chosen[name] for name in ("loss.temperature", "loss.margin", *study.grid) if name in chosen}
         settings = ", ".join(f"{name} {value:g}" for name, value in tuned.items())
         rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`"])
@@ -139,11 +134,11 @@ def _seeds(final: pandas.DataFrame) -> str:
 def _mean(final: pandas.DataFrame, method: str, column: str) -> str:
     from pipeline.comparison.paired import over_seeds
 
-    values = final.loc[final["method"] == method].sort_values("seed")[column].dropna().to_numpy()
-    if not len(values):
+    values = final.loc[final["method"] == method].sort_values("seed")[column].dropna()
+    if values.empty:
         return "–"
     scale, digits = _format(column)
-    found = over_seeds(values * scale, values * 0)
+    found = over_seeds([value * scale for value in values], [0.0] * len(values))
     half = "" if found.method == "none" else f" ± {(found.high - found.low) / 2:.{digits}f}"
     return f"{found.value:.{digits}f}{half}"
 
@@ -174,17 +169,15 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def _source(name: str, runs: pandas.DataFrame) -> str:
     """Where the raw results are, what made them, and on what machine."""
-    machines, dates = sorted(runs["machine"].unique()), sorted(runs["date"].unique())
-    codes = sorted(runs["code"].unique())
-    trials = (
-        f"{len(runs)} trials, {runs['processor_seconds'].mean():.0f} s of a processor each, on {', '.join(machines)}"
-    )
-    mixed = "" if len(codes) == 1 else f" **Made by {len(codes)} versions of the code.**"
+    raw = f"\nRaw results: [results/{name}.csv](results/{name}.csv)"
+    if "phase" not in runs:
+        return f"{raw}.\n"
+    machines, dates, codes = (sorted(runs[column].unique()) for column in ("machine", "date", "code"))
+    each = f"{runs['processor_seconds'].mean():.0f} s of a processor each"
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return (
-        f"\nRaw results: [results/{name}.csv](results/{name}.csv), by `python -m benchmarks.study {name}`: {trials}, "
-        f"{when}.{mixed}\n"
-    )
+    mixed = "" if len(codes) == 1 else f" **Made by {len(codes)} versions of the code.**"
+    made = f"by `python -m benchmarks.study {name}`: {len(runs)} trials, {each}, on {', '.join(machines)}, {when}"
+    return f"{raw}, {made}.{mixed}\n"
 
 
 def _file(path: Path) -> str:

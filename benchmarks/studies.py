@@ -76,22 +76,25 @@ HARDEST, FNE = {"sampler.strategy": "hardest"}, {"sampler.strategy": "fne"}
 ALL, RANDOM = {"sampler.strategy": "all"}, {"sampler.strategy": "random"}
 NO_CUTDOWN = {"sampler.cutdown": 2.0}  # no similarity is below μ+ - 2
 NO_POSTERIOR = {"sampler.suspect": 1.0}  # no posterior is above 1
-EVIDENCE = {"sampler.posterior": "evidence"}
-DROP = {"sampler.posterior": "evidence", "sampler.drop": 0.5}
+EVIDENCE = {"sampler.posterior": "evidence", "sampler.prior": "estimated"}
+DROP = EVIDENCE | {"sampler.drop": 0.5}
 ANCHOR = {"model.anchor": "cca"}
 NPC = {"pairs.weighting": "npc", "pairs.bank_epochs": 1}
 TRUST = {"pairs.weighting": "evidence"}
 
 HEADS: dict[str, Any] = {
-    # model.standardise, train.ema and, in the grid, model.dropout belong here as soon as params.yaml has them
+    "evidence.kinds": ["captions", "regression", "pictures"],
+    "model.standardise": True,
     "model.features_dtype": "float16",
     "train.optimiser": "adamw",
     "train.weight_decay": 1.0,
     "train.schedule": "cosine",
+    "train.ema": 0.98,
 }
 HEADS_GRID = {
     "scale": SCALE,
     "train.lr": (0.0005, 0.001, 0.002),
+    "model.dropout": (0.0, 0.5),
     "train.batch_size": (128, 512),
     "train.epochs": (5, 10),
 }

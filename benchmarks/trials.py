@@ -21,11 +21,12 @@ import torch
 
 from pipeline.data.splits.truth_file import read_truth, read_truths
 from pipeline.evaluation.judgment import Encoded, judge
+from pipeline.evidence.make import match_chance, prior_of, trust_quality
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained
 from pipeline.params import Params, flat
-from pipeline.paths import BANK, BASE, FEATURES, SPLIT
+from pipeline.paths import BANK, BASE, EVIDENCE, FEATURES, SPLIT
 from pipeline.retrieval.recall import recall_names
 from pipeline.runtime.processes import own_device
 from pipeline.training.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ METRICS = (
     "sampler/cut_down_share",
 )
 """Of each part; those that a trial does not have stay empty."""
-OF_PAIRS = ("pairs/weight_auc", "pairs/ratio_auc", "bank/clean_auc")
+OF_PAIRS = ("trust/auc", "pairs/weight_auc", "pairs/ratio_auc", "bank/clean_auc")
 """Of the last epoch."""
 IDENTITY = ("study", "case", "method", "phase", "seed", "overrides")
 COLUMNS = (
@@ -119,33 +120,37 @@ def run_trial(trial: Trial, params: Params, folder: Path, limit: int) -> dict[st
 
 
 def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) -> dict[str, Any]:
-    split, features = folder / SPLIT, folder / FEATURES
+    split, features, base, bank, evidence = (folder / part for part in (SPLIT, FEATURES, BASE, BANK, EVIDENCE))
     truth, checkpoint = read_truth(split, "train"), InMemory()
     training, save = open_training(
-        params, features, split, folder / BASE, truth, checkpoint, lambda history: None, folder / BANK
+        params, features, split, base, truth, checkpoint, lambda history: None, bank, evidence
     )
     at = training.run()
     row = {"val_rsum": round(at.best_rsum, 4), "best_epoch": at.best["epoch"] + 1}
     if not evaluated:
         return row
-    last = {"epoch": at.epoch - 1, "step": at.step, "statistics": training.statistics.as_numbers()}
+    last = {"epoch": max(0, at.epoch - 1), "step": at.step, "statistics": training.statistics.as_numbers()}
     save(scratch / "last")
     training.restore_best()
     save(scratch / "best")
     inputs = open_inputs(params.model, features, split, "test")
     truths = {} if params.evaluate.truth == "none" else read_truths(split, "test")
-    sampler = SamplerRecord.model_validate(params.sampler.model_dump())
+    settings = params.sampler.model_dump() | {"prior": prior_of(params.sampler.prior, evidence)}
+    sampler = SamplerRecord.model_validate(settings)
+    chance = match_chance(evidence, split, "test") if truths else None  # the same for both parts
     write_history(scratch / "history.csv", at.history)
-    sampling = sampling_by_epoch(scratch / "history.csv").set_index("epoch").add_prefix("sampler/")
+    rows = sampling_by_epoch(scratch / "history.csv").add_prefix("sampler/").to_dict("records")
+    sampling = {int(row.pop("sampler/epoch")): row for row in rows}
     for part, moment in (("best", at.best), ("last", last)):
         model = load_trained(scratch / part, inputs.feature_widths).to(own_device())
         image_ND, text_MD = encode_split(model, inputs, params.evaluate.batch_size, "test")
         encoded = Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
-        report = judge(encoded, params.evaluate.folds, truths, Moment.model_validate(moment), sampler).report
+        about = chance if part == "best" else None
+        report = judge(encoded, params.evaluate.folds, truths, Moment.model_validate(moment), sampler, about).report
         found = {name.replace(".", "/"): value for name, value in flat(report).items()}
-        if moment["epoch"] in sampling.index:
-            found |= sampling.loc[moment["epoch"]].to_dict()
+        found |= {str(name): value for name, value in sampling.get(moment["epoch"], {}).items()}
         row |= {f"{part}/{name}": float(f"{found[name]:.6g}") for name in METRICS if name in found}
+    row |= {f"trust/{name}": value for name, value in trust_quality(evidence, split).items()}
     for record in at.history:
         row |= {name: float(f"{record[name]:.6g}") for name in OF_PAIRS if name in record}
     return row
