@@ -1,8 +1,8 @@
 """A GPU that is not there: fake tensors on `cuda` go through all that runs per step or per batch.
 
-Operands on different devices raise, and so does reading a value, for which the host would wait for the GPU. Fake
-tensors have no backward pass on `cuda`, and transformers takes them for tracing: a real step on the CPU, where each
-value that is read is counted, covers both.
+Operands on different devices raise, and so does reading a value, for which the host would wait for the GPU; a copy
+that makes it wait is noted. Fake tensors have no backward pass on `cuda`, and transformers takes them for tracing: a
+real step on the CPU, where reads are noted, covers both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import Mock
@@ -20,11 +20,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from pipeline.bank.scoring import score_pairs
 from pipeline.bank.table import Bank
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
@@ -51,7 +54,7 @@ from tests.training.making import (
 )
 
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
-GPU = torch.device("cuda:0")
+GPU, ATEN = torch.device("cuda:0"), torch.ops.aten
 STRATEGIES = get_args(SamplerParams.model_fields["strategy"].annotation)
 LOSSES = get_args(LossParams.model_fields["name"].annotation)
 NPC = {"pairs__weighting": "npc", "pairs__bank_epochs": 1}
@@ -73,8 +76,8 @@ EVERY_STRATEGY = [
 class FakeAccelerator:
     """accelerate's part in a step; the backward pass gives zeros."""
 
-    device, scaler, is_main_process, autocast = GPU, None, True, nullcontext
-    unwrap_model, clip_grad_norm_ = Mock(), staticmethod(torch.nn.utils.clip_grad_norm_)
+    device, autocast, unwrap_model = GPU, nullcontext, Mock()
+    clip_grad_norm_ = staticmethod(torch.nn.utils.clip_grad_norm_)
 
     def prepare(self, model: nn.Module, optimiser: Any) -> tuple[nn.Module, Any]:
         self.model = model
@@ -87,6 +90,39 @@ class FakeAccelerator:
         assert loss.shape == () and loss.device == GPU
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
+
+
+class Waits(TorchDispatchMode):
+    """The modules of this project where the host waits for a GPU: it needs a value, or copies and waits for the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
+        named = named or {}
+        waits = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(function.tags))
+        if function.overloadpacket in (ATEN.index, ATEN.index_put_):
+            by_mask = any(index is not None and index.dtype == torch.bool for index in arguments[1])
+            waits = by_mask or len({one.device for one in arguments if isinstance(one, Tensor)}) > 1
+        elif function.overloadpacket == ATEN._to_copy and not named.get("non_blocking"):
+            waits = named.get("device", arguments[0].device) != arguments[0].device
+        if waits:
+            frame: Any = sys._getframe()
+            while frame is not None and "/pipeline/" not in frame.f_code.co_filename:
+                frame = frame.f_back
+            self.places.add("elsewhere" if frame is None else Path(frame.f_code.co_filename).name)
+        return function(*arguments, **named)
+
+    def watch(self, training: Training) -> None:
+        """From now on, look at every step."""
+        step = training.step
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            with self:
+                return step(*arguments, **named)
+
+        training.step = watched  # type: ignore[method-assign]
 
 
 def outside(function: Callable[..., Any], mode: FakeTensorMode) -> Callable[..., Any]:
@@ -149,7 +185,7 @@ def settings(changes: dict[str, Any]) -> Params:
 
 
 @pytest.mark.parametrize(("model", "changes"), EVERY_STRATEGY + BOTH_FAMILIES, indirect=["model"], ids=str)
-def test_every_step_stays_on_the_gpu_and_reads_no_value(
+def test_every_step_stays_on_the_gpu_and_waits_for_nothing(
     inputs: Inputs, model: MatchingModel, listed: Any, gpu: None, changes: dict[str, Any]
 ) -> None:
     params, impact = settings(changes), None
@@ -160,8 +196,10 @@ def test_every_step_stays_on_the_gpu_and_reads_no_value(
     evidence = {"listed": listed, "trust_M": trust_M} if params.sampler.posterior == "evidence" else {}
     training = Training(params, *parts, **evidence)
     training._save = training._record = Mock()  # type: ignore[method-assign]  # there the host waits
+    waits = Waits()
+    waits.watch(training)
     training.run()
-    assert training.at.step == 6
+    assert training.at.step == 6 and not waits.places
     assert all(value.device == GPU for step in training._steps for value in step.values())
     assert all(parameter.device == GPU for parameter in training.model.parameters())
     with pytest.raises(DataDependentOutputException):
@@ -185,11 +223,6 @@ def test_features_are_encoded_on_the_gpu(
     assert encoder.images(archive, split.images)["feature"].shape == (test_make.IMAGES, 16)
 
 
-def test_pairs_are_scored_on_the_gpu(gpu: None) -> None:
-    image_ND, text_MD = torch.randn(6, 4, device=GPU), torch.randn(12, 4, device=GPU)
-    assert score_pairs(image_ND, text_MD, torch.zeros(12, dtype=torch.long, device=GPU), 0.1, 5, 1).device == GPU
-
-
 def test_rows_of_two_processes_are_gathered_on_the_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "process_count", lambda: 2)
     monkeypatch.setattr(processes.distributed, "all_gather", Mock())
@@ -198,48 +231,29 @@ def test_rows_of_two_processes_are_gathered_on_the_gpu(gpu: None, monkeypatch: p
         assert found.shape == (5, *rows.shape[1:]) and found.device == GPU
 
 
-class Reads(TorchDispatchMode):
-    """The modules of this project in which the host must see an operator's result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: set[str] = set()
-
-    def __torch_dispatch__(self, function: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
-        reads = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(function.tags))
-        if function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_):
-            reads = any(index is not None and index.dtype == torch.bool for index in arguments[1])
-        if reads:
-            frame: Any = sys._getframe()
-            while frame is not None and "/pipeline/" not in frame.f_code.co_filename:
-                frame = frame.f_back
-            self.places.add("elsewhere" if frame is None else Path(frame.f_code.co_filename).name)
-        return function(*arguments, **(named or {}))
-
-
 @pytest.mark.parametrize(("model", "changes"), BOTH_FAMILIES, indirect=["model"], ids=str)
 def test_a_real_step_reads_no_value_backward_pass_included(
     inputs: Inputs, model: MatchingModel, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    training = tiny_training(tmp_path, settings(changes), model, inputs)
-    step, reads = training.step, Reads()
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        with reads:
-            return step(*arguments, **named)
-
-    training.step = counted  # type: ignore[method-assign]
+    training, waits = tiny_training(tmp_path, settings(changes), model, inputs), Waits()
+    waits.watch(training)
     training.run()
     assert training.at.step == 6
-    assert reads.places <= {"strategies.py"}, "which reads a value on a CPU only"
+    assert waits.places <= {"strategies.py"}, "which reads a value on a CPU only"
 
 
-def test_reads_are_seen() -> None:
-    one = torch.ones(2)
-    for read in (lambda: bool(one[0]), lambda: one[one > 0], one.nonzero, lambda: torch.equal(one, one)):
-        with Reads() as reads:
-            read()
-        assert reads.places == {"elsewhere"}
-    with Reads() as reads:
-        one[torch.tensor([1])] = one.amax()
-    assert not reads.places
+def test_what_waits_is_seen(gpu: None) -> None:
+    there, here, place_1 = torch.ones(2, device=GPU), torch.ones(2), torch.zeros(1, dtype=torch.long, device=GPU)
+
+    def assign(value: Any) -> None:
+        there[place_1] = value
+
+    def places(run: Callable[[], object]) -> set[str]:
+        with Waits() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
+            run()
+        return waits.places
+
+    for run in (there[0].item, there.nonzero, lambda: assign(1.0), lambda: Tensor.to(here, GPU), there.cpu):
+        assert places(run) == {"elsewhere"}
+    for run in (lambda: assign(there[0]), lambda: Tensor.to(here, GPU, non_blocking=True), lambda: there.fill_(1)):
+        assert not places(run)
