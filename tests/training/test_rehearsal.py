@@ -104,7 +104,7 @@ class Waits(TorchDispatchMode):
         waits = bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(function.tags))
         if function.overloadpacket in (ATEN.index, ATEN.index_put_):
             by_mask = any(index is not None and index.dtype == torch.bool for index in arguments[1])
-            waits = by_mask or len({one.device for one in arguments if isinstance(one, Tensor)}) > 1
+            waits = by_mask or len({one.device for one in (*arguments, *arguments[1]) if isinstance(one, Tensor)}) > 1
         elif function.overloadpacket == ATEN._to_copy and not named.get("non_blocking"):
             waits = named.get("device", arguments[0].device) != arguments[0].device
         if waits:
