@@ -157,7 +157,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     monkeypatch.setattr(nn.Module, "to", placed)
     monkeypatch.setattr(torch.autograd, "grad", zeros)
-    for owner, name in ((loop, "training_batches"), (Inputs, "images"), (Inputs, "texts"), (make, "square_pixels")):
+    for owner, name in ((loop, "training_batches"), (Inputs, "images"), (Inputs, "texts")):
         monkeypatch.setattr(owner, name, outside(getattr(owner, name), mode))
     with mode:
         yield
