@@ -25,12 +25,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import torch
+
+    from pipeline.models.towers import MatchingModel
     from pipeline.params import Params
     from pipeline.training.loop import Training
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("download", "split", "base", "features", "evidence", "bank", "train", "evaluate", "audit")
-SIDE_BY_SIDE = {"tests": 150, "scenes": 150, "scenes-npc": 150, "scenes-clip": 150}  # seconds at most
+SIDE_BY_SIDE = {"tests": 150, "scenes": 270, "scenes-npc": 270, "scenes-clip": 270}  # seconds at most
 ALONE = {"rows": 60, "recipes": 150}
 TOKENS, STEPS, WARM = 32, 10, 3
 BIG = {"train.batch_size": 256, "memory.size": 65536, "train.gradient_checkpointing": True}
@@ -136,14 +139,15 @@ def recipes() -> Iterator[dict[str, Any]]:
     for name, precision, changes in RECIPES:
         case = {"recipe": name, "precision": precision, **changes}
         try:
-            yield case | measured(_params(name, {"train.precision": precision, **changes}))
+            yield case | measured(params_of(name, {"train.precision": precision, **changes}))
         except Exception as error:  # the next recipe is another question
             yield case | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def _params(recipe: str, changes: dict[str, Any]) -> Params:
+def params_of(recipe: str, changes: dict[str, Any]) -> Params:
+    """A recipe's parameters with these changes."""
     from pipeline.params import parse_params
     from pipeline.yaml_text import parse_yaml
 
@@ -182,27 +186,22 @@ def measured(params: Params) -> dict[str, Any]:
 
 def opened(params: Params) -> tuple[Training, Any]:
     """A training of a recipe's towers, of random weights, with a full memory; and a batch of random pairs."""
-    from typing import cast
-
     import numpy as np
     import torch
     from torch.nn.functional import normalize
+    from transformers import PreTrainedModel
 
     from benchmarks.towers import training_of
     from pipeline.bank.table import Bank
     from pipeline.features.inputs import Batch, Entries
-    from pipeline.models.build import make_model
-    from pipeline.models.normalisation import HALF
-    from pipeline.models.pretrained import Pretrained
     from pipeline.models.towers import Tokens, recompute_activations
     from pipeline.training.impact import NegativeImpact
 
     torch.manual_seed(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with device:  # random weights are drawn faster there
-        image, text = _clip() if params.model.family == "clip" else _vit_bert(params.model.image_size)
-        base = Pretrained(image, text, cast(Any, None), HALF, HALF, {})
-        model = make_model(base, params.model, params.loss.temperature)
+    model = model_of(params, device)  # random weights are drawn faster there
+    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # before transformers 5.20 or so
+        PreTrainedModel.activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable
     if params.train.gradient_checkpointing:
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")
@@ -230,6 +229,20 @@ def opened(params: Params) -> tuple[Training, Any]:
     return training, batch.to(training.device)
 
 
+def model_of(params: Params, device: torch.device) -> MatchingModel:
+    """A recipe's model with random weights."""
+    from typing import cast
+
+    from pipeline.models.build import make_model
+    from pipeline.models.normalisation import HALF
+    from pipeline.models.pretrained import Pretrained
+
+    with device:
+        image, text = _clip() if params.model.family == "clip" else _vit_bert(params.model.image_size)
+        base = Pretrained(image, text, cast(Any, None), HALF, HALF, {})
+        return make_model(base, params.model, params.loss.temperature)
+
+
 def _vit_bert(size: int) -> tuple[Any, Any]:
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
@@ -237,13 +250,15 @@ def _vit_bert(size: int) -> tuple[Any, Any]:
 
 
 def _clip() -> tuple[Any, Any]:
-    """ViT-B/32: transformers' default configuration."""
-    from transformers import CLIPConfig, CLIPModel
+    """ViT-B/32: transformers' default configurations."""
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
-    from pipeline.models.clip import split_clip
-
-    image, text, _ = split_clip(CLIPModel(CLIPConfig()))
-    return image, text
+    return CLIPVisionModelWithProjection(CLIPVisionConfig()), CLIPTextModelWithProjection(CLIPTextConfig())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 
 import click
 
+from benchmarks import gpu_table
+
 GROUPS = ("losses", "ranking", "two_models", "towers", "commands", "tracking")
 FIGURES = Path("docs/results/performance.json")
 PAGE = Path("docs/performance.md")
@@ -79,6 +81,8 @@ def page_of(figures: dict[str, Any]) -> str:
     parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
     if "steps" in figures:
         parts.append(_steps(figures["steps"]))
+    if gpu_table.FIGURES.exists():
+        parts.append(gpu_table.section())
     taken = [
         f"| `{group}` | {figures[group]['date']} | {_machine(figures[group]['machine'])} |\n"
         for group in GROUPS

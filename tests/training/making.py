@@ -18,6 +18,8 @@ from pipeline.bank.table import Bank
 from pipeline.data.splits.truth_file import read_truth
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.features.inputs import Batch, Inputs
+from pipeline.models.clip import image_tower, small_clip, text_tower
+from pipeline.models.small import small_image_backbone, small_text_backbone
 from pipeline.models.towers import MatchingModel, Tokens
 from pipeline.params import Params, load_params, parse_params
 from pipeline.training.checkpoint import Checkpoint
@@ -71,6 +73,29 @@ def linear_towers() -> MatchingModel:
     model = MatchingModel(*towers, nn.Identity(), nn.Identity(), width=JOINT)
     model.logit_scale = nn.Parameter(torch.tensor(2.0))
     return model
+
+
+def small_towers(family: str) -> MatchingModel:
+    """Transformers of one layer over pictures of four pixels; the same weights at every call."""
+    torch.manual_seed(3)
+    shape: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
+    image: nn.Module
+    text: nn.Module
+    if family == "clip":
+        image, text = small_clip(
+            size=4, patch=2, vocabulary_size=WORDS, positions=4, special=(0, 1, int(WORDS_ML[:, -1].max())), **shape
+        )
+    else:
+        image = small_image_backbone(size=4, patch=2, **shape)
+        text = small_text_backbone(vocabulary_size=WORDS, positions=4, **shape)
+    towers = image_tower(image), text_tower(text, "masked_mean")
+    return MatchingModel(*towers, nn.Identity(), nn.Identity(), width=16, temperature=0.1)
+
+
+def small_inputs(folder: Path) -> Inputs:
+    """The twelve pairs, with captions of one to three words."""
+    rows = [row[: 1 + number % 3] for number, row in enumerate(WORDS_ML.tolist())]
+    return prepared_inputs(folder, PIXELS_N3HW, rows, IMAGE_OF_M.tolist())
 
 
 def frozen_pairs(folder: Path) -> Inputs:

@@ -10,22 +10,18 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.features import make
 from pipeline.features.encoding import encode_split
-from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.small import small_image_backbone, small_text_backbone
-from pipeline.models.towers import MatchingModel
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.training.loop import Training
 from tests.features import test_make
-from tests.features.making import prepared_inputs
 from tests.training import test_resume
-from tests.training.making import IMAGE_OF_M, PIXELS_N3HW, WORDS, WORDS_ML, params_with, tiny_training
+from tests.training.making import params_with, small_inputs, small_towers, tiny_training
 
 pytestmark = pytest.mark.gpu
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
@@ -50,28 +46,10 @@ def _fresh_state() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def small_towers(family: str) -> MatchingModel:
-    """Transformers of one layer over pictures of four pixels; the same weights at every call."""
-    torch.manual_seed(3)
-    shape: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
-    image: nn.Module
-    text: nn.Module
-    if family == "clip":
-        image, text = small_clip(
-            size=4, patch=2, vocabulary_size=WORDS, positions=4, special=(0, 1, int(WORDS_ML[:, -1].max())), **shape
-        )
-    else:
-        image = small_image_backbone(size=4, patch=2, **shape)
-        text = small_text_backbone(vocabulary_size=WORDS, positions=4, **shape)
-    towers = image_tower(image), text_tower(text, "masked_mean")
-    return MatchingModel(*towers, nn.Identity(), nn.Identity(), width=16, temperature=0.1)
-
-
 def opened(folder: Path, *, cpu: bool = False, family: str = "vit_bert", **changes: Any) -> Training:
-    """A training of small towers on captions of one to three words."""
+    """A training of small towers."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    rows = [row[: 1 + number % 3] for number, row in enumerate(WORDS_ML.tolist())]
-    inputs = prepared_inputs(folder / "inputs", PIXELS_N3HW, rows, IMAGE_OF_M.tolist())
+    inputs = small_inputs(folder / "inputs")
     training = tiny_training(folder, params_with(**(SETTINGS | changes)), small_towers(family), inputs, cpu=cpu)
     assert training.device.type == ("cpu" if cpu else "cuda")
     return training
