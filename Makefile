@@ -45,7 +45,7 @@ check: lint  ## lint, and run the tests that need neither DVC, a server nor a br
 	$(PYTEST) -m "not (end_to_end or server or browser or soak)" $(ARGS)
 
 soak: $(DEVELOPMENT)  ## try faults at length, for hours: FAULT_MOMENTS (20) kills of each stage, FAULT_EXAMPLES (10000) damaged files a reader
-	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest -m "" tests/faults tests/tracking tests/end_to_end/test_kills_of_dvc.py -s $(ARGS)
+	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest -m "" tests/faults tests/tracking tests/data/acquire tests/end_to_end/test_kills_of_dvc.py -s $(ARGS)
 
 coverage: $(DEVELOPMENT)  ## run the tests, and say which lines and branches of pipeline/ they leave out
 	$(BIN)/python -m coverage erase

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -19,7 +17,7 @@ from pipeline.data.acquire.space import require_space
 from pipeline.data.archives import check_archive
 from pipeline.data.text import read_json
 from pipeline.errors import InputError
-from pipeline.files import sha256, write_json
+from pipeline.files import sha256, write_text
 from pipeline.params import LimitsParams
 from pipeline.progress import progress
 
@@ -75,7 +73,7 @@ def fetch_item(item: Item, destination: Path, mirror: str | None, limits: Limits
     if urlsplit(url).hostname == DRIVE_HOST:
         _fetch_drive(item, destination, verify)
     else:
-        fetch(url, destination, verify=verify)
+        fetch(url, destination, verify)
 
 
 def check_digest(item: Item, found: str, label: str) -> None:
@@ -94,18 +92,18 @@ def check_digest(item: Item, found: str, label: str) -> None:
 def fetch(
     url: str,
     destination: Path,
+    verify: Verify,
     *,
-    verify: Verify | None = None,
     attempts: int = 5,
     pause_s: float = 1.0,
     timeout_s: tuple[float, float] = TIMEOUT_S,
 ) -> None:
     """Download `url` to `destination`, resuming an earlier attempt.
 
-    The partial file is `<destination>.part`; `<destination>.part.json` holds the server's identification of it. The
-    download resumes only if the server still has the same file; else it restarts. `verify` checks the complete file
-    before it gets its final name. `attempts` is the number of consecutive connections without progress; `timeout_s`
-    is the time to connect, and between two chunks of a response.
+    The partial file is `<destination>.part`; `<destination>.part.validator` holds what identifies the server's file
+    (its ETag or date). The download resumes only if the server still has the same file; else it restarts. `verify`
+    checks the complete file before it gets its final name. `attempts` is the number of consecutive connections without
+    progress; `timeout_s` is the time to connect, and between two chunks of a response.
 
     Raises:
         InputError: naming the address: unreachable, refused, a web page instead of the file, a redirect to another
@@ -134,37 +132,20 @@ def fetch(
     _finish(part, destination, verify)
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """The server's identification of the file that a partial file belongs to."""
-
-    url: str
-    validator: str | None
-    total_bytes: int | None
-
-    @staticmethod
-    def of(part: Path) -> _Progress | None:
-        try:
-            found = _Progress(**json.loads(_state(part).read_text()))
-        except (OSError, ValueError, RecursionError, TypeError):
-            return None
-        sound = isinstance(found.validator, str | None) and isinstance(found.total_bytes, int | None)
-        return found if sound else None
-
-
 def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
-    """One connection: append the missing bytes to `part`, or restart it if it cannot be resumed."""
-    known = _Progress.of(part)
-    have_bytes = _size(part)
+    """One connection: append the missing bytes to `part`, or restart it if it cannot be resumed.
+
+    What a server sends is not checked further: `verify` reads the complete file.
+    """
+    state = _state(part)
+    validator = state.read_text() if state.exists() else ""
+    start_bytes = _size(part) if validator else 0
     headers = {"Accept-Encoding": "identity"}  # with compression, sizes and ranges would not be the file's
-    if have_bytes and known is not None and known.url == url and known.validator is not None:
-        headers |= {"Range": f"bytes={have_bytes}-", "If-Range": known.validator}
+    if start_bytes:
+        headers |= {"Range": f"bytes={start_bytes}-", "If-Range": validator}
     with _asked(url, headers, timeout_s) as answer:
-        if answer.status_code == 416 and known is not None and have_bytes == known.total_bytes:
-            return
-        if answer.status_code == 416:
-            part.unlink(missing_ok=True)
-            raise requests.ConnectionError("the part kept is longer than the file; starting again")
+        if answer.status_code == 416 and start_bytes:
+            return  # nothing is missing
         if answer.status_code >= 500:
             raise requests.ConnectionError(f"the server answers {answer.status_code} {answer.reason}")
         if answer.status_code not in (200, 206):
@@ -173,25 +154,22 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
             raise InputError(f"{url}: the server sent a web page (text/html) instead of the file; nothing was kept")
         if (packing := answer.headers.get("Content-Encoding", "identity")) != "identity":
             raise InputError(f"{url}: the server sent the file packed by {packing}, though asked not to")
-        if answer.status_code == 206 and not _continues(answer, have_bytes, known):
+        if answer.status_code == 200:
+            start_bytes = 0
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start_bytes}-"):
             part.unlink(missing_ok=True)
-            raise requests.ConnectionError("the server continued another file or at another place; starting again")
-        start_bytes = have_bytes if answer.status_code == 206 else 0
+            raise requests.ConnectionError("the server continued at another place; starting again")
         length = answer.headers.get("Content-Length", "")
         total_bytes = start_bytes + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        if start_bytes and known is not None and known.total_bytes is not None:
-            total_bytes = known.total_bytes  # the response itself may be too short
         require_space(part.parent, (total_bytes or start_bytes) - start_bytes, f"downloading {url}")
         if start_bytes == 0:
             part.unlink(missing_ok=True)  # first: a kill after this cannot mix two files
-            write_json(_state(part), asdict(_Progress(url, _validator(answer), total_bytes)))
+            write_text(state, _validator(answer))
         with open(part, "ab" if start_bytes else "wb") as handle:
             pieces = answer.iter_content(PIECE_BYTES)
             count = math.ceil((total_bytes - start_bytes) / PIECE_BYTES) if total_bytes is not None else None
             for piece in progress(pieces, label=f"{Path(urlsplit(url).path).name} (64 KiB each)", total=count):
                 handle.write(piece)
-    if total_bytes is not None and _size(part) != total_bytes:
-        raise requests.ConnectionError(f"{_size(part)} of {total_bytes} bytes arrived")
 
 
 def _asked(url: str, headers: Mapping[str, str], timeout_s: tuple[float, float]) -> requests.Response:
@@ -233,27 +211,14 @@ def _may_lead(place: str, target: str) -> bool:
     )
 
 
-def _continues(answer: requests.Response, have_bytes: int, known: _Progress | None) -> bool:
-    """Whether a partial response begins at the end of the part and belongs to a file of the known size."""
-    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))
-    if found is None or not have_bytes or int(found[1]) != have_bytes or known is None:
-        return False
-    told = _validator(answer)
-    if told is not None and told != known.validator:
-        return False
-    total = str(known.total_bytes) if known.total_bytes is not None else found[3]
-    return found[3] in ("*", total) and (total == "*" or int(found[2]) + 1 == int(total))
-
-
-def _finish(part: Path, destination: Path, verify: Verify | None) -> None:
+def _finish(part: Path, destination: Path, verify: Verify) -> None:
     """Give the complete part its final name if `verify` accepts it, else remove it."""
-    if verify is not None:
-        try:
-            verify(part)
-        except InputError:
-            part.unlink()
-            _state(part).unlink(missing_ok=True)
-            raise
+    try:
+        verify(part)
+    except InputError:
+        part.unlink()
+        _state(part).unlink(missing_ok=True)
+        raise
     with open(part, "rb") as handle:
         os.fsync(handle.fileno())
     os.replace(part, destination)
@@ -298,10 +263,10 @@ def _drive(address: str) -> tuple[str, str]:
     return found.group(1), found.group(2)
 
 
-def _validator(answer: requests.Response) -> str | None:
-    """A value for If-Range: a strong ETag, else Last-Modified; a weak ETag does not guarantee equal bytes."""
-    tag = answer.headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
+def _validator(answer: requests.Response) -> str:
+    """A value for If-Range: a strong ETag, else Last-Modified, else ""; a weak ETag does not guarantee equal bytes."""
+    tag = answer.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
 
 
 def _size(path: Path) -> int:
@@ -309,4 +274,4 @@ def _size(path: Path) -> int:
 
 
 def _state(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
+    return part.with_name(part.name + ".validator")

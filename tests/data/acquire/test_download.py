@@ -1,191 +1,312 @@
-"""Downloads against a server that breaks off, ignores ranges, changes its file, or sends something else."""
+"""Downloads from a server that breaks off, stalls and lies: resumed or refused, and never a corrupt file."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import random
 import threading
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.data.acquire import download
-from pipeline.data.acquire.download import fetch_item, resolve
+from pipeline.data.acquire.download import PIECE_BYTES, fetch_item, resolve
 from pipeline.data.acquire.sources import FNE_JSON, KARPATHY, Item
 from pipeline.data.archives import check_archive
 from pipeline.errors import InputError
 from pipeline.files import users_path
-from tests.data.published import LIMITS, write_zip
+from tests.data.published import LIMITS
+from tests.faults.profiles import examples
 
-CONTENT = bytes(range(256)) * 14_000  # 3.4 MiB: more than one chunk
-fetch = functools.partial(download.fetch, pause_s=0.0, attempts=3)
+STALL_S = 0.25
+fetch = functools.partial(download.fetch, pause_s=0.0, attempts=3, timeout_s=(2.0, 0.1))
 
 
-@dataclass
-class Behaviour:
-    """What the server does; `ranges` collects the Range header of each request."""
+@pytest.fixture(autouse=True, scope="module")
+def no_proxy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield
 
-    content: bytes = CONTENT
-    tag: str | None = '"1"'
-    understands_ranges: bool = True
-    breaks_after: list[int] = field(default_factory=list)  # bytes of each answer, in turn
-    kind: str = "application/zip"
-    status: int | None = None
-    location: str | None = None
-    ranges: list[str | None] = field(default_factory=list)
+
+def archive(seed: int) -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
+        packed.writestr("a.bin", random.Random(seed).randbytes(200_000))
+    return content.getvalue()
+
+
+CONTENT, OTHER = archive(1), archive(2)
+PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the script says, one entry a request; after its end as a good server does."""
+
+    script: list[Fault]
+    release: threading.Event
+    ranges: list[str | None]
+
+    def do_GET(self) -> None:
+        self.ranges.append(self.headers.get("Range"))
+        (self.script.pop(0) if self.script else good)(self)
+
+    def asked_from(self) -> int:
+        """The byte from which the rest is wanted, 0 for all."""
+        wanted = self.headers.get("Range", "")
+        return int(wanted[6:-1]) if wanted and self.headers.get("If-Range") == '"1"' else 0
+
+    def answer(self, body: bytes, status: int = 200, **headers: str | None) -> None:
+        """Headers that are None are left out; `_` stands for `-`."""
+        all_headers: dict[str, str | None] = {"ETag": '"1"', "Content_Length": str(len(body)), "Content_Type": "x/zip"}
+        self.send_response(status)
+        for name, value in (all_headers | headers).items():
+            if value is not None:
+                self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def rest(self, content: bytes, sent: int | None = None, shift: int = 0) -> None:
+        """The content from where it was asked for, or `shift` before that, or only `sent` bytes of that."""
+        start, size = self.asked_from(), len(content)
+        start -= shift if start else 0
+        place = f"bytes {start}-{size - 1}/{size}" if start else None
+        status = 206 if start else 200
+        self.answer(content[start:][:sent], status, Content_Range=place, Content_Length=str(size - start))
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+Fault = Callable[[Handler], object]
+
+
+def good(handler: Handler) -> None:
+    if handler.asked_from() >= len(CONTENT):
+        handler.answer(b"", 416)
+    else:
+        handler.rest(CONTENT)
+
+
+def half(**headers: str | None) -> Fault:
+    """Half of the content, with these headers."""
+    return lambda handler: handler.answer(CONTENT[: len(CONTENT) // 2], 200, **headers)
+
+
+def whole(**headers: str | None) -> Fault:
+    """All of the content, with these headers."""
+    return lambda handler: handler.answer(CONTENT, 200, **headers)
+
+
+def cuts(handler: Handler) -> None:
+    handler.rest(CONTENT, sent=70_000)
+
+
+def stalls(handler: Handler) -> None:
+    half(Content_Length=str(len(CONTENT)))(handler)
+    handler.release.wait(STALL_S)
+
+
+FAULTS: dict[str, Fault] = {
+    "cuts": cuts,
+    "stalls": stalls,
+    "never answers": lambda handler: handler.release.wait(STALL_S),
+    "cuts without a length": half(Content_Length=None),
+    "206 from another place": lambda handler: handler.rest(CONTENT, shift=7),
+    "206 of another file": lambda handler: handler.rest(OTHER if handler.asked_from() else CONTENT),
+    "ignores Range": whole(),
+    "has no tag": half(ETag=None, Content_Length="250000"),
+    "cuts a changed file": half(ETag='"2"', Content_Length="250000"),
+    "a web page": lambda handler: handler.answer(PAGE, Content_Type="text/html"),
+    "a web page that says it is a file": lambda handler: handler.answer(PAGE),
+    "a length too long": whole(Content_Length="250000"),
+    "a length too short": whole(Content_Length="150000"),
+    "a length of 5000 digits": half(Content_Length="9" * 5000),
+    "packed": whole(Content_Encoding="gzip"),
+    "nothing": lambda handler: handler.answer(b""),
+    "416 at once": lambda handler: handler.answer(b"", 416),
+    "500": lambda handler: handler.answer(b"", 500),
+    "404": lambda handler: handler.answer(b"", 404),
+    "no HTTP": lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    **{
+        f"a redirect to {place}": lambda handler, place=place: handler.answer(b"", 302, Location=place)  # type: ignore[misc]
+        for place in ("file:///etc/passwd", "ftp://127.0.0.1/x", "http://localhost:9/x", "http://[", "/again")
+    },
+}
 
 
 @contextmanager
-def server(behaviour: Behaviour) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            behaviour.ranges.append(wanted)
-            start = 0
-            if wanted and behaviour.understands_ranges and self.headers.get("If-Range") == behaviour.tag:
-                start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            rest = behaviour.content[start:]
-            status = behaviour.status or (416 if start and not rest else 206 if start else 200)
-            self.send_response(status)
-            if behaviour.location:
-                self.send_header("Location", behaviour.location)
-            if status == 206:
-                total = len(behaviour.content)
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-            if behaviour.tag:
-                self.send_header("ETag", behaviour.tag)
-            self.send_header("Content-Type", behaviour.kind)
-            self.send_header("Content-Length", str(len(rest)))
-            self.end_headers()
-            if status in (200, 206):
-                self.wfile.write(rest[: behaviour.breaks_after.pop(0)] if behaviour.breaks_after else rest)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+def served(script: list[Fault], ranges: list[str | None] | None = None) -> Iterator[str]:
+    release = threading.Event()
+    own = {"script": script, "release": release, "ranges": [] if ranges is None else ranges}
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), own)) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is no news
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{httpd.server_port}/file.zip"
+            yield f"http://127.0.0.1:{server.server_port}/file.zip"
         finally:
-            httpd.shutdown()
+            release.set()
+            server.shutdown()
             thread.join()
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def whole_or_refused(script: list[Fault], folder: Path) -> str:
+    """Try the script, then a good server; returns the first error. The file is right or absent after each."""
+    path, error = folder / "file.zip", ""
+    with served(script) as url:
+        verify = functools.partial(check_archive, label=url, limits=LIMITS)
+        try:
+            fetch(url, path, verify)
+        except InputError as refusal:
+            error = str(refusal)
+            assert not path.exists()
+            assert error.startswith(url)
+            script.clear()
+            fetch(url, path, verify)
+    assert path.read_bytes() == CONTENT
+    assert [left.name for left in folder.iterdir()] == ["file.zip"]
+    return error
 
 
-def test_a_connection_that_breaks_is_gone_on_with(tmp_path: Path) -> None:
-    behaviour = Behaviour(breaks_after=[2_000_000])
-    with server(behaviour) as url:
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
-    assert behaviour.ranges[0] is None
-    assert behaviour.ranges[1] is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
+@pytest.mark.parametrize("name", ["cuts", "stalls", "never answers", "no HTTP", "500", "has no tag"])
+def test_a_fault_that_passes_is_survived(name: str, tmp_path: Path) -> None:
+    assert whole_or_refused([FAULTS[name]], tmp_path) == ""
 
 
-def test_a_later_run_goes_on_where_the_earlier_one_stopped(tmp_path: Path) -> None:
-    behaviour = Behaviour(breaks_after=[2_000_000, 0, 0, 0])
-    with server(behaviour) as url:
-        with pytest.raises(InputError, match="bytes are kept and the next attempt goes on from there"):
-            fetch(url, tmp_path / "file.zip")
-        assert not (tmp_path / "file.zip").exists()
-        behaviour.breaks_after.clear()
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
-    assert behaviour.ranges.count(None) == 1
+@pytest.mark.parametrize("name", ["206 from another place", "ignores Range", "cuts a changed file"])
+def test_it_starts_again_where_it_cannot_resume(name: str, tmp_path: Path) -> None:
+    assert whole_or_refused([cuts, FAULTS[name]], tmp_path) == ""
 
 
-@pytest.mark.parametrize("change", ["content", "ranges", "tag"])
-def test_it_starts_again_where_it_cannot_go_on(change: str, tmp_path: Path) -> None:
-    behaviour = Behaviour(breaks_after=[2_000_000, 0, 0, 0], tag=None if change == "tag" else '"1"')
-    with server(behaviour) as url:
-        with pytest.raises(InputError):
-            fetch(url, tmp_path / "file.zip")
-        behaviour.breaks_after.clear()
-        if change == "content":
-            behaviour.content, behaviour.tag = CONTENT[::-1], '"2"'
-        elif change == "ranges":
-            behaviour.understands_ranges = False
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip").read_bytes() == behaviour.content
-
-
-def test_a_part_that_was_complete_already_is_taken(tmp_path: Path) -> None:
-    behaviour = Behaviour()
-    with server(behaviour) as url:
-
-        def refuse_first(path: Path) -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            fetch(url, tmp_path / "file.zip", verify=refuse_first)
-        fetch(url, tmp_path / "file.zip")
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+def test_a_rest_of_another_file_is_refused(tmp_path: Path) -> None:
+    assert "damaged archive" in whole_or_refused([cuts, FAULTS["206 of another file"]], tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "expected"),
+    ("name", "expected"),
     [
-        (Behaviour(kind="text/html; charset=utf-8"), "sent a web page"),
-        (Behaviour(status=404), "answers 404"),
-        (Behaviour(status=503), "no answer after 3 attempts"),
-        (Behaviour(status=302, location="file:///etc/passwd"), "only http and https are followed"),
-        (Behaviour(status=302, location="ftp://127.0.0.1/x"), "only http and https are followed"),
+        ("stalls", "no answer after 3 attempts"),
+        ("500", "no answer after 3 attempts"),
+        ("404", "the server answers 404"),
+        ("416 at once", "the server answers 416"),
+        ("a length too long", "no answer after 3 attempts"),
+        ("a length too short", "not a whole ZIP archive"),
+        ("a length of 5000 digits", "not a whole ZIP archive"),
+        ("cuts without a length", "not a whole ZIP archive"),
+        ("a web page", "sent a web page"),
+        ("a web page that says it is a file", "not a whole ZIP archive"),
+        ("nothing", "not a whole ZIP archive"),
+        ("packed", "packed by gzip"),
+        ("a redirect to file:///etc/passwd", "redirected to file:///etc/passwd; only http and https"),
+        ("a redirect to ftp://127.0.0.1/x", "redirected to ftp:"),
+        ("a redirect to http://localhost:9/x", "redirected to http://localhost:9/x; .* only on the same host"),
+        ("a redirect to http://[", "redirected to"),
+        ("a redirect to /again", "more than 5 redirects"),
     ],
 )
-def test_anything_but_the_file_is_refused(behaviour: Behaviour, expected: str, tmp_path: Path) -> None:
-    with server(behaviour) as url, pytest.raises(InputError, match=expected):
-        fetch(url, tmp_path / "file.zip")
+def test_a_fault_that_stays_is_named(name: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=expected), served([FAULTS[name]] * 50) as url:
+        fetch(url, tmp_path / "file.zip", check_archive)
     assert not (tmp_path / "file.zip").exists()
 
 
+@examples(fast=25)
+@given(st.lists(st.sampled_from(sorted(FAULTS)), max_size=6))
+def test_any_faults_in_any_order(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    whole_or_refused([FAULTS[name] for name in names], tmp_path_factory.mktemp("any"))
+
+
+def test_a_redirect_on_the_same_host_is_followed(tmp_path: Path) -> None:
+    def redirects(handler: Handler) -> None:
+        handler.answer(b"", 302, Location="/elsewhere")
+
+    assert whole_or_refused([redirects], tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "target", "allowed"),
+    [
+        ("https://github.com/a", "https://release-assets.githubusercontent.com/b", True),
+        ("https://github.com/a", "https://evilgithubusercontent.com/b", False),
+        ("https://github.com/a", "http://github.com/a", False),
+        ("http://host.org/a", "https://www.host.org/b", True),
+        ("http://host.org/a", "http://127.0.0.1/b", False),
+    ],
+)
+def test_where_a_redirect_may_lead(place: str, target: str, allowed: bool) -> None:
+    assert download._may_lead(place, target) is allowed
+
+
+def test_a_later_run_resumes_where_the_earlier_one_stopped(tmp_path: Path) -> None:
+    ranges: list[str | None] = []
+    with served([cuts, *[FAULTS["never answers"]] * 3], ranges) as url:
+        with pytest.raises(InputError, match=f"{PIECE_BYTES} bytes are kept and the next attempt goes on from there"):
+            fetch(url, tmp_path / "file.zip", check_archive)
+        fetch(url, tmp_path / "file.zip", check_archive)
+    assert ranges == [None, *[f"bytes={PIECE_BYTES}-"] * 4]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_part_that_was_complete_already_is_taken(tmp_path: Path) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    ranges: list[str | None] = []
+    with served([], ranges) as url:
+        with pytest.raises(KeyboardInterrupt):
+            fetch(url, tmp_path / "file.zip", killed)
+        fetch(url, tmp_path / "file.zip", check_archive)
+    assert ranges == [None, f"bytes={len(CONTENT)}-"]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with server(Behaviour()) as url:
+    with served([]) as url:
         pass
     with pytest.raises(InputError, match=r"127\.0\.0\.1:\d+/file\.zip: no answer after 3 attempts"):
-        fetch(url, tmp_path / "file.zip")
-
-
-def test_a_file_that_is_refused_leaves_nothing_and_the_next_one_starts_afresh(tmp_path: Path) -> None:
-    behaviour = Behaviour()
-    with server(behaviour) as url, pytest.raises(InputError, match="not a whole ZIP archive"):
-        fetch(url, tmp_path / "file.zip", verify=check_archive)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_archive_that_is_cut_off_never_gets_its_name(tmp_path: Path) -> None:
-    write_zip(tmp_path / "whole.zip", {"a.txt": "text" * 100})
-    behaviour = Behaviour(content=(tmp_path / "whole.zip").read_bytes()[:-30])
-    with server(behaviour) as url, pytest.raises(InputError, match="not a whole ZIP archive"):
-        fetch_item(Item("file.zip", url), tmp_path / "kept/file.zip", None, LIMITS)
-    assert not list((tmp_path / "kept").iterdir())
+        fetch(url, tmp_path / "file.zip", check_archive)
 
 
 def test_another_file_than_the_one_published_never_gets_its_name(tmp_path: Path) -> None:
-    with server(Behaviour()) as url:
-        digest = hashlib.sha256(CONTENT).hexdigest()
-        with pytest.raises(
-            InputError, match=rf"^{url}: not the published file\.zip: its SHA-256 is {digest}, expected"
-        ):
-            fetch_item(Item("file.zip", url, sha256="0" * 64), tmp_path / "file.zip", None, LIMITS)
+    digest = hashlib.sha256(PAGE).hexdigest()
+    with served([FAULTS["a web page that says it is a file"]] * 2) as url:
+        with pytest.raises(InputError, match=rf"^{url}: not the published a\.zip: its SHA-256 is {digest}, expected"):
+            fetch_item(Item("a.zip", url, sha256="0" * 64), tmp_path / "a.zip", None, LIMITS)
         assert not list(tmp_path.iterdir())
-        fetch_item(Item("file.zip", url, sha256=digest), tmp_path / "file.zip", None, LIMITS)
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT  # which is no archive: nothing else is asked
+        fetch_item(Item("a.zip", url, sha256=digest), tmp_path / "a.zip", None, LIMITS)
+    assert (tmp_path / "a.zip").read_bytes() == PAGE  # which is no archive: nothing else is checked
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.zip", CONTENT), ("a.json", json.dumps([{"image": "a.jpg"}] * 100).encode())]
+)
+def test_without_a_digest_a_file_is_read_whole_before_it_gets_its_name(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    script: list[Fault] = [lambda handler: handler.answer(content[:-30]), lambda handler: handler.answer(content)]
+    with served(script) as url:
+        with pytest.raises(InputError, match=rf"{url}: not (a whole ZIP archive|readable as JSON)"):
+            fetch_item(Item(name, url), tmp_path / name, None, LIMITS)
+        assert list(tmp_path.iterdir()) == []
+        fetch_item(Item(name, url), tmp_path / name, None, LIMITS)
+    assert (tmp_path / name).read_bytes() == content
 
 
 def test_no_space_is_seen_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.acquire.space.RESERVE_BYTES", 1 << 60)
-    with server(Behaviour()) as url, pytest.raises(InputError, match="no space left for downloading"):
-        fetch(url, tmp_path / "file.zip")
+    with served([]) as url, pytest.raises(InputError, match="no space left for downloading"):
+        fetch(url, tmp_path / "file.zip", check_archive)
 
 
 @pytest.mark.parametrize(
