@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import PurePath
 from typing import Any
 
@@ -100,28 +98,9 @@ def _header(content: bytes) -> st.SearchStrategy[bytes]:
     return changed.map(lambda text: struct.pack("<Q", len(text)) + text + rest)
 
 
-def _member(content: bytes) -> st.SearchStrategy[bytes]:
-    """A ZIP archive, as torch writes one, with a changed member and right checksums."""
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    # the program that says what the tensors are is what is worth changing
-    names = st.sampled_from([name for name in members if name.endswith(".pkl")] * 5 + list(members))
-    return st.tuples(names, _edits).map(lambda drawn: _repacked(members, *drawn))
-
-
-def _repacked(members: Mapping[str, bytes], name: str, edits: list[Edit]) -> bytes:
-    content = BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for other, member in members.items():
-            archive.writestr(other, _edited(member, edits) if other == name else member)
-    return content.getvalue()
-
-
 _DEEPER: Mapping[str, Callable[[bytes], st.SearchStrategy[bytes]]] = {
     ".json": _json,
     ".safetensors": _header,
-    ".pt": _member,
-    ".zip": _member,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +12,10 @@ SOAK = int(os.environ.get("FAULT_EXAMPLES", "0"))
 MANY = int(os.environ.get("FAULT_MOMENTS", "20"))
 
 
-def examples(fast: int, share: float = 1.0) -> Callable[[Any], Any]:
-    """Hypothesis' settings for `fast` examples, or for a share of as many as a soak wants, other ones each time."""
+def examples(fast: int) -> Callable[[Any], Any]:
+    """Hypothesis' settings for `fast` examples, or for as many as a soak wants, other ones each time."""
     return settings(
-        max_examples=math.ceil(share * SOAK) or fast,
+        max_examples=SOAK or fast,
         deadline=None,
         derandomize=not SOAK,
         suppress_health_check=list(HealthCheck),

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 from PIL import Image
 
-from pipeline.bank.published import read_published_bank
 from pipeline.data.acquire.layouts import Files, files_in_archive
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.archives import check_archive
@@ -31,11 +29,9 @@ from pipeline.data.splits.partition import seeded_split
 from pipeline.data.splits.truth import write_truth
 from pipeline.data.splits.truth_file import read_truths
 from pipeline.errors import InputError
-from pipeline.models.foreign.checkpoints import npc_clip, read_checkpoint, recognise
 from pipeline.models.pretrained import fetch
 from pipeline.params import load_params
 from tests.data.published import LIMITS, PARAMS, Pictures, fne_json, jpeg, karpathy_json, scan_text
-from tests.models.foreign.test_openai_clip import openai_clip
 from tests.models.test_pretrained import write_towers
 
 DEFAULTS = load_params(PARAMS)
@@ -43,16 +39,12 @@ DEFAULTS = load_params(PARAMS)
 
 @dataclass(frozen=True)
 class Reader:
-    """Its name, the files of a whole example, how they are read, and on how many mutations it is tried by default.
-
-    `share` of a soak's, where each is read in a process of its own.
-    """
+    """Its name, the files of a whole example, how they are read, and on how many mutations it is tried by default."""
 
     name: str
     files: dict[str, bytes]
     read: Callable[[Path], object]
     fast: int = 60
-    share: float = 1.0
 
 
 def _encoded(files: dict[str, str]) -> dict[str, bytes]:
@@ -127,21 +119,6 @@ def _noise(name: str) -> Callable[[Path], object]:
         return noisy(TRAIN, shuffle)
 
     return read
-
-
-def _saved(content: object, *, before_1_6: bool = False) -> bytes:
-    written = BytesIO()
-    torch.save(content, written, _use_new_zipfile_serialization=not before_1_6)
-    return written.getvalue()
-
-
-def _published(folder: Path) -> object:
-    (path,) = folder.iterdir()
-    checkpoint = read_checkpoint(path)
-    try:
-        return npc_clip(checkpoint.weights) if recognise(checkpoint) == "npc" else None
-    except InputError as error:  # which do not know the path; pipeline.evaluation.takeover puts it before, likewise
-        raise InputError(f"{path}: {error}") from error
 
 
 @functools.cache
@@ -232,8 +209,6 @@ def readers() -> list[Reader]:
         f'{name},"{text}",{split}\n' for name, (split, texts) in _few().items() for text in texts
     )
     scan = scan_text(_few(), lambda _, number: str(number)) | {"image_name.txt": "0.jpg\n1.jpg\n2.jpg\n3.jpg\n"}
-    bank = {str(row): row for row in range(len(TRAIN.captions))}
-    state = {"epoch": 3, "name": "clip", "state_dict": openai_clip(), "optimizer": {"lr": 1e-7}}
     made = [
         Reader("FNE's JSON", _encoded(fne_json(_few(), "own")), _layout("fne", "folder")),
         Reader("Karpathy's JSON", {"dataset.json": karpathy_json(_few()).encode()}, _layout("karpathy", "folder")),
@@ -244,18 +219,7 @@ def readers() -> list[Reader]:
         Reader("scenes.json", {"scenes.json": _scenes()}, _layout("scenes", "scenes"), 40),
         Reader("a noise index", {"noise.npy": _npy(numpy.arange(12)[::-1].copy())}, _noise("noise.npy")),
         Reader("noisy captions", {"noise.txt": "\n".join(TRAIN.captions[::-1]).encode()}, _noise("noise.txt")),
-        Reader(
-            "a published bank",
-            {"img.npy": _npy({str(row): row for row in range(4)}), "txt.npy": _npy(bank)},
-            lambda at: read_published_bank(at / "img.npy", at / "txt.npy", TRAIN),
-            12,
-            0.1,
-        ),
-        Reader(
-            "params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25, 0.1
-        ),
-        Reader("a published checkpoint", {"model.pt": _saved(state)}, _published, 2, 0.05),
-        Reader("a checkpoint of before torch 1.6", {"best.tar": _saved(state, before_1_6=True)}, _published, 2, 0.05),
+        Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),
         Reader(
             "a tower's folder",
             {

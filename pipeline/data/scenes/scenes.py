@@ -9,11 +9,12 @@ with `detail`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from pipeline.data.scenes.drawing import BACKGROUNDS, COLOURS, GRID, KINDS, PLACE_JITTER, SHADE_JITTER, Shape, draw
 from pipeline.data.scenes.grammar import (
@@ -72,24 +73,12 @@ class Scene:
         }
 
     @staticmethod
-    def from_json(content: Any, place: str = "scene") -> Scene:
-        """Read what `to_json` made; errors name `place` (such as a file and a row).
+    def from_json(content: Any) -> Scene:
+        """Read what `to_json` made; raises pydantic's ValidationError, a ValueError, for something else."""
+        return _SCENE.validate_python(content)
 
-        Raises:
-            InputError: naming the key, what was found and what is allowed.
-        """
-        _check_keys(content, ("background", "shade", "shapes", "captions"), place)
-        _check_choice(content["background"], BACKGROUNDS, f"{place}: background")
-        _check_number(content["shade"], -SHADE_JITTER, SHADE_JITTER, True, f"{place}: shade")
-        shapes, captions = content["shapes"], content["captions"]
-        if not isinstance(shapes, list) or len(shapes) not in NUMBERS:
-            raise InputError(f"{place}: shapes = {shapes!r:.80}, expected a list of 1 to {max(NUMBERS)}")
-        scene_shapes = tuple(_shape(shape, f"{place}: shapes[{index}]") for index, shape in enumerate(shapes))
-        if len({(shape.row, shape.column) for shape in scene_shapes}) < len(scene_shapes):
-            raise InputError(f"{place}: shapes: two of them are in the same cell (row, column)")
-        if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
-            raise InputError(f"{place}: captions = {captions!r:.80}, expected a list of texts, none of them empty")
-        return Scene(content["background"], scene_shapes, tuple(captions), content["shade"])
+
+_SCENE = TypeAdapter(Scene)
 
 
 def generate(
@@ -307,38 +296,3 @@ def _relations(subject: Shape, other: Shape) -> list[str]:
         "and": True,
     }
     return [relation for relation, true in holds.items() if true]
-
-
-def _shape(content: Any, place: str) -> Shape:
-    _check_keys(content, [field.name for field in fields(Shape)], place)
-    for key, allowed in (("kind", KINDS), ("colour", COLOURS), ("size", SIZES)):
-        _check_choice(content[key], allowed, f"{place}.{key}")
-    for key in ("row", "column"):
-        _check_number(content[key], 0, GRID - 1, True, f"{place}.{key}")
-    for key in ("dx", "dy"):
-        _check_number(content[key], -PLACE_JITTER, PLACE_JITTER, False, f"{place}.{key}")
-    _check_number(content["shade"], -SHADE_JITTER, SHADE_JITTER, True, f"{place}.shade")
-    return Shape(**content)
-
-
-def _check_keys(content: Any, keys: Sequence[str], place: str) -> None:
-    if not isinstance(content, dict):
-        raise InputError(f"{place}: found {type(content).__name__}, expected an object with {', '.join(keys)}")
-    for key in keys:
-        if key not in content:
-            raise InputError(f"{place}: no {key!r}; expected {', '.join(keys)}")
-    for key in content:
-        if key not in keys:
-            raise InputError(f"{place}: unknown key {key!r}; expected {', '.join(keys)}")
-
-
-def _check_choice(value: Any, allowed: Iterable[str], place: str) -> None:
-    if value not in tuple(allowed):
-        raise InputError(f"{place} = {value!r}, expected one of {', '.join(allowed)}")
-
-
-def _check_number(value: Any, low: float, high: float, whole: bool, place: str) -> None:
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:  # NaN fails the comparison
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{place} = {value!r}, expected {kind} from {low} to {high}")

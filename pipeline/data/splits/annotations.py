@@ -203,13 +203,17 @@ def _read_scenes(files: Files, _: Callable[[str], str]) -> Annotations:
 
     file = files["scenes.json"]
     content = read_json(file)
-    return Annotations(
-        tuple(
-            Picture(scene_name(split, index), Scene.from_json(row, f"{file}: {split}[{index}]").captions, split)
-            for split in SPLITS
-            for index, row in enumerate(_key(content, split, list, str(file)))
+    try:
+        return Annotations(
+            tuple(
+                Picture(scene_name(split, index), Scene.from_json(row).captions, split)
+                for split in SPLITS
+                for index, row in enumerate(content[split])
+            )
         )
-    )
+    except (LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not what stage download writes ({reason}); run that stage again") from None
 
 
 def scene_name(split: str, index: int) -> str:

@@ -82,12 +82,12 @@ def _scene_truth(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
     content = read_json(files["scenes.json"])
     frames = []
     for name in SPLITS:
-        scenes = [Scene.from_json(row, f"{files['scenes.json']}: {name}[{n}]") for n, row in enumerate(content[name])]
+        scenes = [Scene.from_json(row) for row in content[name]]
         captions = splits[name].captions
         for start in range(0, len(captions), BLOCK_CAPTIONS):
             try:
                 true_MN = truth(captions[start : start + BLOCK_CAPTIONS], scenes)
-            except InputError as error:
+            except (InputError, ArithmeticError, ValueError) as error:  # the latter: no scene of ours
                 raise InputError(f"{files['scenes.json']}: {name}: {error}") from None
             caption, image = numpy.nonzero(true_MN)
             frames.append(_frame(split=name, image=image, caption=caption + start, relevance=1.0, source="scenes"))

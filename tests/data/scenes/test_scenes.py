@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,51 +246,3 @@ def test_at_the_defaults_a_caption_is_true_of_several_test_pictures_and_of_varie
 def test_a_scene_survives_json() -> None:
     for picture in generate(HARD, 9, 20):
         assert Scene.from_json(json.loads(json.dumps(picture.to_json()))) == picture
-
-
-def change(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
-    def apply(content: dict[str, Any]) -> None:
-        inner: Any = content
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = value
-
-    return apply
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (lambda content: content.pop("background"), "no 'background'"),
-        (lambda content: content["shapes"][0].pop("kind"), r"shapes\[0\]: no 'kind'"),
-        (change("mood", value="calm"), "unknown key 'mood'"),
-        (change("background", value="plaid"), "background = 'plaid', expected one of white, grey, black"),
-        (change("background", value=["white"]), "background"),
-        (change("shapes", value=[]), "shapes"),
-        (change("shapes", value={}), "shapes"),
-        (change("shapes", 0, value="circle"), r"shapes\[0\]: found str"),
-        (change("shapes", 0, "kind", value="blob"), r"shapes\[0\]\.kind = 'blob', expected one of circle"),
-        (change("shapes", 0, "row", value=3), r"shapes\[0\]\.row = 3, expected a whole number from 0 to 2"),
-        (change("shapes", 0, "row", value=True), r"shapes\[0\]\.row"),
-        (change("shapes", 0, "column", value=1.0), r"shapes\[0\]\.column"),
-        (change("shapes", 0, "dx", value=float("nan")), r"shapes\[0\]\.dx"),
-        (change("shapes", 0, "dy", value="0"), r"shapes\[0\]\.dy"),
-        (change("shade", value=99), "shade = 99"),
-        (change("captions", value="a red circle"), "captions"),
-        (change("captions", value=["  "]), "captions"),
-        (lambda content: content["shapes"].append(content["shapes"][0]), "same cell"),
-    ],
-)
-def test_broken_json_is_refused_naming_the_place_and_the_key(
-    damage: Callable[[dict[str, Any]], None], named: str
-) -> None:
-    content = generate(HARD.model_copy(update={"max_shapes": 3}), 9, 1)[0].to_json()
-    damage(content)
-    with pytest.raises(InputError, match=f"^scenes.json: row 4: .*{named}|^scenes.json: row 4: {named}"):
-        Scene.from_json(content, place="scenes.json: row 4")
-
-
-@pytest.mark.parametrize("content", [None, [], "scene", 3])
-def test_json_that_is_no_object_is_refused(content: Any) -> None:
-    with pytest.raises(InputError, match="expected an object"):
-        Scene.from_json(content)
