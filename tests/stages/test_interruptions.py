@@ -46,8 +46,7 @@ def with_room(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return files
 
 
-@pytest.mark.parametrize("size", [0, 3000])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "size"), [*((stage, 0) for stage in STAGES), ("download", 3000), ("train", 3000)])
 def test_a_full_disk_is_one_line_and_loses_nothing(
     stage: str, size: int, ready: Path, with_room: Callable[[str], dict[str, str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
