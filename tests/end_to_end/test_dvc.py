@@ -76,17 +76,35 @@ class Clone:
         self.say("git", "init", "--quiet", "--initial-branch=main")
         self.commit("The pipeline, small")
 
-    def say(self, *command: str) -> str:
-        """What a command prints, having succeeded."""
+    def say(self, *command: str, fails: bool = False) -> str:
+        """What a command prints, having succeeded or, if it should, failed."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=LONGEST
         )
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
+        assert (done.returncode != 0) == fails, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
     def dvc(self, *arguments: str) -> str:
         """The same of `dvc`."""
         return self.say(sys.executable, "-m", "dvc", *arguments)
+
+    @property
+    def log(self) -> Path:
+        """What the command that was started last has printed."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """`dvc` in a session of its own. It prints to a file: what is left of a killed one would keep a pipe open."""
+        with open(self.log, "wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dvc", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def commit(self, message: str) -> None:
         """Commit everything that is not ignored."""
@@ -216,32 +234,23 @@ def stopped_in_training(clone: Clone, *arguments: str, well: bool = True) -> Ite
     """`dvc` with its stage train stands still meanwhile, then ends; what it said is in the list after that."""
     said: list[str] = []
     before = set(clone.folder.glob(TRAINS))
-    with open(clone.folder.with_name("first.log"), "w+") as log:
-        first = subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=clone.folder,
-            env=clone.environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        give_up = time.monotonic() + LONGEST
-        while set(clone.folder.glob(TRAINS)) <= before:
-            assert first.poll() is None
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+    first = clone.start(*arguments)
+    give_up = time.monotonic() + LONGEST
+    while set(clone.folder.glob(TRAINS)) <= before:
+        assert first.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGSTOP)
+    while _opens_the_store(clone):  # nobody else could open it then
+        os.killpg(first.pid, signal.SIGCONT)
+        time.sleep(0.05)
         os.killpg(first.pid, signal.SIGSTOP)
-        while _opens_the_store(clone):  # nobody else could open it then
-            os.killpg(first.pid, signal.SIGCONT)
-            time.sleep(0.05)
-            os.killpg(first.pid, signal.SIGSTOP)
-        try:
-            yield said
-        finally:
-            os.killpg(first.pid, signal.SIGCONT)
-            first.wait(LONGEST)
-        log.seek(0)
-        said.append(log.read())
+    try:
+        yield said
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+        first.wait(LONGEST)
+    said.append(clone.log.read_text())
     assert (first.returncode == 0) == well, said
 
 
@@ -255,18 +264,7 @@ def _opens_the_store(clone: Clone) -> bool:
 
 def refused(clone: Clone, *arguments: str) -> str:
     """What `dvc` says when it refuses."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=clone.folder,
-        env=clone.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=LONGEST,
-    )
-    assert done.returncode != 0, done.stdout
-    return done.stdout
+    return clone.say(sys.executable, "-m", "dvc", *arguments, fails=True)
 
 
 IN_TRAINING = (

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-from mlflow.entities import Run
 
-from pipeline.params import dotted, parse_params
-from pipeline.training.record import PLACE
-from pipeline.yaml_text import parse_yaml
 from tests.end_to_end.test_dvc import Clone
-from tests.faults.killing_dvc import Found, differences, files_of, missing_from_cache, processes_in, ref_of
+from tests.faults.killing import tracked
+from tests.faults.killing_dvc import Found, files_of, processes_in, ref_of
 from tests.faults.killing_queue import start_workers, statuses
 
 QUEUED = 4
 LONGEST = 900.0
 PATIENT = 60.0
-ARTIFACTS = {"intervals.json", "metrics.json", "ranks.parquet", "reliability.csv", "report", "similarity.png"}
 
 
 def crowd(clone: Clone, round_number: int, number_queued: int = QUEUED) -> None:
@@ -75,69 +64,33 @@ def _workers_gone(clone: Clone) -> None:
 
 def _run_beside(clone: Clone, *arguments: str) -> tuple[int, int, str]:
     """`dvc exp run` in the workspace: the most trainings that were at work at once, its exit status, what it said."""
-    log, most, give_up = clone.folder.with_name(f"{clone.folder.name}.log"), 0, time.monotonic() + LONGEST
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "exp", "run", *arguments],
-            cwd=clone.folder,
-            env=clone.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process, most, give_up = clone.start("exp", "run", *arguments), 0, time.monotonic() + LONGEST
     while process.poll() is None:
         if time.monotonic() > give_up:
             process.kill()
-            return most, process.wait(), f"killed after {LONGEST:.0f} s: {log.read_text()}"
+            return most, process.wait(), f"killed after {LONGEST:.0f} s: {clone.log.read_text()}"
         training = [found for found in processes_in(clone.folder) if "python -m stages.train" in found.command]
         most = max(most, len({found.pid for found in training if " -c " not in found.command}))
         time.sleep(0.2)
-    return most, process.returncode, log.read_text()
+    return most, process.returncode, clone.log.read_text()
 
 
 def _check(clone: Clone, values: dict[str, float], before: set[str]) -> None:
-    """One finished run with its own name, commit and model for each experiment, and no store beside the shared one."""
+    """One finished run with its own name, commit and model for each experiment, and no store beside the shared one.
+
+    Each has as many metrics, parameters and models as every other one; that these are right is compared with an
+    experiment that ran alone, in `tests/end_to_end/test_kills_of_dvc.py`.
+    """
     head = clone.say("git", "rev-parse", "HEAD").strip()
     new = {run.data.params["sampler.cutdown"]: run for run in clone.runs() if run.info.run_id not in before}
     assert len(clone.runs()) - len(before) == len(values)
+    counts = []
     for name, value in values.items():
-        run = new[str(value)]
+        run, rsum = new[str(value)], files_of(clone, ref_of(clone, name))["metrics"]["test"]["rsum"]
         assert (run.info.status, run.data.tags["dvc.experiment"]) == ("FINISHED", name)
         assert (str(run.info.run_name).partition(" · ")[0], run.data.tags["dvc.baseline"]) == (name, head)
-        _check_run(clone, ref_of(clone, name), run)
-    ids = sorted(run.info.run_id for run in new.values())
-    assert sorted(str(model.run_id) for model in clone.client.search_model_versions() if model.run_id in ids) == ids
+        assert np.isclose(run.data.metrics["test/rsum"], rsum, rtol=1e-9)  # MLflow gets ten digits
+        counts.append({part: len(rows) for part, rows in tracked(clone.folder, [run.info.run_id]).items()})
+    assert counts == [counts[0]] * len(values)
+    assert counts[0]["models"] == counts[0]["logged models"] == 1
     assert not list((clone.folder / ".dvc/tmp/exps").glob("**/mlflow.db"))
-
-
-def _check_run(clone: Clone, ref: str, run: Run) -> None:
-    """MLflow's run and DVC's cache are as the experiment's commit says."""
-    files = files_of(clone, ref)
-    assert missing_from_cache(clone, files["outputs"]) == []
-    written = parse_params(parse_yaml(clone.say("git", "show", f"{ref}:params.yaml"), Path("params.yaml")))
-    params = {name: "null" if value is None else str(value) for name, value in dotted(written).items()}
-    assert differences(dict(run.data.params), params) == []
-    assert {item.path for item in clone.client.list_artifacts(run.info.run_id)} == ARTIFACTS
-    history = list(csv.DictReader(io.StringIO(_cached(clone, files["outputs"]["train"], "history.csv").decode())))
-    wanted = {
-        name: sorted((int(row["step"]), float(row[name])) for row in history if row[name] and _finite(row[name]))
-        for name in history[0].keys() - set(PLACE)
-    }
-    wanted |= {f"{part}/rsum": [(-1, files["metrics"][part]["rsum"])] for part in ("test", "last")}
-    for name, rows in wanted.items():
-        told = clone.client.get_metric_history(run.info.run_id, name)
-        sent = sorted((metric.step if name in history[0] else -1, metric.value) for metric in told)
-        assert len(sent) == len(rows), name
-        assert np.allclose(sent, rows, rtol=1e-9), name  # MLflow is told ten digits
-
-
-def _cached(clone: Clone, folder: str, name: str) -> bytes:
-    """A file of an output folder, from DVC's cache, by the folder's digest."""
-    cache = clone.folder / ".dvc/cache/files/md5"
-    members = json.loads((cache / folder[:2] / folder[2:]).read_text())
-    (digest,) = [member["md5"] for member in members if member["relpath"] == name]
-    return (cache / digest[:2] / digest[2:]).read_bytes()
-
-
-def _finite(text: str) -> bool:
-    return math.isfinite(float(text))

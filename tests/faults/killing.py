@@ -157,12 +157,7 @@ def try_kill(kill: Kill, reference: Reference, folder: Path) -> tuple[bool, list
     kept = [path for path in folder.glob(".checkpoints/*") if path.is_dir()]
     half = [path for path in folder.rglob("*") if path.suffix in (".part", ".old")]
     problems += [f"{path.relative_to(folder)} is left" for path in (*kept, *half)]
-    found = tracked(folder)
-    problems += [
-        f"{part} in MLflow: {_difference(found[part], wanted)}"
-        for part, wanted in reference.tracked[kill.stage].items()
-        if found[part] != wanted
-    ]
+    problems += differences(tracked(folder), reference.tracked[kill.stage], "in MLflow")
     return landed, problems
 
 
@@ -195,6 +190,23 @@ def tracked(folder: Path, runs: Collection[str] | None = None) -> dict[str, Any]
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         found = {part: connection.execute(query).fetchall() for part, query in TRACKED.items()}
     return {part: sorted(rest for run, *rest in rows if runs is None or run in runs) for part, rows in found.items()}
+
+
+def differences(found: Any, expected: Any, name: str = "") -> list[str]:
+    """Where two outcomes are not the same."""
+    if found == expected:
+        return []
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return [
+            problem
+            for key in sorted({*found, *expected})
+            for problem in differences(found.get(key), expected.get(key), f"{name}/{key}" if name else key)
+        ]
+    if isinstance(found, list) and isinstance(expected, list):
+        extra = [row for row in found if found.count(row) > expected.count(row)]
+        missing = [row for row in expected if expected.count(row) > found.count(row)]
+        return [f"{name}: too much {extra[:3]}, missing {missing[:3]}"]
+    return [f"{name}: {found} instead of {expected}"]
 
 
 def _context() -> ForkServerContext:
@@ -261,9 +273,3 @@ def _half(path: Path) -> bool:
 
 def _last_line(folder: Path, stage: str) -> str:
     return (folder / f"{stage}.log").read_text().strip().rpartition("\n")[2]
-
-
-def _difference(found: list[Any], wanted: list[Any]) -> str:
-    extra = [row for row in found if found.count(row) > wanted.count(row)]
-    missing = [row for row in wanted if wanted.count(row) > found.count(row)]
-    return f"too much {extra[:3]}, missing {missing[:3]}"

@@ -9,12 +9,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from ruamel.yaml import YAML
 from pipeline.paths import METRICS
 from tests.data.published import write_params
 from tests.end_to_end.test_dvc import SMALL, Clone
-from tests.faults.killing import tracked
+from tests.faults.killing import differences, tracked
 from tests.stages.running import write_empty_store
 
 CHANGE = ("sampler.cutdown", 0.4)  # what makes train, evaluate and audit run
@@ -169,71 +167,18 @@ def outcome(clone: Clone, refs: Mapping[str, str | None]) -> Outcome:
     for value in {*refs, *(value for value, _ in runs)}:
         found[value] = {"in MLflow": tracked(clone.folder, [run for of, run in runs if of == value])}
     for value, ref in refs.items():
-        files = files_of(clone, ref)
-        found[value] |= files | {"cache": missing_from_cache(clone, files["outputs"])}
+        found[value] |= files_of(clone, ref)
     return found
-
-
-def differences(found: Any, expected: Any, name: str = "") -> list[str]:
-    """Where two outcomes are not the same."""
-    if found == expected:
-        return []
-    if isinstance(found, dict) and isinstance(expected, dict):
-        return [
-            told
-            for key in sorted({*found, *expected})
-            for told in differences(found.get(key), expected.get(key), f"{name}/{key}" if name else key)
-        ]
-    if isinstance(found, list) and isinstance(expected, list):
-        extra = [row for row in found if found.count(row) > expected.count(row)]
-        missing = [row for row in expected if expected.count(row) > found.count(row)]
-        return [f"{name}: too much {extra[:3]}, missing {missing[:3]}"]
-    return [f"{name}: {found} instead of {expected}"]
-
-
-def missing_from_cache(clone: Clone, outputs: dict[str, str]) -> list[str]:
-    """Those outputs of which DVC's cache lacks a file or holds other bytes, members of folders too."""
-    cache, problems = clone.folder / ".dvc/cache/files/md5", []
-
-    def fault(digest: str) -> str:
-        path = cache / digest[:2] / digest[2:]
-        if not path.is_file():
-            return "is not in DVC's cache"
-        same = md5(path.read_bytes(), usedforsecurity=False).hexdigest() == digest.removesuffix(".dir")
-        return "" if same else "is damaged in DVC's cache"
-
-    for name, digest in outputs.items():
-        if name == str(METRICS):  # in git, not in the cache
-            continue
-        told = {name: fault(digest)}
-        if digest.endswith(".dir") and not told[name]:
-            members = json.loads((cache / digest[:2] / digest[2:]).read_text())
-            told |= {f"{name}/{member['relpath']}": fault(member["md5"]) for member in members}
-        problems += [f"{path} {problem}" for path, problem in told.items() if problem]
-    return problems
 
 
 def _start(clone: Clone, command: str) -> subprocess.Popen[bytes]:
     if command == "dvc repro":
         write_params(clone.folder, **(SMALL | {CHANGE[0].replace(".", "__"): CHANGE[1]}))
-    with open(_log(clone), "wb") as log:  # no pipe: what is left of a killed one would keep it open
-        return subprocess.Popen(
-            [sys.executable, "-m", "dvc", *COMMANDS[command]],
-            cwd=clone.folder,
-            env=clone.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _log(clone: Clone) -> Path:
-    return clone.folder.with_name(f"{clone.folder.name}.log")
+    return clone.start(*COMMANDS[command])
 
 
 def _said(clone: Clone) -> str:
-    return _log(clone).read_text().strip()[-300:]
+    return clone.log.read_text().strip()[-300:]
 
 
 def _left_after(folder: Path, seconds: float) -> list[Found]:
@@ -249,5 +194,5 @@ def _outcome(clone: Clone, command: str) -> Outcome:
         return outcome(clone, {value: None})
     found = outcome(clone, {value: ref_of(clone, "tried")})
     if "--temp" not in command:  # the workspace says the same as the commit
-        found[value]["cache"] += differences(files_of(clone, None)["outputs"], found[value]["outputs"], "workspace")
+        found[value]["workspace"] = differences(files_of(clone, None)["outputs"], found[value]["outputs"])
     return found

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 
 from tests.end_to_end.test_dvc import Clone
+from tests.faults.killing import differences
 from tests.faults.killing_dvc import (
     Moment,
     Outcome,
-    differences,
     on_a_branch,
     outcome,
     processes_in,
@@ -70,16 +68,7 @@ def kill_queue(clone: Clone, victims: str, moment: Moment, number: signal.Signal
 
 def start_workers(clone: Clone, count: int = 2) -> None:
     """So many of them."""
-    # a worker keeps what it inherits: a pipe would stay open as long as it lives
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(count)],
-        cwd=clone.folder,
-        env=clone.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+    assert clone.start("queue", "start", "--jobs", str(count)).wait() == 0, clone.log.read_text()
 
 
 def statuses(clone: Clone) -> dict[str, str]:
