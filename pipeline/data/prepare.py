@@ -12,7 +12,6 @@ from pipeline.data.acquire.layouts import ImageFiles
 from pipeline.data.acquire.locate import find_annotations, find_images, listing_changed
 from pipeline.data.acquire.pack import pack_images
 from pipeline.data.acquire.sources import SOURCES
-from pipeline.data.acquire.space import require_space
 from pipeline.data.images import write_images
 from pipeline.data.splits.annotations import Annotations, Picture, count_captions, read_annotations, scene_name
 from pipeline.data.splits.format import SPLITS
@@ -52,7 +51,6 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
             f"{params.name}: {len(absent)} images that the annotations name are missing: {_named(absent)}; "
             "add them, or set data.on_bad_image to skip"
         )
-    require_space(folder.parent, sum(image.size_bytes for image in found.values()), f"packing {len(found)} images")
     absent += pack_images(found, folder / IMAGES.name, fail=fail)
     for name, file in files.items():
         write_bytes(folder / ANNOTATIONS.name / name, file.read_bytes())

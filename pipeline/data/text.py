@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 from pipeline.data.archives import BROKEN
 from pipeline.errors import InputError
 from pipeline.files import parse_json
 
-MOST_TEXT_BYTES = 1 << 29  # three times MS-COCO's captions; files in an archive have data.limits
-
 
 def read_text(file: Traversable, label: str | None = None) -> str:
     """A file's text, UTF-8 with or without a byte order mark.
 
     Raises:
-        InputError: naming the file, if it is not UTF-8, is too large, or its archive is damaged.
+        InputError: naming the file, if it is not UTF-8 or its archive is damaged.
     """
     label = label or str(file)
-    if isinstance(file, Path) and file.exists() and (size_bytes := file.stat().st_size) > MOST_TEXT_BYTES:
-        raise InputError(f"{label}: {size_bytes} bytes; a text of at most {MOST_TEXT_BYTES} is read")
     try:
         return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

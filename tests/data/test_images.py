@@ -1,8 +1,7 @@
-"""Images as bytes: what decodes, what is refused, and the archive that holds them."""
+"""The archive that holds the images; `tests/faults/test_images.py` has what decodes and what is refused."""
 
 from __future__ import annotations
 
-import io
 import pickle
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
@@ -10,56 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pipeline.data.images import ImageArchive, check_image, decode, is_image, write_images
+from pipeline.data.images import ImageArchive, is_image, write_images
 from pipeline.errors import InputError
 from tests.data.published import jpeg
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    content = encoded(Image.new("RGB", (5, 4), "red").convert(mode), "TIFF")
-    assert (decode(content, "x").mode, decode(content, "x").size) == ("RGB", (5, 4))
-
-
-def test_a_picture_taken_sideways_stands_upright() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90° clockwise
-    picture = Image.new("RGB", (4, 8), "black")
-    picture.paste((255, 255, 255), (0, 0, 4, 4))
-    upright = decode(encoded(picture, "PNG", exif=exif), "x")
-    assert upright.size == (8, 4)
-    assert upright.getpixel((7, 0)) == (255, 255, 255)
-
-
-BROKEN = {
-    "cut off": jpeg(1)[:-80],
-    "png cut off": encoded(Image.effect_noise((40, 40), 50))[:-300],
-    "png damaged": encoded(Image.effect_noise((40, 40), 50)).replace(b"IDAT", b"IDAX"),
-    "empty": b"",
-    "text": b"<html>404</html>",
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-}
-
-
-@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
-def test_what_does_not_decode_is_named(content: bytes) -> None:
-    for check in (decode, check_image):
-        with pytest.raises(InputError, match=r"a/b\.jpg: does not decode: "):
-            check(content, "a/b.jpg")
-
-
-def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.images.MAX_PIXELS", 99)
-    with pytest.raises(InputError, match="10 × 10 pixels, at most 99"):
-        decode(encoded(Image.new("RGB", (10, 10))), "x")
 
 
 @pytest.mark.parametrize(

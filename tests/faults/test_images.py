@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.data.images import MAX_PIXELS, MAX_SCANS, check_image, decode
 from pipeline.errors import InputError
+from tests.data.published import jpeg
 from tests.faults.guard import bounded
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -128,6 +129,23 @@ def test_a_picture_may_be_as_narrow_as_it_likes(kind: str, size: tuple[int, int]
 
 def test_the_content_says_what_kind_it_is_not_the_name() -> None:
     assert decode(encoded(Image.new("RGB", (3, 2)), "PNG"), "a.jpg").size == (3, 2)
+
+
+BROKEN = {
+    "cut off": jpeg(1)[:-80],
+    "png cut off": encoded(Image.effect_noise((40, 40), 50))[:-300],
+    "png damaged": encoded(Image.effect_noise((40, 40), 50)).replace(b"IDAT", b"IDAX"),
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_what_does_not_decode_is_named(content: bytes) -> None:
+    for check in (decode, check_image):
+        with pytest.raises(InputError, match=r"a/b\.jpg: does not decode: "):
+            check(content, "a/b.jpg")
 
 
 def with_size(content: bytes, kind: str, width: int, height: int) -> bytes:

@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -188,27 +187,6 @@ def test_scenes_need_no_network_and_their_truth_holds_their_own_pairs() -> None:
     assert set(truth["relevance"]) == {1.0}
 
 
-def test_a_larger_split_of_scenes_keeps_the_smaller_one() -> None:
-    write_params(Path(), data__scenes__train=3, data__scenes__val=2, data__scenes__test=2)
-    run("download")
-    small = packed()
-    write_params(Path(), data__scenes__train=5, data__scenes__val=2, data__scenes__test=2)
-    run("download")
-    assert small.items() < packed().items()
-
-
-def test_the_train_file_is_one_that_fnes_published_reader_takes(tmp_path: Path) -> None:
-    copy = flickr8k(tmp_path / "published")
-    download(copy)
-    run("split")
-    rows = json.loads(Path("data/split/train.json").read_text())
-    assert [set(row) for row in rows] == [{"image", "caption", "image_id"}] * 25
-    assert [row["image_id"] for row in rows] == [number for number in range(5) for _ in range(5)]
-    test = json.loads(Path("data/split/test.json").read_text())
-    assert [set(row) for row in test] == [{"image", "caption"}] * 2
-    assert all(len(row["caption"]) == 5 for row in test)
-
-
 @pytest.mark.parametrize("prefix", ["flickr30k-images/", ""])
 def test_fne_json_is_read_and_written_as_published(prefix: str, tmp_path: Path) -> None:
     copy = COPIES["flickr30k, FNE"](tmp_path / "published")
@@ -288,12 +266,6 @@ def test_an_image_that_does_not_decode_is_named_or_skipped(tmp_path: Path) -> No
     assert len(read_split(Path("data/split/train.json")).images) == 5
 
 
-def test_a_full_disk_is_seen_before_packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good_then(tmp_path, lambda _: None)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    assert "no space left for packing 10 images" in refused("download")
-
-
 def test_two_layouts_in_one_folder_need_a_choice(tmp_path: Path) -> None:
     good_then(tmp_path, lambda mine: own_folder(mine, "csv"))
     assert "2 layouts: fne, table; set data.annotations" in refused("download")
@@ -322,11 +294,6 @@ def test_flickr30k_says_where_its_images_are_given_out(tmp_path: Path) -> None:
 def test_a_layout_that_a_source_does_not_have_is_refused(tmp_path: Path) -> None:
     write_copy_params(Path(), cc120k(tmp_path / "mine"), None, data__annotations="fne")
     assert "data.annotations = 'fne': data.name = 'cc120k' can be read with auto, scan" in refused("download")
-
-
-def test_split_without_download_says_what_to_run() -> None:
-    write_params(Path())
-    assert "`dvc repro download` makes it" in refused("split")
 
 
 def test_rows_of_an_image_may_lie_apart_in_a_train_file(tmp_path: Path) -> None:

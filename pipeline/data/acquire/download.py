@@ -13,7 +13,6 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 
 from pipeline.data.acquire.sources import Item
-from pipeline.data.acquire.space import require_space
 from pipeline.data.archives import check_archive
 from pipeline.data.text import read_json
 from pipeline.errors import InputError
@@ -107,7 +106,7 @@ def fetch(
 
     Raises:
         InputError: naming the address: unreachable, refused, a web page instead of the file, a redirect to another
-            host or away from http(s), no space left, or an error of `verify` (the partial file is then removed).
+            host or away from http(s), or an error of `verify` (the partial file is then removed).
     """
     part = destination.with_name(destination.name + ".part")
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +160,6 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
             raise requests.ConnectionError("the server continued at another place; starting again")
         length = answer.headers.get("Content-Length", "")
         total_bytes = start_bytes + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        require_space(part.parent, (total_bytes or start_bytes) - start_bytes, f"downloading {url}")
         if start_bytes == 0:
             part.unlink(missing_ok=True)  # first: a kill after this cannot mix two files
             write_text(state, _validator(answer))

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from pipeline.data.images import is_image
 from pipeline.errors import InputError
 from pipeline.params import LimitsParams
 
-MOST_IMAGE_BYTES = 1 << 28  # enough for 50 million uncompressed pixels, the limit of decoding
 Files = Mapping[str, Traversable]  # annotation files by base name: on the disk or inside an archive
 
 
@@ -80,7 +78,7 @@ class ImageFiles:
             for name in sorted(filter(is_image, names)):
                 path = Path(place, name)
                 if path.is_file():
-                    image = ImageFile(str(path), path.stat().st_size, partial(_read_file, path))
+                    image = ImageFile(str(path), path.stat().st_size, path.read_bytes)
                     self.add(image, *(path.relative_to(base).as_posix() for base in (folder, root)))
 
     def add_archive(self, path: Path, limits: LimitsParams) -> None:
@@ -94,12 +92,6 @@ class ImageFiles:
             if is_image(member.filename) and not member.is_dir():
                 image = ImageFile(f"{path}: {member.filename}", member.file_size, _reader(archive, member))
                 self.add(image, member.filename)
-
-
-def _read_file(path: Path) -> bytes:
-    if (size_bytes := path.stat().st_size) > MOST_IMAGE_BYTES:
-        raise InputError(f"{path}: {size_bytes} bytes; an image of at most {MOST_IMAGE_BYTES} is read")
-    return path.read_bytes()
 
 
 def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:

@@ -41,7 +41,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
     """The labels of a split's pairs, by source; the first is the main one. Empty if there are none.
 
     Raises:
-        InputError: when the files exist but cannot be read, or name rows that the split does not have.
+        InputError: when the files exist but cannot be read.
     """
     import pandas
 
@@ -69,21 +69,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
                 )
     except Exception as error:  # Arrow's reader raises many types on a damaged file
         raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
-    if truths:
-        _check_rows(table_path, folder / f"{split}.json", list(truths.values()))
     return truths
-
-
-def _check_rows(table: Path, path: Path, truths: list[Truth]) -> None:
-    split = read_split(path)
-    for truth in truths:
-        for what, row_P, count in (
-            ("images", truth.image_P, len(split.images)),
-            ("captions", truth.caption_P, len(split.captions)),
-        ):
-            low, high = row_P.min(), row_P.max()
-            if not 0 <= low <= high < count:
-                raise InputError(f"{table}: {what} {low} to {high}, {path.name} has {count}; run `dvc repro split`")
 
 
 @dataclass(frozen=True)
@@ -104,7 +90,7 @@ def read_noise(folder: Path) -> Noise | None:
     """The training split's noise; None without noise or without noise.json.
 
     Raises:
-        InputError: when noise.json cannot be read or does not fit train.json.
+        InputError: when noise.json cannot be read.
     """
     import numpy as np
 
@@ -119,14 +105,7 @@ def read_noise(folder: Path) -> Noise | None:
         ratio = float(record["chosen"] / len(permutation_M) if record["ratio"] is None else record["ratio"])
     except (ArithmeticError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable ({error!r}); run `dvc repro split`") from None
-    train = read_split(folder / "train.json")
-    image_M = np.array(train.caption_image)
-    if not image_M.shape == permutation_M.shape == true_image_M.shape:
-        raise InputError(f"{path}: {permutation_M.size} captions, train.json has {len(image_M)}; run `dvc repro split`")
-    if sorted(permutation_M.tolist()) != list(range(len(image_M))):
-        raise InputError(f"{path}: permutation does not hold each caption once; run `dvc repro split`")
-    if not ((true_image_M >= 0) & (true_image_M < len(train.images))).all():
-        raise InputError(f"{path}: true_image names others than train.json's images; run `dvc repro split`")
+    image_M = np.array(read_split(folder / "train.json").caption_image)
     return Noise(permutation_M, true_image_M, true_image_M != image_M, ratio)
 
 

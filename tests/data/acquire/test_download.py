@@ -303,12 +303,6 @@ def test_without_a_digest_a_file_is_read_whole_before_it_gets_its_name(
     assert (tmp_path / name).read_bytes() == content
 
 
-def test_no_space_is_seen_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.acquire.space.RESERVE_BYTES", 1 << 60)
-    with served([]) as url, pytest.raises(InputError, match="no space left for downloading"):
-        fetch(url, tmp_path / "file.zip", check_archive)
-
-
 @pytest.mark.parametrize(
     ("item", "expected"),
     [

@@ -57,22 +57,6 @@ def test_a_caption_claims_exactly_what_its_words_say(caption: str, expected: boo
     assert holds(caption, TWO) is expected
 
 
-def test_only_says_that_there_is_no_other_shape() -> None:
-    assert holds("only a red circle", scene("large red circle 1 1"))
-    assert not holds("only a red circle", scene("large red circle 1 1", "large red circle 0 0"))
-
-
-def test_and_speaks_of_two_different_shapes() -> None:
-    assert not holds("a red shape and a circle", scene("large red circle 1 1"))
-    assert holds("a red shape and a circle", scene("large red circle 1 1", "small red star 1 2"))
-
-
-def test_shapes_in_one_row_are_neither_above_nor_below_each_other() -> None:
-    row = scene("large red circle 1 0", "large red star 1 2")
-    assert not holds("a circle above a star", row)
-    assert not holds("a circle below a star", row)
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.images import ImageArchive
 from pipeline.data.prepare import prepare
-from pipeline.data.splits.format import Split, read_split, write_split
+from pipeline.data.splits.format import Split, write_split
 from pipeline.data.splits.noise import Shuffle, noisy, write_noise
 from pipeline.data.splits.partition import partition
 from pipeline.data.splits.scan import write_scan
@@ -75,26 +74,6 @@ def test_what_is_written_is_read_as_the_same_split(
     assert noise_again is not None
     assert noise.wrong_M.any()
     assert np.array_equal(noise.permutation_M, noise_again.permutation_M)
-
-
-def test_generated_scenes_are_read_back_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    small = {"train": 6, "val": 2, "test": 2, "size": 32}
-    for name in ("first/raw", "first/split"):
-        (tmp_path / name).mkdir(parents=True)
-    scenes = Copy("scenes", "auto", {}, {})
-    write_copy_params(tmp_path, scenes, None, **{f"data__scenes__{key}": value for key, value in small.items()})
-    data = load_params(tmp_path / "params.yaml").data
-    prepare(data, tmp_path / "first/raw")
-    partition(tmp_path / "first/raw", data.split, CLEAN, tmp_path / "first/split")
-    write_scan(tmp_path / "first/split", "scenes", tmp_path / "again")
-    archive = ImageArchive(tmp_path / "first/raw/images.zip")
-    for name in archive.names:
-        (tmp_path / "again/images" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "again/images" / name).write_bytes(archive.read(name))
-    second = stages(Copy("folder", "scan", {}, {}, tmp_path / "again"), tmp_path / "second")
-    for split in ("train", "val", "test"):
-        assert read_split(second / f"{split}.json") == read_split(tmp_path / "first/split" / f"{split}.json")
 
 
 def test_ids_are_the_names_without_jpg_once_a_caption_but_in_train(tmp_path: Path) -> None:
