@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run stages in, as a clone is."""
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage has run, once more than somebody who left a file in each of their outputs."""
@@ -75,3 +81,10 @@ def heads_ready(towers_ready: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("heads")
     shutil.copytree(towers_ready, folder, dirs_exist_ok=True)
     return run_in(folder, "features", model__train="heads")
+
+
+@pytest.fixture
+def heads_clone(heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    shutil.copytree(heads_ready, tmp_path / "clone")
+    return work_in(tmp_path / "clone", monkeypatch)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.stages.running import invoke_with, run, work_in, write_tiny_params
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return work_in(tmp_path / "clone", monkeypatch)
+from tests.stages.running import invoke_with, run, write_tiny_params
 
 
 def test_a_noisy_split_of_scenes_is_exported(clone: Path) -> None:

@@ -14,16 +14,15 @@ from mlflow import MlflowClient
 
 from pipeline.files import sha256
 from pipeline.training.checkpoint import Checkpoint
-from tests.stages.running import ROOT, files_below, invoke, largest_file, run, run_in, work_in, write_tiny_params
+from tests.stages.running import ROOT, files_below, invoke, largest_file, run, run_in, write_tiny_params
 
 SETTINGS: dict[str, Any] = {"model__train": "heads", "train__epochs": 3, "train__batch_size": 16}
 
 
 @pytest.fixture
-def clone(heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(heads_ready, tmp_path / "clone")
-    write_tiny_params(tmp_path / "clone", **SETTINGS)
-    return work_in(tmp_path / "clone", monkeypatch)
+def clone(heads_clone: Path) -> Path:
+    write_tiny_params(heads_clone, **SETTINGS)
+    return heads_clone
 
 
 @pytest.fixture(scope="module")

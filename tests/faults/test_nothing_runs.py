@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.models import pretrained
-from pipeline.params import load_params
 from tests.data.published import PARAMS
 from tests.models.test_pretrained import write_towers
 
@@ -65,12 +64,3 @@ def test_code_in_a_towers_folder_is_neither_run_nor_asked_about(
     except InputError as error:
         assert "model.text = 'bert'" in str(error)
     assert not (tmp_path / "created").exists()
-
-
-def test_a_yaml_tag_creates_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    created = tmp_path / "created"
-    path.write_text(PARAMS.read_text().replace("root: null", f"root: !!python/object/apply:os.mkdir ['{created}']"))
-    with pytest.raises(InputError, match=r"params\.yaml"):
-        load_params(path)
-    assert not created.exists()

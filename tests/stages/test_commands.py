@@ -25,7 +25,6 @@ from tests.stages.running import (
     run,
     start,
     succeed,
-    work_in,
     write_empty_store,
     write_tiny_params,
 )
@@ -40,11 +39,6 @@ except SystemExit as end:
     assert end.code == 0
 print("imported:", *{name.partition(".")[0] for name in sys.modules})
 """
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return work_in(tmp_path / "clone", monkeypatch)
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "show", "export", "recipe", "compare", "search", "ui", "sync"])

@@ -37,7 +37,7 @@ NPC = {
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, split and small towers; features and bank of one process. Heads, so that features are computed."""
-    return run_in(tmp_path_factory.mktemp("ready"), *STAGES[:5], model__train="heads", **NPC)
+    return run_in(tmp_path_factory.mktemp("ready"), *STAGES[:6], model__train="heads", **NPC)
 
 
 @pytest.mark.end_to_end

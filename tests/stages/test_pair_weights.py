@@ -24,7 +24,7 @@ def banked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "loss__temperature": "learned",
         "train__epochs": 2,  # the first warms up
     }
-    return run_in(tmp_path_factory.mktemp(request.param), *STAGES[:5], **changes), changes
+    return run_in(tmp_path_factory.mktemp(request.param), *STAGES[:6], **changes), changes
 
 
 def test_pair_weights_go_with_towers_of_either_family(banked: tuple[Path, dict[str, object]], tmp_path: Path) -> None:

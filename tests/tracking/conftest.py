@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import postgres_trial
 from pipeline.tracking.store import SETTINGS
-from tests.stages.running import work_in, write_empty_store
+from tests.stages.running import write_empty_store
 from tests.tracking import making
 from tests.tracking.door import Door
 
@@ -27,11 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     with postgres_trial.server(folder, f"sqlite:///{write_empty_store(folder)}", workers=1) as address:
         yield address
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return work_in(tmp_path / "clone", monkeypatch)
 
 
 @pytest.fixture
