@@ -57,7 +57,7 @@ def _sizes(archive: ImageArchive) -> list[int]:
     return [archive.decode(name).width for name in archive.names]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.end_to_end)])
 def test_worker_processes_read_the_archive_that_their_parent_had_open(archive: ImageArchive, method: str) -> None:
     expected = _sizes(archive)
     with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:

@@ -59,6 +59,7 @@ def test_a_misspelt_parameter_is_refused_with_the_nearest_name(stage: str, clone
     )
 
 
+@pytest.mark.end_to_end
 def test_a_mistake_ends_the_real_command_with_status_1_and_one_line(clone: Path) -> None:
     write_tiny_params(clone, train__epochs="many")
     process = start("train")

