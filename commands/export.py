@@ -16,11 +16,11 @@ from stages.command import stage
 @stage
 def main(folder: Path) -> None:
     """Write data/split as {train,dev,test}_{ids,caps}.txt, with its noise where there is some."""
-    from pipeline.data.splits.partition import read_source
     from pipeline.data.splits.scan import write_scan
+    from pipeline.files import read_record
     from pipeline.paths import SOURCE, SPLIT
 
-    for line in write_scan(SPLIT, read_source(SOURCE)["name"], folder):
+    for line in write_scan(SPLIT, read_record(SOURCE, "download")["name"], folder):
         click.echo(line)
 
 

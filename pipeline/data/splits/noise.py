@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.data.splits.format import Split
 from pipeline.data.text import read_lines
 from pipeline.errors import InputError
-from pipeline.files import sha256, users_path, write_text
+from pipeline.files import sha256, users_file, write_text
 from pipeline.params import NoiseParams
 from pipeline.paths import NOISE
 
@@ -43,9 +43,7 @@ def noise_file(params: NoiseParams) -> Path | None:
     """
     if params.file is None:
         return None
-    path = users_path(params.file, "data.noise.file")
-    if not path.is_file():
-        raise InputError(f"data.noise.file = {params.file!r}: there is no file {path}")
+    path = users_file(params.file, "data.noise.file")
     if path.suffix not in (INDEX, TEXT):
         raise InputError(f"data.noise.file = {params.file!r}: expected an index (.npy) or noisy captions (.txt)")
     return path

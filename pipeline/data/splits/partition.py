@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.acquire.layouts import Files
 from pipeline.data.acquire.sources import SOURCES
@@ -32,7 +31,7 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
         InputError: naming the file and the wrong row, or a split without an image.
     """
     index = noise_file(noise)
-    source = read_source(raw / SOURCE.name)
+    source = read_record(raw / SOURCE.name, "download")
     files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
     annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
     packed = set(ImageArchive(raw / IMAGES.name).names)
@@ -96,20 +95,3 @@ def _vocabulary(captions: Iterable[str]) -> str:
     """Sorted lines `word<TAB>count` of the words of the training captions."""
     words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
     return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))
-
-
-def read_source(path: Path) -> Mapping[str, Any]:
-    """What stage `download` wrote about the dataset.
-
-    Raises:
-        InputError: when it is missing or invalid.
-    """
-    source = read_record(path, "download")
-    try:
-        if source["name"] not in SOURCES or source["layout"] not in SOURCES[source["name"]].layouts:
-            raise KeyError(source["name"])
-        if not isinstance(source["skipped"], list) or not all(isinstance(name, str) for name in source["skipped"]):
-            raise TypeError("skipped is no list of names")
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not what stage download writes ({error!r}); run that stage again") from None
-    return source

@@ -206,7 +206,7 @@ def test_a_file_is_looked_for_in_the_main_repository(tmp_path: Path, monkeypatch
     index(tmp_path, [1, 0])
     assert noise_file(params(file=Path("index.npy"))) == tmp_path / "index.npy"
     for missing in (Path("other.npy"), tmp_path):
-        with pytest.raises(InputError, match=r"data\.noise\.file = .*: there is no file"):
+        with pytest.raises(InputError, match=r"data\.noise\.file = .*: no such file"):
             noise_file(params(file=missing))
     (tmp_path / "index.csv").touch()
     with pytest.raises(InputError, match=r"expected an index \(\.npy\) or noisy captions \(\.txt\)"):
