@@ -74,9 +74,9 @@ def test_every_source_becomes_splits(build: Callable[[Path], Copy], tmp_path: Pa
     assert Path("data/split/truth.json").exists() == Path("data/split/truth.parquet").exists() == copy.has_truth
 
 
-@pytest.mark.parametrize("train", ["towers", "heads"])
-def test_a_published_layout_goes_through_all_stages(train: str, tmp_path: Path) -> None:
-    download(flickr8k(tmp_path / "published"), **TINY_TOWERS, model__train=train, model__width=8)
+@pytest.mark.parametrize(("train", "copy"), [("towers", "folder, TSV without splits"), ("heads", "flickr8k")])
+def test_pictures_of_others_go_through_all_stages(train: str, copy: str, tmp_path: Path) -> None:
+    download(COPIES[copy](tmp_path / "published"), **TINY_TOWERS, model__train=train, model__width=8)
     evaluated = run(*STAGES[1:])
     metrics = json.loads(Path("metrics.json").read_text())
     for model in ("last", "test"):
