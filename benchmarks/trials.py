@@ -129,7 +129,11 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
     row = {"val_rsum": round(at.best_rsum, 4), "best_epoch": at.best["epoch"] + 1}
     if not evaluated:
         return row
-    last = {"epoch": max(0, at.epoch - 1), "step": at.step, "statistics": training.statistics.as_numbers()}
+    last: dict[str, Any] = {
+        "epoch": max(0, at.epoch - 1),
+        "step": at.step,
+        "statistics": training.statistics.as_numbers(),
+    }
     save(scratch / "last")
     training.restore_best()
     save(scratch / "best")
@@ -139,8 +143,10 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
     sampler = SamplerRecord.model_validate(settings)
     chance = match_chance(evidence, split, "test") if truths else None  # the same for both parts
     write_history(scratch / "history.csv", at.history)
-    rows = sampling_by_epoch(scratch / "history.csv").add_prefix("sampler/").to_dict("records")
-    sampling = {int(row.pop("sampler/epoch")): row for row in rows}
+    by_epoch: list[dict[str, Any]] = json.loads(
+        sampling_by_epoch(scratch / "history.csv").add_prefix("sampler/").to_json(orient="records")
+    )
+    sampling = {int(epoch.pop("sampler/epoch")): epoch for epoch in by_epoch}
     for part, moment in (("best", at.best), ("last", last)):
         model = load_trained(scratch / part, inputs.feature_widths).to(own_device())
         image_ND, text_MD = encode_split(model, inputs, params.evaluate.batch_size, "test")
@@ -148,8 +154,8 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
         about = chance if part == "best" else None
         report = judge(encoded, params.evaluate.folds, truths, Moment.model_validate(moment), sampler, about).report
         found = {name.replace(".", "/"): value for name, value in flat(report).items()}
-        found |= {str(name): value for name, value in sampling.get(moment["epoch"], {}).items()}
-        row |= {f"{part}/{name}": float(f"{found[name]:.6g}") for name in METRICS if name in found}
+        found |= sampling.get(moment["epoch"], {})
+        row |= {f"{part}/{name}": float(f"{found[name]:.6g}") for name in METRICS if found.get(name) is not None}
     row |= {f"trust/{name}": value for name, value in trust_quality(evidence, split).items()}
     for record in at.history:
         row |= {name: float(f"{record[name]:.6g}") for name in OF_PAIRS if name in record}

@@ -45,19 +45,15 @@ RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
 def make_evidence(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> dict[str, Any]:
-    """Fill `folder`, and return the record that `evidence.json` holds.
-
-    Raises:
-        InputError: when a parameter asks for evidence, and none of the kinds exists for the data.
-    """
+    """Fill `folder`, and return the record that `evidence.json` holds."""
     kinds = params.evidence.kinds
     folder.mkdir(parents=True, exist_ok=True)
     if set(kinds) - set(WORDED):
         _write_vectors(folder, splits, features, params)
     opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
     record: dict[str, Any] = {"kinds": kinds, "seen": _seen(opened["val"]) if kinds else {}}
-    if any(record["seen"].values()):
-        posterior = _fitted(opened["val"], params.evidence.seed)
+    posterior = _fitted(opened["val"], params.evidence.seed) if kinds else None
+    if posterior is not None:
         record["posterior"] = posterior.as_numbers()
         for name, evidence in opened.items():
             trust_M = _trust(evidence, params.evidence.seed)
@@ -68,13 +64,9 @@ def make_evidence(folder: Path, splits: dict[str, Split], features: Path, params
                 "pairs": len(splits[name].images) * len(splits[name].captions),
             }
             write_tensors(folder / name / PAIRS, {"trust_M": trust_M.float(), **pairs})
-    elif "evidence" in (params.sampler.posterior, params.pairs.weighting):
-        raise InputError(
-            f"params.yaml: evidence.kinds = {kinds}: no image of val.json has a second caption to compare; regression "
-            "needs none, but frozen features (model.train heads)"
-        )
+    weighted = params.pairs.weighting == "evidence" and "posterior" in record
     if params.model.anchor == "cca":
-        weight_M = read_trust(folder, "train") if params.pairs.weighting == "evidence" else None
+        weight_M = read_tensors(folder / "train" / PAIRS, "evidence")["trust_M"] if weighted else None
         image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
         caption_image_M = torch.tensor(splits["train"].caption_image)
         write_alignment(folder, fit_cca(image_NW, caption_MV, caption_image_M, weight_M=weight_M))
@@ -90,7 +82,7 @@ def described(record: Mapping[str, Any]) -> list[str]:
         return ["no evidence: evidence.kinds is empty"]
     lines = [f"no {kind}: no image has a second caption" for kind, share in record["seen"].items() if share == 0]
     if "posterior" not in record:
-        return lines
+        return lines or ["no evidence: val.json has too few images to compare"]
     train = record["train"]
     return [
         f"evidence from {', '.join(record['kinds'])}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
@@ -129,7 +121,10 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
     try:
         return record["kinds"], Posterior.from_numbers(record["posterior"])
     except (KeyError, TypeError):
-        raise InputError(f"{path}: holds no posterior; set evidence.kinds, and run `dvc repro evidence`") from None
+        raise InputError(
+            f"{path}: no evidence: evidence.kinds {record.get('kinds')} names no kind that this data has (without a "
+            "second caption for an image there is only regression); change it, and run `dvc repro evidence`"
+        ) from None
 
 
 def prior_of(prior: float | str, folder: Path) -> float:
@@ -141,8 +136,9 @@ def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
     """`trust_M` of one split's pairs, and `image_P`, `caption_P` and `log_ratio_P` of the unpaired ones (see `PAIRS`).
 
     Raises:
-        InputError: when the file is missing, damaged, or of another split.
+        InputError: when there is no evidence, or the file is missing, damaged, or of another split.
     """
+    read_posterior(folder)
     path = folder / name / PAIRS
     pairs = read_tensors(path, "evidence")
     images, captions = len(split.images), len(split.captions)
@@ -163,11 +159,6 @@ def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> Li
     )
 
 
-def read_trust(folder: Path, name: str) -> Tensor:
-    """The trust in each listed pair of a split (M,), float32 in [0, 1]."""
-    return read_tensors(folder / name / PAIRS, "evidence")["trust_M"]
-
-
 def match_chance(folder: Path, split_folder: Path, name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The probability (K,) that images and captions of a split match, float64, with the estimated prior; None where
     stage evidence made nothing.
@@ -185,7 +176,10 @@ def trust_quality(folder: Path, split_folder: Path) -> dict[str, float]:
     noise = read_noise(split_folder)
     if noise is None or not (folder / "train" / PAIRS).exists() or not 0 < noise.wrong_M.sum() < len(noise.wrong_M):
         return {}
-    wrong_M, chance_M = torch.from_numpy(noise.wrong_M), 1 - read_trust(folder, "train").double()
+    wrong_M, chance_M = (
+        torch.from_numpy(noise.wrong_M),
+        1 - read_pairs(folder, "train", read_split(split_folder / "train.json"))["trust_M"].double(),
+    )
     return ranking_quality(chance_M, wrong_M) | {"ece": calibration_error(chance_M, wrong_M)}
 
 
@@ -222,15 +216,20 @@ def _write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
     write_shards(folder, kind, len(row_NV), make, iter)
 
 
-def _fitted(evidence: SplitEvidence, seed: int) -> Posterior:
-    """Positives: each caption against its own image's others; negatives: random unpaired pairs."""
+def _fitted(evidence: SplitEvidence, seed: int) -> Posterior | None:
+    """Positives: each caption against its own image's others; negatives: random unpaired pairs. None where there are
+    not two of both: no image has a second caption, or there is one image.
+    """
     positive_KF = evidence.of(evidence.caption_image_M, torch.arange(len(evidence.caption_image_M)))
     generator = torch.Generator().manual_seed(seed)
     image_K = torch.randint(evidence.images, (RANDOM_PAIRS,), generator=generator)
     caption_K = torch.randint(len(evidence.caption_image_M), (RANDOM_PAIRS,), generator=generator)
     unpaired_K = evidence.caption_image_M.cpu()[caption_K] != image_K
     negative_KF = evidence.of(image_K[unpaired_K], caption_K[unpaired_K])
-    posterior = fit_posterior(positive_KF, negative_KF, prior=2)
+    try:
+        posterior = fit_posterior(positive_KF, negative_KF, prior=2)
+    except InputError:
+        return None
     ratios = (posterior.log_ratio(part_KF) for part_KF in (positive_KF, negative_KF))
     return replace(posterior, prior=estimated_prior(*ratios))
 

@@ -13,7 +13,7 @@ from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
-from pipeline.evidence.make import read_listed, read_trust
+from pipeline.evidence.make import read_listed, read_pairs
 from pipeline.evidence.start import start_model
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
@@ -70,7 +70,7 @@ def open_training(
     if params.sampler.posterior == "evidence":
         listed = read_listed(evidence_folder, "train", split, params.sampler.prior)
     if params.pairs.weighting == "evidence":
-        trust_M = read_trust(evidence_folder, "train")
+        trust_M = read_pairs(evidence_folder, "train", split)["trust_M"]
     impact = None
     if params.pairs.weighting == "npc":
         bank = read_bank(bank_folder, len(train.caption_image))

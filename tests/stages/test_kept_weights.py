@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from pipeline.data.splits.truth_file import read_truths
 from pipeline.evaluation.judgment import Encoded, judge
+from pipeline.evidence.make import match_chance
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained
 from pipeline.params import flat, load_params
-from pipeline.paths import EMBEDDINGS, EVALUATION, FEATURES, HISTORY, LAST, METRICS, RUN, SPLIT, TRAINED
+from pipeline.paths import EMBEDDINGS, EVALUATION, EVIDENCE, FEATURES, HISTORY, LAST, METRICS, RUN, SPLIT, TRAINED
 from pipeline.retrieval.recall import recalls
 from pipeline.training.record import read_run
 from tests.stages.running import run, work_in, write_tiny_params
@@ -53,7 +54,8 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
     run("evaluate")
     kept, metrics = read_run(RUN), json.loads(METRICS.read_text())
     for name, folder, moment in (("test", TRAINED, kept.best), ("last", LAST, kept.last)):
-        expected = judge(encoded(folder, "test"), 1, read_truths(SPLIT, "test"), moment, kept.sampler).report
+        chance = match_chance(EVIDENCE, SPLIT, "test") if name == "test" else None
+        expected = judge(encoded(folder, "test"), 1, read_truths(SPLIT, "test"), moment, kept.sampler, chance).report
         assert flat(metrics[name]) == pytest.approx(flat(expected), rel=1e-4)
     assert metrics["test"]["rsum"] != metrics["last"]["rsum"]
     assert metrics["test"]["posterior"]["auc"] == pytest.approx(metrics["test"]["similarity"]["auc"])
