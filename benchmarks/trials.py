@@ -140,7 +140,7 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
     chance = match_chance(evidence, split, "test") if truths else None  # the same for both parts
     write_history(scratch / "history.csv", at.history)
     rows = sampling_by_epoch(scratch / "history.csv").add_prefix("sampler/").to_dict("records")
-    sampling = {int(row.pop("sampler/epoch")): row for row in rows}
+    sampling: dict[Any, Any] = {int(row.pop("sampler/epoch")): row for row in rows}
     for part, moment in (("best", at.best), ("last", last)):
         model = load_trained(scratch / part, inputs.feature_widths).to(own_device())
         image_ND, text_MD = encode_split(model, inputs, params.evaluate.batch_size, "test")
@@ -148,7 +148,7 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
         about = chance if part == "best" else None
         report = judge(encoded, params.evaluate.folds, truths, Moment.model_validate(moment), sampler, about).report
         found = {name.replace(".", "/"): value for name, value in flat(report).items()}
-        found |= {str(name): value for name, value in sampling.get(moment["epoch"], {}).items()}
+        found |= sampling.get(moment["epoch"], {})
         row |= {f"{part}/{name}": float(f"{found[name]:.6g}") for name in METRICS if name in found}
     row |= {f"trust/{name}": value for name, value in trust_quality(evidence, split).items()}
     for record in at.history:
