@@ -77,7 +77,8 @@ ALL, RANDOM = {"sampler.strategy": "all"}, {"sampler.strategy": "random"}
 NO_CUTDOWN = {"sampler.cutdown": 2.0}  # no similarity is below μ+ - 2
 NO_POSTERIOR = {"sampler.suspect": 1.0}  # no posterior is above 1
 EVIDENCE = {"sampler.posterior": "evidence", "sampler.prior": "estimated"}
-DROP = EVIDENCE | {"sampler.drop": 0.5}
+# the estimated prior is a lower bound: on the scenes no pair is above 0.5, of those above 0.01 two in five match
+DROPS = {f"drop above {value}": EVIDENCE | {"sampler.drop": value} for value in (0.1, 0.01)}
 ANCHOR = {"model.anchor": "cca"}
 NPC = {"pairs.weighting": "npc", "pairs.bank_epochs": 1}
 TRUST = {"pairs.weighting": "evidence"}
@@ -115,7 +116,7 @@ STUDIES = {
             "triplet, FNE without cut-down": FNE | TRIPLET | NO_CUTDOWN,
         },
         variants={
-            "": {"drop by evidence": DROP},
+            "": DROPS,
             **{
                 f"{loss}, FNE{cutdown}": {"posterior by evidence": EVIDENCE, "no posterior": NO_POSTERIOR}
                 for loss in ("InfoNCE", "triplet")
@@ -139,8 +140,8 @@ STUDIES = {
         variants={
             "": {
                 "anchor": ANCHOR,
-                "drop by evidence": DROP,
-                "anchor, drop by evidence": ANCHOR | DROP,
+                **DROPS,
+                **{f"anchor, {name}": ANCHOR | drop for name, drop in DROPS.items()},
             },
             "triplet, FNE": {
                 "posterior by evidence": EVIDENCE,
