@@ -42,6 +42,8 @@ def stage_key(params: Params, stage: str) -> str:
             continue  # the bank is an empty table
         listed = [f"{one}." for one in _stages()[name].get("params", [])]
         read |= {leaf: value for leaf, value in values.items() if f"{leaf}.".startswith(tuple(listed))}
+        if name == "evidence" and params.model.anchor == "none":
+            del read["pairs.weighting"]  # of the pairs in the anchor
     return digest_of(read)
 
 
@@ -101,14 +103,14 @@ def _run_stages(root: Path, folders: Mapping[Path, Params], stages: Sequence[str
         has = {_done(path.parent).get(stage): path.parent for path in sorted(root.glob(f"*/{DONE}"))}
         new = {key: folder for folder, key in todo.items() if key not in has}
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(_run, [stage] * len(new), new.values()))
+            list(pool.map(_run, [stage] * len(new), new.values(), new))
         for folder, key in todo.items():
             if folder not in new.values():
                 _link_outputs((has | new)[key], folder, stage)
-            write_json(folder / DONE, _done(folder) | {stage: key})
+                write_json(folder / DONE, _done(folder) | {stage: key})
 
 
-def _run(stage: str, folder: Path) -> None:
+def _run(stage: str, folder: Path, key: str) -> None:
     print(f"{folder.name}: stage {stage}", file=sys.stderr, flush=True)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -116,6 +118,7 @@ def _run(stage: str, folder: Path) -> None:
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise InputError(f"{folder}: stage {stage} failed:\n{ran.stdout[-500:]}{ran.stderr[-1500:]}")
+    write_json(folder / DONE, _done(folder) | {stage: key})
 
 
 def _link_outputs(source: Path, target: Path, stage: str) -> None:
