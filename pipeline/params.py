@@ -349,10 +349,9 @@ class Params(Section):
             )
         missing = [f"evidence.{side}" for side in self.evidence.sides if getattr(self.evidence, side) is None]
         if missing and self.model.train != "heads":
-            kind = next(kind for kind in self.evidence.kinds if missing[-1].split(".")[1] in ENCODED.get(kind, ()))
             raise ValueError(
-                f"evidence.kinds {kind}: model.train towers freezes no features, so it needs {' and '.join(missing)}: "
-                "name an encoder (a hub name or a local path); words and phrases need none"
+                f"{' and '.join(missing)}: null, and model.train towers freezes no features: name an encoder for "
+                f"evidence.kinds {', '.join(self.evidence.kinds)}; words and phrases need none"
             )
 
     @property

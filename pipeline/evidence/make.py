@@ -41,7 +41,7 @@ RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
 def make_evidence(
-    folder: Path, splits: dict[str, Split], features: Path, params: Params, encoders: dict[str, dict[str, Any]]
+    folder: Path, splits: dict[str, Split], features: Path, params: Params, encoders: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Fill `folder`, which holds what `write_vectors` wrote, and return the record that `evidence.json` holds.
 

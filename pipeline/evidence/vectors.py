@@ -21,14 +21,12 @@ from pipeline.features.pixels import PixelSettings, encoded_images
 from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
 from pipeline.features.tokens import encoded_captions
 from pipeline.models.clip import image_tower, text_tower
-from pipeline.models.pretrained import fetch_image, fetch_text
+from pipeline.models.pretrained import Source, fetch_image, fetch_text
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.runtime.processes import own_device
 
 FOLDS = 5
-Source = dict[str, str | None]
-"""Name and revision of an encoder."""
 
 
 def write_vectors(
@@ -53,9 +51,9 @@ def write_vectors(
         caption_image_M = torch.tensor(splits["train"].caption_image, device=own_device())
         pairs = pictures["train"], captions["train"], caption_image_M
         ridge = fit_ridge(*pairs)
-        for name, image_NW in pictures.items():
-            own_NV = out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed) if name == "train" else None
-            _write_rows(folder / name, "images", ridge.image(image_NW) if own_NV is None else own_NV)
+        _write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
+        for name in pictures.keys() - {"train"}:
+            _write_rows(folder / name, "images", ridge.image(pictures[name]))
     return sources
 
 

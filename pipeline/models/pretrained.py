@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SIDES = range(16, 1025)  # pixels a side of an image that a tower may be given
 USUAL_SIDE = 224  # where neither a preprocessor nor a configuration says
 INPUTS = {"pixel_values", "input_ids", "decoder_input_ids"}
+Source = dict[str, str | None]  # of a tower: its `name` and the hub's `revision`
 LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 
 
@@ -58,15 +59,7 @@ class ImageEncoder(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
-    source: dict[str, str | None]
-
-
-class TextEncoder(NamedTuple):
-    """A text backbone and its tokenizer."""
-
-    backbone: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: dict[str, str | None]
+    source: Source
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
@@ -91,10 +84,12 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     return ImageEncoder(model, mean, std, size, source)
 
 
-def fetch_text(key: str, name: str, revision: str | None = None) -> TextEncoder:
+def fetch_text(
+    key: str, name: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Source]:
     """Load a text tower and its tokenizer, as `fetch_image`."""
     model, place = _load_half(key, name, revision, "input_ids")
-    return TextEncoder(model, _tokenizer(key, name, place, revision), _source(name, place, revision))
+    return model, _tokenizer(key, name, place, revision), _source(name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -282,7 +277,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _source(name: str, place: str, asked: str | None) -> dict[str, str | None]:
+def _source(name: str, place: str, asked: str | None) -> Source:
     """The name, and the hub's revision that was fetched, from the cache's folder; None for a local folder."""
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash

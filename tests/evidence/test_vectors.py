@@ -12,90 +12,70 @@ import torch
 from torch import Tensor
 
 from pipeline.features.shards import all_features
-from pipeline.models.small import small_image_backbone, small_text_backbone
+from pipeline.models.small import small_image_backbone
 from tests.stages.running import invoke, run, work_in, write_tiny_params
 
-EVIDENCE = Path("evidence")
 KINDS = ["captions", "regression", "pictures"]
 NORMALISATION = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
 @pytest.fixture
 def towers(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Features for towers that are trained end to end, and the base towers again as local folders `vit` and `bert`."""
+    """Ready for training towers end to end; the base towers are also there as local folders `vit` and `bert`."""
     here = tmp_path / "clone"
     shutil.copytree(towers_ready, here)
     work_in(here, monkeypatch)
     for side, name in (("image", "vit"), ("text", "bert")):
         shutil.copytree(here / "models/base" / side, here / name)
-    own = {f"image_{name}": values for name, values in NORMALISATION.items()} | {"size": {"height": 48, "width": 48}}
-    (here / "vit/preprocessor_config.json").write_text(json.dumps(own))
     return here
 
 
-def evidence(here: Path, **changes: Any) -> str:
-    write_tiny_params(here, **changes)
-    return run("evidence")
+def vectors(here: Path, **changes: Any) -> list[Tensor]:
+    """What stage `evidence` writes of captions and images."""
+    write_tiny_params(here, **{"evidence__kinds": KINDS} | changes)
+    run("evidence")
+    folders = [here / "evidence" / name for name in ("train", "val", "test")]
+    return [all_features(folder, kind).float() for kind in ("captions", "images") for folder in folders]
 
 
-def vectors(kind: str) -> list[Tensor]:
-    return [all_features(EVIDENCE / name, kind).float() for name in ("train", "val", "test")]
+def recorded() -> dict[str, Any]:
+    return dict(json.loads(Path("evidence/evidence.json").read_text())["encoders"])
 
 
-def other_towers(here: Path) -> None:
-    """`vit` and `bert` with other weights and another width."""
-    small_image_backbone(size=32, patch=16, width=8, layers=1, heads=2).save_pretrained(here / "vit")
-    vocabulary_size = json.loads((here / "bert/config.json").read_text())["vocab_size"]
-    small_text_backbone(vocabulary_size=vocabulary_size, width=8, layers=1, heads=2, positions=32).save_pretrained(
-        here / "bert"
-    )
-
-
-@pytest.mark.parametrize("prepared", ["cleaned", "raw"])
-def test_named_encoders_give_the_vectors_of_frozen_features(towers: Path, prepared: str) -> None:
+@pytest.mark.parametrize("captions", ["cleaned", "raw"])
+def test_named_encoders_give_the_vectors_of_frozen_features(towers: Path, captions: str) -> None:
     """At the image encoder's own size and normalisation, and masked-mean pooled, whatever the trained towers have."""
-    changes = {"evidence__kinds": KINDS, "model__captions": prepared, "model__words": 3, "model__resize": "crop"}
-    said = evidence(towers, evidence__text="bert", evidence__image="vit", model__pooling="mean_all", **changes)
-    assert "text encoder: bert\nimage encoder: vit" in said
-    named = {"text": {"name": "bert", "revision": None}, "image": {"name": "vit", "revision": None}}
-    assert json.loads((EVIDENCE / "evidence.json").read_text())["encoders"] == named
-    found = vectors("captions") + vectors("images")
+    own = {f"image_{name}": values for name, values in NORMALISATION.items()} | {"size": 48}
+    (towers / "vit/preprocessor_config.json").write_text(json.dumps(own))
+    changes = {"model__captions": captions, "model__words": 3, "model__resize": "crop"}
+    found = vectors(towers, evidence__text="bert", evidence__image="vit", model__pooling="mean_all", **changes)
+    assert recorded() == {side: {"name": name, "revision": None} for side, name in (("text", "bert"), ("image", "vit"))}
 
     base = towers / "models/base/base.json"
     base.write_text(json.dumps(json.loads(base.read_text()) | NORMALISATION))
-    write_tiny_params(towers, model__train="heads", model__image_size=48, **changes)
-    run("features", "evidence")
-    assert json.loads((EVIDENCE / "evidence.json").read_text())["encoders"] == {}
-    torch.testing.assert_close(found, vectors("captions") + vectors("images"), rtol=0, atol=2e-3)
+    changes |= {"model__train": "heads", "model__image_size": 48}
+    write_tiny_params(towers, **changes)
+    run("features")
+    torch.testing.assert_close(found, vectors(towers, **changes), rtol=0, atol=2e-3)
+    assert recorded() == {}
 
 
-def test_captions_alone_need_no_image_encoder_and_no_pictures(towers: Path) -> None:
+def test_captions_need_no_pictures_and_a_local_encoder_is_linked_for_dvc(towers: Path) -> None:
     shutil.rmtree(towers / "data/raw")
-    evidence(towers, evidence__kinds=["words", "captions"], evidence__text="bert")
-    assert list(json.loads((EVIDENCE / "evidence.json").read_text())["encoders"]) == ["text"]
-    assert not list(EVIDENCE.rglob("images-*"))
+    write_tiny_params(towers, evidence__kinds=["words", "captions"], evidence__text="bert")
+    assert "text encoder: bert" in run("evidence")
+    assert list(recorded()) == ["text"]
+    assert towers / "bert/model.safetensors" in {link.resolve() for link in Path(".encoders").iterdir()}
 
 
-def test_one_encoder_may_be_named_and_the_anchor_stays_the_features(
-    heads_ready: Path, towers: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_anchor_stays_of_the_heads_features(heads_ready: Path, towers: Path) -> None:
     shutil.copytree(heads_ready / "features", towers / "features", dirs_exist_ok=True)
-    anchored = {"model__train": "heads", "model__anchor": "cca", "evidence__kinds": KINDS}
-    evidence(towers, **anchored)
-    alignment, captions = (EVIDENCE / "alignment.safetensors").read_bytes(), vectors("captions")
-    other_towers(towers)
-    evidence(towers, evidence__image="vit", **anchored)
-    torch.testing.assert_close(captions, vectors("captions"))
-    evidence(towers, evidence__text="bert", **anchored)
-    assert vectors("captions")[0].shape[1] == 8
-    assert (EVIDENCE / "alignment.safetensors").read_bytes() == alignment
-
-
-def test_a_local_encoder_is_linked_for_dvc(towers: Path) -> None:
-    evidence(towers, evidence__kinds=["captions"], evidence__text="bert")
-    assert {link.resolve() for link in Path(".encoders").iterdir()} >= {towers / "bert/model.safetensors"}
-    evidence(towers, evidence__kinds=[])
-    assert not list(Path(".encoders").iterdir())
+    small_image_backbone(size=32, patch=16, width=8, layers=1, heads=2).save_pretrained(towers / "vit")
+    anchored, alignment = {"model__train": "heads", "model__anchor": "cca"}, Path("evidence/alignment.safetensors")
+    before, content = vectors(towers, **anchored), alignment.read_bytes()
+    after = vectors(towers, evidence__image="vit", **anchored)
+    assert alignment.read_bytes() == content
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize(
