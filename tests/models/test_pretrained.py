@@ -112,10 +112,10 @@ def test_the_image_models_own_normalisation_is_taken(tmp_path: Path) -> None:
     assert fetched.std == (0.4, 0.5, 0.6)
 
 
-CROPPED = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+CROP = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
 
 
-@pytest.mark.parametrize(("own", "size"), [({"size": 96}, 96), (CROPPED, 224), (CROPPED | {"do_center_crop": 0}, 256)])
+@pytest.mark.parametrize(("own", "size"), [({}, 32), (CROP, 224), (CROP | {"do_center_crop": False}, 256)])
 def test_the_image_models_own_size_is_known(own: dict[str, Any], size: int, tmp_path: Path) -> None:
     image, _ = write_towers(tmp_path)
     (tmp_path / "vit/preprocessor_config.json").write_text(json.dumps(own))
