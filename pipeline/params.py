@@ -140,17 +140,32 @@ class ModelParams(Section):
         return self
 
 
+ENCODED = {"captions": ("text",), "regression": ("text", "image"), "pictures": ("text", "image")}
+"""The encoders that kinds of evidence compare with."""
+
+
 class EvidenceParams(Section):
     """What is known about pairs before training, from captions and frozen encoders."""
 
     kinds: list[Literal["words", "phrases", "captions", "regression", "pictures"]]
+    text: str | None
+    image: str | None
     seed: Seed
 
     @model_validator(mode="after")
     def _once(self) -> EvidenceParams:
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds: {', '.join(self.kinds)}: one is named twice")
+        for side in ("text", "image"):
+            if getattr(self, side) is not None and side not in self.sides:
+                kinds = ", ".join(kind for kind, needed in ENCODED.items() if side in needed)
+                raise ValueError(f"{side} {getattr(self, side)}: no kind in `kinds` uses it; add one of {kinds}")
         return self
+
+    @property
+    def sides(self) -> list[str]:
+        """The encoders that the kinds need: `text` and `image`, or fewer."""
+        return [side for side in ("text", "image") if any(side in ENCODED.get(kind, ()) for kind in self.kinds)]
 
 
 class MemoryParams(Section):
@@ -332,10 +347,11 @@ class Params(Section):
             raise ValueError(
                 "sampler.prior estimated: needs sampler.posterior evidence; use a number, for example 10000"
             )
-        encoded = [kind for kind in self.evidence.kinds if kind not in ("words", "phrases")]
-        if encoded and self.model.train != "heads":
+        missing = [f"evidence.{side}" for side in self.evidence.sides if getattr(self.evidence, side) is None]
+        if missing and self.model.train != "heads":
             raise ValueError(
-                f"evidence.kinds {encoded[0]}: needs frozen features (model.train heads); words and phrases need none"
+                f"{' and '.join(missing)}: null, and model.train towers freezes no features: name an encoder for "
+                f"evidence.kinds {', '.join(self.evidence.kinds)}; words and phrases need none"
             )
 
     @property

@@ -13,7 +13,7 @@ TRUTH = SPLIT / "truth.parquet"
 TRUTH_KIND = SPLIT / "truth.json"
 NOISE = SPLIT / "noise.json"
 
-LOCAL_TOWERS = Path(".towers")  # links, see pipeline.base.links
+LOCAL_TOWERS, LOCAL_ENCODERS = Path(".towers"), Path(".encoders")  # links, see pipeline.base.links
 BASE = Path("models/base")
 FEATURES = Path("features")
 MANIFEST = FEATURES / "features.json"

@@ -23,7 +23,7 @@ def main() -> None:
     from pipeline.models import pretrained
     from pipeline.paths import BASE, LOCAL_TOWERS, VOCABULARY
 
-    link_local_towers(LOCAL_TOWERS, params.model)
+    link_local_towers(LOCAL_TOWERS, {"model.image": params.model.image, "model.text": params.model.text})
     made = make_base(params, read_vocabulary(VOCABULARY))
     with atomic_folder(BASE) as folder:
         pretrained.save(folder, made)

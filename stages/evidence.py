@@ -16,14 +16,20 @@ def main() -> None:
 
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
     take_gpus(1)
+    from pipeline.base.links import link_local_towers
     from pipeline.data.splits.format import SPLITS, read_split
     from pipeline.evidence.make import described, make_evidence
+    from pipeline.evidence.vectors import write_vectors
     from pipeline.files import atomic_folder
-    from pipeline.paths import EVIDENCE, FEATURES, SPLIT
+    from pipeline.paths import EVIDENCE, FEATURES, IMAGES, LOCAL_ENCODERS, SPLIT
+
+    asked = params.evidence
+    link_local_towers(LOCAL_ENCODERS, {"evidence.image": asked.image, "evidence.text": asked.text})
 
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     with atomic_folder(EVIDENCE) as folder:
-        record = make_evidence(folder, splits, FEATURES, params)
+        encoders = write_vectors(folder, splits, FEATURES, IMAGES, params)
+        record = make_evidence(folder, splits, FEATURES, params, encoders)
     for line in described(record):
         click.echo(line)
 

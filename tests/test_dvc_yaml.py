@@ -180,18 +180,22 @@ def test_byte_code_runs_nothing(repository: Path) -> None:
     assert changed_stages(repository) == set()
 
 
-def test_a_local_tower_that_has_changed_runs_base_again(repository: Path, tmp_path: Path) -> None:
-    model = load_params(ROOT / "params.yaml").model.model_copy(update={"image": str(tmp_path)})
+@pytest.mark.parametrize(
+    ("stage", "links", "key"), [("base", ".towers", "model"), ("evidence", ".encoders", "evidence")]
+)
+def test_a_local_tower_that_has_changed_runs_its_stage_again(
+    stage: str, links: str, key: str, repository: Path, tmp_path: Path
+) -> None:
     weights, lock = tmp_path / "model.safetensors", (repository / "dvc.lock").read_text()
     weights.write_text("1")
     try:
-        link_local_towers(repository / ".towers", model)
-        assert changed_stages(repository) == {"base"}
+        link_local_towers(repository / links, {f"{key}.image": str(tmp_path)})
+        assert changed_stages(repository) == {stage}
         with chdir(repository), Repo() as repo:
-            repo.commit("base", force=True)
+            repo.commit(stage, force=True)
         assert changed_stages(repository) == set()
         weights.write_text("2")
-        assert changed_stages(repository) == {"base"}
+        assert changed_stages(repository) == {stage}
     finally:
-        link_local_towers(repository / ".towers", model.model_copy(update={"image": None}))
+        link_local_towers(repository / links, {})
         (repository / "dvc.lock").write_text(lock)

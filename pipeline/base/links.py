@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.files import digest_of
 from pipeline.models.pretrained import local_folder
-from pipeline.params import ModelParams
 
 READ = {".json", ".safetensors", ".txt", ".model"}
 """The files that transformers reads; DVC need not hash the same weights in other formats."""
 
 
-def link_local_towers(links: Path, model: ModelParams) -> None:
-    """Make `links`, a folder that stage base depends on, hold a link to each file of the local folders in `model`.
+def link_local_towers(links: Path, towers: Mapping[str, str | None]) -> None:
+    """Make `links`, a folder that a stage depends on, hold a link to each file of the `towers` in local folders.
+
+    `towers`: by parameter, such as `model.image`, a hub name, a path or None.
 
     dvc.yaml cannot name a folder that params.yaml chooses, but DVC hashes the targets of links. A link's name also
     contains the folder's path: a copy of a folder counts as another tower.
@@ -25,9 +27,8 @@ def link_local_towers(links: Path, model: ModelParams) -> None:
     for link in links.iterdir():
         if link.is_symlink():
             link.unlink()
-    for side in ("image", "text"):
-        name = getattr(model, side)
-        folder = None if name is None else local_folder(side, name)
+    for key, name in towers.items():
+        folder = None if name is None else local_folder(key, name)
         for file in () if folder is None else folder.iterdir():
             if file.suffix in READ and file.is_file():
-                (links / f"{side}-{digest_of(str(folder))[:8]}-{file.name}").symlink_to(file)
+                (links / f"{key.split('.')[-1]}-{digest_of(str(folder))[:8]}-{file.name}").symlink_to(file)

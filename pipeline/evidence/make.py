@@ -24,34 +24,32 @@ from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.alignment import fit_cca
 from pipeline.evidence.alignment_file import write_alignment
-from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, WORDED, SplitEvidence, Vectors
 from pipeline.evidence.listed import ListedPosterior, listed_pairs
-from pipeline.evidence.moments import mean_direction
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
-from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.evidence.trust import mixture_posterior, random_images
 from pipeline.evidence.words import WordCoverage, caption_terms, inverse_document_frequencies
-from pipeline.features.shards import all_features, write_shards
+from pipeline.features.shards import all_features
 from pipeline.files import read_record, read_tensors, sha256, write_json, write_tensors
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from pipeline.runtime.processes import own_device
 
-FOLDS = 5
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
 RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
-def make_evidence(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> dict[str, Any]:
-    """Fill `folder`, and return the record that `evidence.json` holds."""
+def make_evidence(
+    folder: Path, splits: dict[str, Split], features: Path, params: Params, encoders: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fill `folder`, which holds what `write_vectors` wrote, and return the record that `evidence.json` holds.
+
+    `encoders`: what `write_vectors` returned.
+    """
     kinds = params.evidence.kinds
-    folder.mkdir(parents=True, exist_ok=True)
-    if set(kinds) - set(WORDED):
-        _write_vectors(folder, splits, features, params)
     opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
-    record: dict[str, Any] = {"kinds": kinds, "seen": _seen(opened["val"]) if kinds else {}}
+    record: dict[str, Any] = {"kinds": kinds, "encoders": encoders, "seen": _seen(opened["val"]) if kinds else {}}
     posterior = _fitted(opened["val"], params.evidence.seed) if kinds else None
     if posterior is not None:
         record["posterior"] = posterior.as_numbers()
@@ -83,6 +81,7 @@ def described(record: Mapping[str, Any]) -> list[str]:
     lines = [f"no {kind}: no image has a second caption" for kind, share in record["seen"].items() if share == 0]
     if "posterior" not in record:
         return lines or ["no evidence: val.json has too few images to compare"]
+    lines += [f"{side} encoder: {encoder['name']}" for side, encoder in record["encoders"].items()]
     train = record["train"]
     return [
         f"evidence from {', '.join(record['kinds'])}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
@@ -181,39 +180,6 @@ def trust_quality(folder: Path, split_folder: Path) -> dict[str, float]:
         1 - read_pairs(folder, "train", read_split(split_folder / "train.json"))["trust_M"].double(),
     )
     return ranking_quality(chance_M, wrong_M) | {"ece": calibration_error(chance_M, wrong_M)}
-
-
-def _write_vectors(folder: Path, splits: dict[str, Split], features: Path, params: Params) -> None:
-    """Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by
-    one without that image.
-    """
-    device = own_device()
-    read = {
-        name: [all_features(features / name, kind).to(device) for kind in ("images", "captions")] for name in splits
-    }
-    image_NW, caption_MV = read["train"]
-    caption_image_M = torch.tensor(splits["train"].caption_image, device=device)
-    mean_V = mean_direction(caption_MV)
-    ridge = None
-    if {"regression", "pictures"} & set(params.evidence.kinds):
-        ridge = fit_ridge(image_NW, caption_MV, caption_image_M)
-    for name, (image_NW, caption_MV) in read.items():
-        _write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
-        if ridge is None:
-            continue
-        if name == "train":
-            seed = params.evidence.seed
-            image_NV = out_of_fold_images(image_NW, caption_MV, caption_image_M, folds=FOLDS, seed=seed)
-        else:
-            image_NV = ridge.image(image_NW)
-        _write_rows(folder / name, "images", image_NV)
-
-
-def _write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
-    def make(rows: range) -> dict[str, Tensor]:
-        return {"feature": row_NV[rows.start : rows.stop].half().cpu()}
-
-    write_shards(folder, kind, len(row_NV), make, iter)
 
 
 def _fitted(evidence: SplitEvidence, seed: int) -> Posterior | None:

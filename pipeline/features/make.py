@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,11 @@ from torch import Tensor
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
-from pipeline.features.pixels import square_pixels
+from pipeline.features.pixels import PixelSettings, encoded_images
 from pipeline.features.shards import SHARD_ROWS, pack, write_shards
 from pipeline.features.tokens import encoded_captions, tokenised
 from pipeline.files import sha256
 from pipeline.models.clip import image_tower, text_tower
-from pipeline.models.normalisation import normalised
 from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams
 from pipeline.progress import progress
@@ -35,7 +33,6 @@ from pipeline.runtime.processes import own_device, process_index, wait_for_all
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENCODE_BATCH = 64
 JPEG_QUALITY = 95
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -54,13 +51,18 @@ def make_features(
     mean, std = base.normalisation(model.normalisation)
     _check_room(folder, splits, archive, model)
     if model.train == "heads":
-        encoder = _FrozenTowers(base, model)
-        make_image, make_text = encoder.images, encoder.captions
+        device = own_device()
+        image, text = image_tower(base.image).eval().to(device), text_tower(base.text, model.pooling).eval().to(device)
+        pixels = PixelSettings(model.image_size, model.resize, mean, std)
+        encode_images = partial(encoded_images, image, device, archive, settings=pixels)
+        encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model)
+        make_image = partial(_stored, encode_images, model.features_dtype)
+        make_text = partial(_stored, encode_captions, model.features_dtype)
     else:
-        make_image = partial(_prepared, size=model.image_size)
+        make_image = partial(_prepared, archive, size=model.image_size)
         make_text = partial(_tokens, base=base, model=model)
     for name, split in splits.items():
-        _write_rows(folder / name, "images", split.images, lambda names: make_image(archive, names), name)
+        _write_rows(folder / name, "images", split.images, make_image, name)
         _write_rows(folder / name, "captions", split.captions, make_text, name)
     wait_for_all()
     made = sorted(folder.rglob("*.safetensors")) if process_index() == 0 else []
@@ -88,40 +90,14 @@ def _write_rows(
     write_shards(folder, kind, len(rows), lambda span: make(rows[span.start : span.stop]), track)
 
 
-class _FrozenTowers:
-    """Pooled outputs of both towers, in evaluation mode, on a GPU if there is one."""
-
-    def __init__(self, base: Pretrained, model: ModelParams) -> None:
-        self.device = own_device()
-        self.image_tower = image_tower(base.image).eval().to(self.device)
-        self.text_tower = text_tower(base.text, model.pooling).eval().to(self.device)
-        self.base, self.model = base, model
-
-    @torch.inference_mode()
-    def images(self, archive: ImageArchive, names: Sequence[str]) -> dict[str, Tensor]:
-        """Features (n, W); other threads decode while the tower runs."""
-        features = []
-        mean, std = self.base.normalisation(self.model.normalisation)
-        with ThreadPoolExecutor() as pool:
-            size, resize = self.model.image_size, self.model.resize
-            pixels = pool.map(lambda name: square_pixels(archive.decode(name), size, resize), names)
-            for _ in range(0, len(names), ENCODE_BATCH):
-                batch = torch.stack(list(islice(pixels, ENCODE_BATCH)))
-                features.append(self.image_tower(normalised(batch.to(self.device), mean, std)).cpu())
-        return self._stored(torch.cat(features))
-
-    def captions(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Features (n, W)."""
-        return self._stored(encoded_captions(self.text_tower, self.device, self.base.tokenizer, captions, self.model))
-
-    def _stored(self, feature_NW: Tensor) -> dict[str, Tensor]:
-        stored_NW = feature_NW.to(DTYPES[self.model.features_dtype])
-        if not stored_NW.isfinite().all():
-            raise InputError(
-                f"model.features_dtype = {self.model.features_dtype!r}: a feature of {feature_NW.abs().max():g} "
-                "does not fit; take float32"
-            )
-        return {"feature": stored_NW}
+def _stored(encode: Callable[[Sequence[str]], Tensor], dtype: str, rows: Sequence[str]) -> dict[str, Tensor]:
+    feature_NW = encode(rows)
+    stored_NW = feature_NW.to(DTYPES[dtype])
+    if not stored_NW.isfinite().all():
+        raise InputError(
+            f"model.features_dtype = {dtype!r}: a feature of {feature_NW.abs().max():g} does not fit; take float32"
+        )
+    return {"feature": stored_NW}
 
 
 def _tokens(captions: Sequence[str], *, base: Pretrained, model: ModelParams) -> dict[str, Tensor]:

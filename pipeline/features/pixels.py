@@ -1,16 +1,36 @@
-"""From a decoded image to the image tower's pixels."""
+"""From a decoded image to the image tower's pixels. All code that encodes images with frozen towers uses this module.
+
+Shapes: N images, W features.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pipeline.models.normalisation import normalised
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pipeline.data.images import ImageArchive
+
+BATCH = 64
 Resize = Literal["square", "crop"]
+
+
+class PixelSettings(NamedTuple):
+    """How images are prepared for a tower: pixels a side, and the mean and standard deviation of each channel."""
+
+    size: int
+    resize: Resize
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 def square_pixels(image: Image, size: int, resize: Resize = "square") -> Tensor:
@@ -30,3 +50,21 @@ def square_pixels(image: Image, size: int, resize: Resize = "square") -> Tensor:
     if resized.size != (size, size):
         resized = resized.resize((size, size), Resampling.BICUBIC)
     return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+
+
+@torch.inference_mode()
+def encoded_images(
+    tower: Callable[[Tensor], Tensor],
+    device: torch.device,
+    archive: ImageArchive,
+    names: Sequence[str],
+    settings: PixelSettings,
+) -> Tensor:
+    """Encode images with an image tower on `device`; (N, W) on the CPU. Other threads decode while the tower runs."""
+    encoded = []
+    with ThreadPoolExecutor() as pool:
+        pixels = pool.map(lambda name: square_pixels(archive.decode(name), settings.size, settings.resize), names)
+        for _ in range(0, len(names), BATCH):
+            batch = torch.stack(list(islice(pixels, BATCH)))
+            encoded.append(tower(normalised(batch.to(device), settings.mean, settings.std)).cpu())
+    return torch.cat(encoded)

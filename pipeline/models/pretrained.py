@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,6 +21,10 @@ from pipeline.models.sizes import check_size
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SIDES = range(16, 1025)  # pixels a side of an image that a tower may be given
+USUAL_SIDE = 224  # where neither a preprocessor nor a configuration says
+INPUTS = {"pixel_values", "input_ids", "decoder_input_ids"}
+Source = dict[str, str | None]  # of a tower: its `name` and the hub's `revision`
 LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 
 
@@ -47,54 +52,76 @@ class Pretrained(BaseRecord):
     tokenizer: PreTrainedTokenizerBase
 
 
+class ImageEncoder(NamedTuple):
+    """An image backbone, and the mean, standard deviation and size (pixels a side) of the images that it expects."""
+
+    backbone: PreTrainedModel
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    source: Source
+
+
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
-    """Load both towers from the hub or from local folders (relative to the main repository).
+    """Load both towers, see `fetch_image` and `fetch_text`."""
+    image_model, mean, std, _, image_source = fetch_image("model.image", image, image_revision)
+    text_model, tokenizer, text_source = fetch_text("model.text", text, text_revision)
+    source = {"image": image_source, "text": text_source}
+    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, source=source)
+
+
+def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncoder:
+    """Load an image tower from the hub or from a local folder (relative to the main repository); of a CLIP its half.
 
     Raises:
-        InputError: when one cannot be loaded, with advice.
+        InputError: when it cannot be loaded, with advice; `key` is the parameter that names it.
     """
-    image_model, image_place = _load_backbone("image", image, image_revision)
-    text_model, text_place = _load_backbone("text", text, text_revision)
-    tokenizer = _tokenizer("text", text, text_place, text_revision)
-    with _explained("image", image):
-        mean, std = _normalisation(image_place, image_revision, image_model.config)
-    source = {
-        "image": {"name": image, "revision": _commit(image_place, image_revision)},
-        "text": {"name": text, "revision": _commit(text_place, text_revision)},
-    }
-    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, source=source)
+    model, place = _load_half(key, name, revision, "pixel_values")
+    with _explained(key, name):
+        preprocessor = _preprocessor(place, revision)
+        mean, std = _normalisation(preprocessor, model.config)
+    size, source = _image_size(preprocessor or {}, model.config), _source(name, place, revision)
+    return ImageEncoder(model, mean, std, size, source)
+
+
+def fetch_text(
+    key: str, name: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Source]:
+    """Load a text tower and its tokenizer, as `fetch_image`."""
+    model, place = _load_half(key, name, revision, "input_ids")
+    return model, _tokenizer(key, name, place, revision), _source(name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     """Load a CLIP from the hub or from a local folder; raises as `fetch`."""
     from pipeline.models.clip import split_clip
 
-    model, place = _load_backbone("image", name, revision)
+    model, place = _load_backbone("model.image", name, revision)
     if model.config.model_type != "clip":
         raise InputError(
             f"model.image = {name!r}: model.family is clip, but this is a {model.config.model_type}; "
             "use model.family vit_bert for two towers of their own"
         )
     image, text, logit_scale = split_clip(model)  # type: ignore[arg-type]
-    tokenizer = _tokenizer("image", name, place, revision)
-    with _explained("image", name):
-        mean, std = _normalisation(place, revision, image.config)
-    origin = {"name": name, "revision": _commit(place, revision)}
+    tokenizer = _tokenizer("model.image", name, place, revision)
+    with _explained("model.image", name):
+        mean, std = _normalisation(_preprocessor(place, revision), image.config)
+    origin = _source(name, place, revision)
     source = {"image": origin, "text": origin}
     return Pretrained(image, text, tokenizer, mean=mean, std=std, source=source, logit_scale=logit_scale)
 
 
-def local_folder(side: str, name: str) -> Path | None:
-    """The folder of `model.image` or `model.text` (relative to the main repository); None for a name on the hub.
+def local_folder(key: str, name: str) -> Path | None:
+    """The folder that a parameter names (relative to the main repository); None for a name on the hub.
 
     Raises:
         InputError: for a path without a folder.
     """
-    local = users_path(name, f"model.{side}").resolve()
+    local = users_path(name, key).resolve()
     if local.is_dir():
         return local
     if name.startswith((".", "/", "~")):
-        raise InputError(f"model.{side} = {name!r}: no such folder ({local})")
+        raise InputError(f"{key} = {name!r}: no such folder ({local})")
     return None
 
 
@@ -123,9 +150,9 @@ def load(folder: Path) -> Pretrained:
     from transformers import AutoTokenizer
 
     record = read_base_record(folder)
-    image_model, _ = _load_backbone("image", str((folder / "image").resolve()), None)
-    text_model, text_place = _load_backbone("text", str((folder / "text").resolve()), None)
-    with _explained("text", text_place):
+    image_model, _ = _load_backbone("model.image", str((folder / "image").resolve()), None)
+    text_model, text_place = _load_backbone("model.text", str((folder / "text").resolve()), None)
+    with _explained("model.text", text_place):
         tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     return Pretrained(image_model, text_model, tokenizer, **vars(record))
 
@@ -156,7 +183,21 @@ def silence_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
+def _load_half(key: str, name: str, revision: str | None, takes: str) -> tuple[PreTrainedModel, str]:
+    """A backbone whose only input are pixels or token ids (`takes`): of a CLIP one of its two towers."""
+    from pipeline.models.clip import split_clip
+
+    model, place = _load_backbone(key, name, revision)
+    if model.config.model_type == "clip":
+        image, text, _ = split_clip(model)  # type: ignore[arg-type]
+        model = image if takes == "pixel_values" else text
+    if INPUTS & inspect.signature(model.forward).parameters.keys() != {takes}:
+        what = "images" if takes == "pixel_values" else "captions"
+        raise InputError(f"{key} = {name!r}: a {model.config.model_type} cannot encode {what} alone")
+    return model, place
+
+
+def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
     from transformers.utils import cached_file
@@ -166,13 +207,13 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
     # transformers' AutoModel drops the projection of a single CLIP tower
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
-    local = local_folder(side, name)
+    local = local_folder(key, name)
     if local is not None:
         for needed in ("config.json", "model.safetensors"):
             if not (local / needed).is_file():
-                raise InputError(f"model.{side} = {name!r}: the folder has no {needed}; transformers' format is needed")
+                raise InputError(f"{key} = {name!r}: the folder has no {needed}; transformers' format is needed")
     place = name if local is None else str(local)
-    with _explained(side, name), torch.random.fork_rng(devices=[]):
+    with _explained(key, name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
         weights = cached_file(
             place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
@@ -194,26 +235,26 @@ def _load_backbone(side: str, name: str, revision: str | None) -> tuple[PreTrain
         )
     if lacking := sorted(key for key in report["missing_keys"] if not LEFT_OUT.search(key)):
         raise InputError(
-            f"model.{side} = {name!r}: its weights lack {lacking[0]}"
+            f"{key} = {name!r}: its weights lack {lacking[0]}"
             + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
             + " of what its config.json describes; they would be random numbers"
         )
     return model, place
 
 
-def _tokenizer(side: str, name: str, place: str, revision: str | None) -> PreTrainedTokenizerBase:
+def _tokenizer(key: str, name: str, place: str, revision: str | None) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    with _explained(side, name):
+    with _explained(key, name):
         # explicit: otherwise transformers asks at the terminal whether to run the folder's code
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
-        raise InputError(f"model.{side} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+        raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     return tokenizer
 
 
 @contextmanager
-def _explained(side: str, name: str) -> Iterator[None]:
+def _explained(key: str, name: str) -> Iterator[None]:
     """Turn the many errors of loading into one with advice."""
     try:
         yield
@@ -223,12 +264,12 @@ def _explained(side: str, name: str) -> Iterator[None]:
             if "timm" in str(error)
             else ""
         )
-        raise InputError(f"model.{side} = {name!r}: {_first_line(error)}{hint}") from error
+        raise InputError(f"{key} = {name!r}: {_first_line(error)}{hint}") from error
     except Exception as error:  # a damaged folder can raise any type
         raise InputError(
-            f"model.{side} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
-            f"config.json, model.safetensors{' and tokenizer files' if side == 'text' else ''} elsewhere "
-            f"and give their folder: -S model.{side}=path/to/folder"
+            f"{key} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
+            f"config.json, model.safetensors{' and tokenizer files' if key.endswith('text') else ''} elsewhere "
+            f"and give their folder: -S {key}=path/to/folder"
         ) from error
 
 
@@ -236,23 +277,38 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _commit(place: str, asked: str | None) -> str | None:
-    """The hub's revision that was fetched, from the name of the cache's folder; None for a local folder."""
+def _source(name: str, place: str, asked: str | None) -> Source:
+    """The name, and the hub's revision that was fetched, from the cache's folder; None for a local folder."""
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    return extract_commit_hash(cached_file(place, "config.json", revision=asked), None) or asked
+    revision = extract_commit_hash(cached_file(place, "config.json", revision=asked), None) or asked
+    return {"name": name, "revision": revision}
 
 
-def _normalisation(place: str, revision: str | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The image model's own mean and std: of its preprocessor, of timm's configuration, or ViT's."""
+def _preprocessor(place: str, revision: str | None) -> dict[str, Any] | None:
     from transformers.utils import cached_file
 
     path = cached_file(
         place, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
     )
-    if path is not None:
-        record = read_record(Path(path))
-        return channels(record.get("image_mean")), channels(record.get("image_std"))
+    return None if path is None else read_record(Path(path))
+
+
+def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The image model's own mean and std: of its preprocessor, of timm's configuration, or ViT's."""
+    if preprocessor is not None:
+        return channels(preprocessor.get("image_mean")), channels(preprocessor.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
     return channels(timm.get("mean")), channels(timm.get("std"))
+
+
+def _image_size(preprocessor: Mapping[str, Any], config: Any) -> int:
+    """Pixels a side: what the preprocessor's crop leaves, else its size, the configuration's, or timm's."""
+    timm = getattr(config, "pretrained_cfg", None) or {}
+    crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop") else None
+    for size in (crop, preprocessor.get("size"), getattr(config, "image_size", None), timm.get("input_size")):
+        values = size.values() if isinstance(size, Mapping) else size if isinstance(size, list | tuple) else [size]
+        if sides := [value for value in values if isinstance(value, int) and value in SIDES]:
+            return min(sides)
+    return USUAL_SIDE

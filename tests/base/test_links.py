@@ -9,9 +9,6 @@ import pytest
 
 from pipeline.base.links import link_local_towers
 from pipeline.errors import InputError
-from pipeline.params import ModelParams, load_params
-
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model
 
 
 @pytest.fixture
@@ -24,8 +21,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def named(image: str | None, text: str | None = None) -> ModelParams:
-    return PARAMS.model_copy(update={"image": image, "text": text})
+def named(image: str | None, text: str | None = None) -> dict[str, str | None]:
+    return {"model.image": image, "model.text": text}
 
 
 def linked(folder: Path) -> dict[str, str]:

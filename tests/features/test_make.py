@@ -15,6 +15,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 from pipeline.features import make as features
+from pipeline.features import pixels as images
 from pipeline.features import tokens
 from pipeline.features.inputs import Inputs
 from pipeline.features.pixels import Resize, square_pixels
@@ -80,7 +81,7 @@ def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
     batch: int,
     resize: Resize,
 ) -> None:
-    monkeypatch.setattr(features, "ENCODE_BATCH", batch)
+    monkeypatch.setattr(images, "BATCH", batch)
     monkeypatch.setattr(tokens, "BATCH", batch)
     model = model_params("heads", resize)
     features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
@@ -120,11 +121,11 @@ def test_an_interrupted_stage_keeps_its_finished_shards(
     model = model_params("heads")
     whole = features.make_features(tmp_path / "whole", {"train": split}, archive, base, model)
 
-    def broken(*_: object) -> dict[str, torch.Tensor]:
+    def broken(*_: object, **__: object) -> torch.Tensor:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(features._FrozenTowers, "captions", broken)
+        patched.setattr(features, "encoded_captions", broken)
         with pytest.raises(KeyboardInterrupt):
             features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
     finished = tmp_path / "out/train/images-00000.safetensors"

@@ -67,6 +67,14 @@ def test_both_halves_give_what_the_whole_gives_after_fetching_saving_and_loading
 
 
 @torch.no_grad()
+def test_each_half_serves_as_a_tower_of_its_own(clip_folder: Path) -> None:
+    pixels, name = torch.randn(2, 3, 32, 32), str(clip_folder)
+    whole = whole_clip()(input_ids=IDS, attention_mask=(IDS != 0).long(), pixel_values=pixels)
+    fetched = pretrained.fetch(name, name, image_revision=None, text_revision=None)
+    torch.testing.assert_close(embeddings(fetched, pixels), (whole.image_embeds, whole.text_embeds))
+
+
+@torch.no_grad()
 def test_a_caption_does_not_depend_on_its_neighbours(clip_folder: Path) -> None:
     tower = text_tower(pretrained.fetch_clip(str(clip_folder), revision=None).text, "masked_mean").eval()
     alone = torch.tensor([[2, 7, 3]])

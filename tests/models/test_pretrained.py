@@ -112,6 +112,16 @@ def test_the_image_models_own_normalisation_is_taken(tmp_path: Path) -> None:
     assert fetched.std == (0.4, 0.5, 0.6)
 
 
+CROP = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+
+
+@pytest.mark.parametrize(("own", "size"), [({}, 32), (CROP, 224), (CROP | {"do_center_crop": False}, 256)])
+def test_the_image_models_own_size_is_known(own: dict[str, Any], size: int, tmp_path: Path) -> None:
+    image, _ = write_towers(tmp_path)
+    (tmp_path / "vit/preprocessor_config.json").write_text(json.dumps(own))
+    assert pretrained.fetch_image("model.image", image).size == size
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_a_folder_that_lacks_a_file_is_refused(side: str, missing: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_map_only
 from pipeline.bank.table import Bank
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
-from pipeline.features import make
+from pipeline.features import make, shards
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Inputs
 from pipeline.models.pretrained import Pretrained
@@ -214,13 +214,14 @@ def test_a_split_is_encoded_on_the_gpu_without_reading_a_value(inputs: Inputs, m
 
 
 def test_features_are_encoded_on_the_gpu(
-    base: Pretrained, archive: ImageArchive, split: Split, gpu: None, monkeypatch: pytest.MonkeyPatch
+    base: Pretrained, archive: ImageArchive, split: Split, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shapes: list[torch.Size] = []
     monkeypatch.setattr(make, "own_device", lambda: GPU)
-    monkeypatch.setattr(make._FrozenTowers, "_stored", lambda _, feature_NW: {"feature": feature_NW})
-    encoder = make._FrozenTowers(base, test_make.model_params("heads"))
-    assert next(encoder.image_tower.parameters()).device == next(encoder.text_tower.parameters()).device == GPU
-    assert encoder.images(archive, split.images)["feature"].shape == (test_make.IMAGES, 16)
+    monkeypatch.setattr(make, "_stored", lambda encode, _, rows: shapes.append(encode(rows).shape))
+    monkeypatch.setattr(shards, "write_tensors", Mock())
+    make.make_features(tmp_path, {"train": split}, archive, base, test_make.model_params("heads"))
+    assert shapes == [(test_make.IMAGES, 16), (len(split.captions), 16)]
 
 
 def test_rows_of_two_processes_are_gathered_on_the_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,96 @@
+"""Vectors of captions, and of images in the captions' space: of frozen features, or of encoders that params.yaml names.
+
+Shapes: N images, M captions, W and V widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.data.images import ImageArchive
+from pipeline.data.splits.format import Split
+from pipeline.evidence.captions import centred_captions
+from pipeline.evidence.moments import mean_direction
+from pipeline.evidence.regression import fit_ridge, out_of_fold_images
+from pipeline.features.pixels import PixelSettings, encoded_images
+from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
+from pipeline.features.tokens import encoded_captions
+from pipeline.models.clip import image_tower, text_tower
+from pipeline.models.pretrained import Source, fetch_image, fetch_text
+from pipeline.params import Params
+from pipeline.progress import progress
+from pipeline.runtime.processes import own_device
+
+FOLDS = 5
+
+
+def write_vectors(
+    folder: Path, splits: dict[str, Split], features: Path, images: Path, params: Params
+) -> dict[str, Source]:
+    """Write what the kinds of evidence need below `folder`; returns the source of each encoder that was named.
+
+    Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by one
+    without that image. `images` is the archive.
+
+    Raises:
+        InputError: when an encoder cannot be loaded, or stage `features` froze nothing.
+    """
+    sources = dict[str, Source]()
+    if "text" in params.evidence.sides:
+        captions = _captions(splits, features, params, sources)
+        mean_V = mean_direction(captions["train"])
+        for name, caption_MV in captions.items():
+            _write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
+    if "image" in params.evidence.sides:
+        pictures = _images(splits, features, images, params, sources)
+        caption_image_M = torch.tensor(splits["train"].caption_image, device=own_device())
+        pairs = pictures["train"], captions["train"], caption_image_M
+        ridge = fit_ridge(*pairs)
+        _write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
+        for name in pictures.keys() - {"train"}:
+            _write_rows(folder / name, "images", ridge.image(pictures[name]))
+    return sources
+
+
+def _captions(
+    splits: dict[str, Split], features: Path, params: Params, sources: dict[str, Source]
+) -> dict[str, Tensor]:
+    """Caption features (M, V) of each split on this process's device; a named encoder is added to `sources`."""
+    if params.evidence.text is None:
+        return {name: all_features(features / name, "captions").to(own_device()) for name in splits}
+    backbone, tokenizer, sources["text"] = fetch_text("evidence.text", params.evidence.text)
+    tower = text_tower(backbone, "masked_mean").eval().to(own_device())
+    settings = params.model.model_copy(update={"pooling": "masked_mean"})
+    encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings)
+    return {name: _encoded(encode, split.captions, f"{name} captions") for name, split in splits.items()}
+
+
+def _images(
+    splits: dict[str, Split], features: Path, images: Path, params: Params, sources: dict[str, Source]
+) -> dict[str, Tensor]:
+    """The same for image features (N, W)."""
+    if params.evidence.image is None:
+        return {name: all_features(features / name, "images").to(own_device()) for name in splits}
+    backbone, mean, std, size, sources["image"] = fetch_image("evidence.image", params.evidence.image)
+    tower, archive = image_tower(backbone).eval().to(own_device()), ImageArchive(images)
+    settings = PixelSettings(size, params.model.resize, mean, std)
+    encode = partial(encoded_images, tower, own_device(), archive, settings=settings)
+    return {name: _encoded(encode, split.images, f"{name} images") for name, split in splits.items()}
+
+
+def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], label: str) -> Tensor:
+    starts = range(0, len(rows), SHARD_ROWS)
+    parts = [encode(rows[start : start + SHARD_ROWS]) for start in progress(starts, label=label, total=len(starts))]
+    return torch.cat(parts).to(own_device())
+
+
+def _write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
+    def make(rows: range) -> dict[str, Tensor]:
+        return {"feature": row_NV[rows.start : rows.stop].half().cpu()}
+
+    write_shards(folder, kind, len(row_NV), make, iter)

@@ -1,0 +1,94 @@
+"""Encoders that params.yaml names for the evidence: which vectors they give, what is recorded, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.images import ImageArchive
+from pipeline.features.shards import all_features
+from pipeline.files import read_record
+from pipeline.models.small import small_image_backbone
+from tests.stages.running import invoke, run, work_in, write_tiny_params
+
+KINDS = ["captions", "regression", "pictures"]
+NORMALISATION = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+
+@pytest.fixture
+def towers(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ready for training towers end to end; the base towers are also there as local folders `vit` and `bert`."""
+    here = tmp_path / "clone"
+    shutil.copytree(towers_ready, here)
+    work_in(here, monkeypatch)
+    for side, name in (("image", "vit"), ("text", "bert")):
+        shutil.copytree(here / "models/base" / side, here / name)
+    return here
+
+
+def vectors(here: Path, **changes: Any) -> list[Tensor]:
+    """What stage `evidence` writes of captions and images."""
+    write_tiny_params(here, **{"evidence__kinds": KINDS} | changes)
+    run("evidence")
+    folders = [here / "evidence" / name for name in ("train", "val", "test")]
+    return [all_features(folder, kind).float() for kind in ("captions", "images") for folder in folders]
+
+
+@pytest.mark.parametrize("captions", ["cleaned", "raw"])
+def test_named_encoders_give_the_vectors_of_frozen_features(towers: Path, captions: str) -> None:
+    """At the image encoder's own size and normalisation, and masked-mean pooled, whatever the trained towers have."""
+    archive = ImageArchive("data/raw/images.zip")
+    wide = {name: archive.decode(name).resize((64, 32)) for name in ZipFile(archive.path).namelist()}
+    with ZipFile(archive.path, "w") as images:
+        for name, picture in wide.items():
+            picture.save(images.open(name, "w"), "PNG")
+    own = {f"image_{name}": values for name, values in NORMALISATION.items()} | {"size": 48}
+    (towers / "vit/preprocessor_config.json").write_text(json.dumps(own))
+    changes = {"model__captions": captions, "model__words": 3, "model__resize": "crop"}
+    found = vectors(towers, evidence__text="bert", evidence__image="vit", model__pooling="mean_all", **changes)
+    named = {"text": {"name": "bert", "revision": None}, "image": {"name": "vit", "revision": None}}
+    assert read_record(Path("evidence/evidence.json"))["encoders"] == named
+
+    base = towers / "models/base/base.json"
+    base.write_text(json.dumps(json.loads(base.read_text()) | NORMALISATION))
+    changes |= {"model__train": "heads", "model__image_size": 48}
+    write_tiny_params(towers, **changes)
+    run("features")
+    torch.testing.assert_close(found, vectors(towers, **changes), rtol=0, atol=2e-3)
+    assert read_record(Path("evidence/evidence.json"))["encoders"] == {}
+
+
+def test_captions_need_no_pictures_and_a_local_encoder_is_linked_for_dvc(towers: Path) -> None:
+    shutil.rmtree(towers / "data/raw")
+    write_tiny_params(towers, evidence__kinds=["words", "captions"], evidence__text="bert")
+    assert "text encoder: bert" in run("evidence")
+    assert towers / "bert/model.safetensors" in {link.resolve() for link in Path(".encoders").iterdir()}
+
+
+def test_the_anchor_stays_of_the_heads_features(heads_ready: Path, towers: Path) -> None:
+    shutil.copytree(heads_ready / "features", towers / "features", dirs_exist_ok=True)
+    small_image_backbone(size=32, patch=16, width=8, layers=1, heads=2).save_pretrained(towers / "vit")
+    anchored, alignment = {"model__train": "heads", "model__anchor": "cca"}, Path("evidence/alignment.safetensors")
+    before, content = vectors(towers, **anchored), alignment.read_bytes()
+    after = vectors(towers, evidence__image="vit", **anchored)
+    assert alignment.read_bytes() == content
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "says"),
+    [
+        ("./berd", "vit", "evidence.text = './berd': no such folder"),
+        ("bert", "bert", "evidence.image = 'bert': a bert cannot encode images alone"),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_is_refused_by_its_key(towers: Path, text: str, image: str, says: str) -> None:
+    write_tiny_params(towers, evidence__kinds=KINDS, evidence__text=text, evidence__image=image)
+    assert invoke("evidence").output.startswith(f"error: {says}")
