@@ -83,7 +83,9 @@ ANCHOR = {"model.anchor": "cca"}
 NPC = {"pairs.weighting": "npc", "pairs.bank_epochs": 1}
 TRUST = {"pairs.weighting": "evidence"}
 
+PAPER: dict[str, Any] = {"sampler.posterior": "similarity", "sampler.prior": 10000.0, "sampler.drop": None}
 HEADS: dict[str, Any] = {
+    "model.anchor": "none",
     "evidence.kinds": ["captions", "regression", "pictures"],
     "model.standardise": True,
     "model.features_dtype": "float16",
@@ -103,7 +105,7 @@ HEADS_GRID = {
 STUDIES = {
     "scenes": Study(
         title="Generated scenes",
-        settings={"memory.size": 1024, "data.scenes.val": 1000},
+        settings=PAPER | {"memory.size": 1024, "data.scenes.val": 1000},
         cases={"default": {}, "2.8 times as many false negatives": {"data.scenes.detail": 0.6}},
         methods={
             "InfoNCE, all": ALL | INFONCE,
@@ -168,7 +170,7 @@ STUDIES = {
     ),
     "cutdown": Study(
         title="Generated scenes: the cut-down threshold",
-        settings={"memory.size": 1024, "data.scenes.val": 1000},
+        settings=PAPER | {"memory.size": 1024, "data.scenes.val": 1000},
         methods={
             f"cutdown {value}": FNE | TRIPLET | {"sampler.cutdown": value} for value in (0.05, 0.1, 0.2, 0.3, 0.4, 2.0)
         },

@@ -343,6 +343,8 @@ class Params(Section):
         ]
         if asked and not self.evidence.kinds:
             raise ValueError(f"{asked[0]}: evidence.kinds is empty; name a kind, for example [words]")
+        if self.pairs.weighting == "evidence" and self.evidence.kinds == ["pictures"]:
+            raise ValueError("pairs.weighting evidence: evidence.kinds [pictures] says nothing of the pair itself")
         if self.sampler.prior == "estimated" and self.sampler.posterior != "evidence":
             raise ValueError(
                 "sampler.prior estimated: needs sampler.posterior evidence; use a number, for example 10000"

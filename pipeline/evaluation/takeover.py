@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.evidence.make import prior_of
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.files import atomic_folder, users_file
@@ -16,7 +17,7 @@ from pipeline.models.clip import split_clip
 from pipeline.models.foreign.checkpoints import fne_towers, npc_clip, read_checkpoint, recognise
 from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams, Params
-from pipeline.paths import BASE, FEATURES, LAST, SPLIT, TRAINED
+from pipeline.paths import BASE, EVIDENCE, FEATURES, LAST, SPLIT, TRAINED
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import own_device
@@ -78,6 +79,7 @@ def take_over(params: Params, key: str) -> str:
             save_trained(folder, matching.cpu(), model, made)
     history = [{"epoch": 0, "step": 0, **{f"val/{name.replace('_', '/')}": value for name, value in found.items()}}]
     moment = {"epoch": 0, "step": 0, "statistics": statistics.as_numbers()}
-    settings = params.sampler.model_dump() | {"loss": params.loss.name}
+    prior = prior_of(params.sampler.prior, EVIDENCE)
+    settings = params.sampler.model_dump() | {"loss": params.loss.name, "prior": prior}
     write_training(history, {"key": key, "best": moment, "last": moment, "sampler": settings, "published": origin})
     return f"{origin['kind'].upper()}'s published weights: validation rsum {found['rsum']:.1f}"

@@ -118,6 +118,7 @@ class _Rows:
         # each id's column; ids that are no candidate, and all that is not there, share one more column at the end. Of a
         # repeated id any column may win, and all its columns then read that one; id -1 has the last place to itself.
         column_M1 = torch.full((self.others + 1,), count, device=row_b.device)
+        other_C = other_C.clamp(min=-1)
         column_M1[other_C] = torch.arange(count, device=row_b.device)
         column_bR = column_M1[self.other_P[place_bR]].where(there_bR, count)
         value_bC = self.value_P.new_zeros(len(row_b), count + 1)

@@ -121,8 +121,9 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
         return record["kinds"], Posterior.from_numbers(record["posterior"])
     except (KeyError, TypeError):
         raise InputError(
-            f"{path}: no evidence: evidence.kinds {record.get('kinds')} names no kind that this data has (without a "
-            "second caption for an image there is only regression); change it, and run `dvc repro evidence`"
+            f"{path}: no evidence: this data has none of evidence.kinds {record.get('kinds')}; without a second "
+            "caption for an image only regression exists. Change evidence.kinds, or use sampler.posterior similarity with a "
+            "number for sampler.prior, and no pairs.weighting evidence"
         ) from None
 
 
@@ -201,10 +202,12 @@ def _fitted(evidence: SplitEvidence, seed: int) -> Posterior | None:
 
 
 def _trust(evidence: SplitEvidence, seed: int) -> Tensor:
-    """The probability that each pair is right (M,), see `pair_trust`; all 1 where a split has one image."""
+    """The probability that each pair is right (M,), see `pair_trust`; all 1 where a split has one image, or no kind is
+    about the pair.
+    """
     caption_image_M = evidence.caption_image_M
     every_M = torch.arange(len(caption_image_M), device=caption_image_M.device)
-    if evidence.images < 2:
+    if evidence.images < 2 or not set(evidence.kinds) & set(ABOUT_THE_PAIR):
         return torch.ones(len(caption_image_M))
     other_N = random_images(caption_image_M, evidence.images, seed)
     own_MF, random_MF = (

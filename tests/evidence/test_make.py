@@ -103,7 +103,9 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
     assert run("evidence") == "no words: no image has a second caption\n"
     write_tiny_params(here, model__train="heads", evidence__kinds=["words"], sampler__posterior="evidence")
     run("evidence")
-    with pytest.raises(InputError, match=r"evidence\.json: no evidence: evidence\.kinds \['words'\]"):
+    with pytest.raises(
+        InputError, match=r"evidence\.json: no evidence: this data has none of evidence\.kinds \['words'\]"
+    ):
         read_listed(EVIDENCE, "train", read_split(Path("data/split/train.json")), "estimated")
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, multiprocessing, nn
 from pipeline.bank.table import Bank
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
-from pipeline.params import Params, load_params, parse_params
+from pipeline.params import Params, parse_params
 from pipeline.runtime.processes import local_span, uniform
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
+from tests.paper import paper_content
 
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
 ENTRIES = np.random.default_rng(1).integers(TEXTS, size=(2, TEXTS))
@@ -41,7 +42,7 @@ METHODS: dict[str, Changes] = {
 
 def small_params(changes: Changes) -> Params:
     """The repository's parameters with another method."""
-    content = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
+    content = paper_content()
     for section, values in changes.items():
         content[section] |= values
     return parse_params(content)

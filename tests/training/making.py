@@ -26,7 +26,8 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.setup import open_training
-from tests.features.making import ROOT, frozen_inputs, prepared_inputs
+from tests.features.making import frozen_inputs, prepared_inputs
+from tests.paper import paper_content
 from tests.stages.running import write_tiny_params
 
 WIDTH, JOINT, WORDS = 5, 4, 9  # of a feature, of the joint space, of the vocabulary
@@ -54,7 +55,7 @@ class WordMean(nn.Module):
 
 def params_with(**changes: Any) -> Params:
     """The repository's params.yaml with other values by dotted name (dots as double underscores)."""
-    content = load_params(ROOT / "params.yaml").model_dump()
+    content = paper_content()
     for name, value in changes.items():
         *sections, key = name.split("__")
         reduce(getitem, sections, content)[key] = value

@@ -15,9 +15,10 @@ from transformers import BertModel, ViTModel
 
 from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
-from pipeline.params import Params, load_params, parse_params
+from pipeline.params import Params, parse_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
+from tests.paper import paper_content
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ NEVER_READ = cast(Any, SimpleNamespace())  # inputs and checkpoint: `step` touch
 
 
 def published_params() -> Params:
-    content = load_params(ROOT / "params.yaml").model_dump()
+    content = paper_content()
     changes: dict[str, dict[str, Any]] = {
         "model": {"momentum": 0.9, "pooling": "mean_all"},
         "memory": {"size": 16, "prefill": "random"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from pipeline.data.splits.truth_file import Noise
 from pipeline.features.inputs import Batch, Entries
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
-from pipeline.params import Params, load_params
+from pipeline.params import Params
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.siamese import Siamese
+from tests.paper import paper_params
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS = paper_params()
 PAIRS, WIDTH, BATCH = 24, 6, 8
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGES, TEXTS = (torch.randn(PAIRS, WIDTH, dtype=torch.float64, generator=GENERATOR) for _ in range(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,13 +12,14 @@ from torch.nn.functional import normalize
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.models.memory import Memory
 from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
-from pipeline.params import LossParams, Params, SamplerParams, load_params
+from pipeline.params import LossParams, Params, SamplerParams
 from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import random_weights
 from pipeline.training.objective import Draw, MatchingObjective, Pairs
+from tests.paper import paper_params
 
-PARAMS: Params = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS: Params = paper_params()
 WIDTH = 8
 TEMPERATURE = 0.05
 
