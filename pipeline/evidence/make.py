@@ -122,8 +122,8 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
     except (KeyError, TypeError):
         raise InputError(
             f"{path}: no evidence: this data has none of evidence.kinds {record.get('kinds')}; without a second "
-            "caption for an image only regression exists. Change evidence.kinds, or use sampler.posterior similarity with a "
-            "number for sampler.prior, and no pairs.weighting evidence"
+            "caption for an image only regression exists. Change evidence.kinds, or use sampler.posterior similarity "
+            "with a number for sampler.prior, and no pairs.weighting evidence"
         ) from None
 
 
