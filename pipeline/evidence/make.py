@@ -37,6 +37,7 @@ from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from pipeline.runtime.processes import own_device
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
+PUBLISHED_PRIOR = 10_000.0  # K of Li et al. 2023
 RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 
@@ -77,10 +78,11 @@ def make_evidence(
 def described(record: Mapping[str, Any]) -> list[str]:
     """What a person reads of `evidence.json`: how much the evidence says, and what there is none of."""
     if not record["kinds"]:
-        return ["no evidence: evidence.kinds is empty"]
+        return ["evidence.kinds is empty"]
     lines = [f"no {kind}: no image has a second caption" for kind, share in record["seen"].items() if share == 0]
     if "posterior" not in record:
-        return lines or ["no evidence: val.json has too few images to compare"]
+        lines = lines or ["val.json has too few images to compare"]
+        return [*lines, "no evidence: sampler.posterior evidence will suspect and drop no candidate"]
     lines += [f"{side} encoder: {encoder['name']}" for side, encoder in record["encoders"].items()]
     train = record["train"]
     return [
@@ -121,15 +123,21 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
         return record["kinds"], Posterior.from_numbers(record["posterior"])
     except (KeyError, TypeError):
         raise InputError(
-            f"{path}: no evidence: this data has none of evidence.kinds {record.get('kinds')}; without a second "
-            "caption for an image only regression exists. Change evidence.kinds, or use sampler.posterior similarity "
-            "with a number for sampler.prior, and no pairs.weighting evidence"
+            f"{path}: this data has no evidence of evidence.kinds {record.get('kinds')}; without a second caption for "
+            "an image only regression exists: change evidence.kinds, or use no pairs.weighting evidence"
         ) from None
 
 
+def has_evidence(folder: Path) -> bool:
+    """Whether the data has any of the kinds of evidence."""
+    return "posterior" in read_record(folder / RECORD, "evidence")
+
+
 def prior_of(prior: float | str, folder: Path) -> float:
-    """K: `sampler.prior`, or the estimate in `folder` if that is "estimated"."""
-    return float(read_posterior(folder)[1].prior if prior == "estimated" else prior)
+    """K: `sampler.prior`; if that is "estimated", the estimate in `folder`, or FNE's where there is no evidence."""
+    if prior == "estimated":
+        return read_posterior(folder)[1].prior if has_evidence(folder) else PUBLISHED_PRIOR
+    return float(prior)
 
 
 def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
@@ -150,20 +158,21 @@ def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
 
 
 def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> ListedPosterior:
-    """The posterior of one split's pairs by id; `prior`: K, or "estimated"."""
-    prior = prior_of(prior, folder)
+    """The posterior of one split's pairs by id; `prior`: K, or "estimated". 0 everywhere where there is no evidence."""
+    images, captions = len(split.images), len(split.captions)
+    if not has_evidence(folder):
+        nothing = torch.empty(0, dtype=torch.long)
+        return ListedPosterior(nothing, nothing, torch.empty(0), images, captions)
     pairs = read_pairs(folder, name, split)
-    posterior_P = torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior - 1)).float()
-    return ListedPosterior(
-        pairs["image_P"].long(), pairs["caption_P"].long(), posterior_P, len(split.images), len(split.captions)
-    )
+    posterior_P = torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior_of(prior, folder) - 1)).float()
+    return ListedPosterior(pairs["image_P"].long(), pairs["caption_P"].long(), posterior_P, images, captions)
 
 
 def match_chance(folder: Path, split_folder: Path, name: str) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The probability (K,) that images and captions of a split match, float64, with the estimated prior; None where
     stage evidence made nothing.
     """
-    if "posterior" not in read_record(folder / RECORD, "evidence"):
+    if not has_evidence(folder):
         return None
     kinds, posterior = read_posterior(folder)
     splits = {part: read_split(split_folder / f"{part}.json") for part in {"train", name}}

@@ -101,11 +101,12 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
     said = run("features", "evidence")
     assert "no captions: no image has a second caption" in said
     write_tiny_params(here, model__train="heads", evidence__kinds=["words"])
-    assert run("evidence") == "no words: no image has a second caption\n"
-    write_tiny_params(here, model__train="heads", evidence__kinds=["words"], sampler__posterior="evidence")
-    run("evidence")
-    with pytest.raises(InputError, match=r"evidence\.json: no evidence: .* none of evidence\.kinds \['words'\]"):
-        read_listed(EVIDENCE, "train", read_split(Path("data/split/train.json")), "estimated")
+    assert "no evidence: sampler.posterior evidence will suspect and drop no candidate" in run("evidence")
+    split, ids = read_split(Path("data/split/train.json")), torch.arange(5)
+    assert not read_listed(EVIDENCE, "train", split, "estimated")(ids, ids, to_text=True).any()
+    assert prior_of("estimated", EVIDENCE) == 10_000
+    with pytest.raises(InputError, match=r"evidence\.json: this data has no evidence of evidence\.kinds \['words'\]"):
+        read_pairs(EVIDENCE, "train", split)
 
 
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

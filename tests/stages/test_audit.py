@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tests.paper import PAPER
 from tests.stages.running import refused, run, write_tiny_params
 
 
@@ -40,7 +41,7 @@ def test_the_prior_is_the_runs_only_where_the_run_uses_the_evidence(ready: Path)
 
 
 def test_without_evidence_the_lists_come_from_the_trained_similarity_on_test(ready: Path) -> None:
-    write_tiny_params(ready, evidence__kinds=[])
+    write_tiny_params(ready, evidence__kinds=[], **{f"sampler__{name}": value for name, value in PAPER.items()})
     run("evidence", "audit")
     found, wrong = lists()
     assert set(found["split"]) == set(wrong["split"]) == {"test"}
