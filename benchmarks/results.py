@@ -22,10 +22,8 @@ RAW = Path("docs/results")
 PAGE = Path("docs/results.md")
 NOTES = RAW / "notes"  # what a person says about a table; one Markdown file a study
 EARLIER = {
-    "cutdown": "Generated scenes: the cut-down threshold",
     "flickr8k-towers": "Flickr8k, small towers end to end",
     "scenes-noise": "Generated scenes with wrong pairs: CLIP and NPC",
-    "flickr8k-noise": "Flickr8k with wrong pairs, heads over frozen towers",
 }
 TITLES = EARLIER | {name: study.title for name, study in STUDIES.items()}
 ORDER = ("scenes", "cutdown", "flickr8k", "flickr8k-towers", "scenes-noise", "flickr8k-noise")
