@@ -86,7 +86,7 @@ def _digests(commit: str, changes: dict[str, object]) -> dict[str, str]:
         subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
         subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
         yaml = YAML()
-        params = yaml.load((clone / "params.yaml").read_text())
+        params = yaml.load((clone / "params.yaml").read_text(encoding="utf-8"))
         for key, value in changes.items():
             *sections, last = key.split(".")
             inner = params

@@ -21,7 +21,7 @@ import torch
 
 from pipeline.data.splits.truth_file import read_truth, read_truths
 from pipeline.evaluation.judgment import Encoded, judge
-from pipeline.evidence.make import match_chance, prior_of, trust_quality
+from pipeline.evidence.table import match_chance, prior_of, trust_quality
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained

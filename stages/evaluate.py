@@ -35,7 +35,7 @@ def main(weights: str | None) -> None:
         similarity_curves,
     )
     from pipeline.evaluation.unpaired import reliability_curve
-    from pipeline.evidence.make import match_chance, trust_quality
+    from pipeline.evidence.table import match_chance, trust_quality
     from pipeline.features.encoding import encode_split
     from pipeline.features.inputs import open_inputs
     from pipeline.files import (

@@ -66,7 +66,7 @@ def main() -> None:
 
 def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -> None:
     from pipeline.data.splits.truth_file import read_truth
-    from pipeline.evidence.make import prior_of
+    from pipeline.evidence.table import prior_of
     from pipeline.files import atomic_folder
     from pipeline.paths import BASE, EVIDENCE, FEATURES, LAST, SPLIT, TRAINED
     from pipeline.runtime.processes import process_index

@@ -5,6 +5,8 @@ Shapes: N images, M captions (one training pair each), W and V widths, F kinds o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,9 +41,8 @@ def pair_trust(
     Returns:
         p_M: in [0, 1], float64; all 1 if the evidence is constant, or if fewer than two images have captions.
     """
-    if len(caption_image_M.unique()) < 2:
-        return torch.ones(len(caption_MV), dtype=torch.float64, device=caption_MV.device)
-    other_N = random_images(caption_image_M, len(image_NW), seed)
+    if not len(caption_MV):  # nothing to fit
+        return torch.ones(0, dtype=torch.float64, device=caption_MV.device)
     every_M = torch.arange(len(caption_MV), device=caption_image_M.device)
     text_MV = centred_captions(caption_MV, mean_direction(caption_MV))
     image_NV = out_of_fold_images(image_NW, caption_MV, caption_image_M, folds=folds, seed=seed)
@@ -51,6 +52,24 @@ def pair_trust(
         regression_M = pair_similarity(image_NV, text_MV, image_M, every_M)
         return torch.stack([siblings_M, regression_M], dim=1).double()
 
+    return trust_by(evidence, caption_image_M, len(image_NW), seed)
+
+
+def trust_by(evidence: Callable[[Tensor], Tensor], caption_image_M: Tensor, images: int, seed: int) -> Tensor:
+    """The trust in each pair (M,) from its evidence compared with that of random pairs, see `mixture_posterior`.
+
+    Args:
+        evidence: the evidence (M, F) about each caption and the image that it is given, (M,).
+        caption_image_M: the image of each caption's pair.
+        images: N.
+        seed: of the random pairs.
+
+    Returns:
+        p_M: in [0, 1], float64; all 1 if fewer than two images have captions.
+    """
+    if len(caption_image_M.unique()) < 2:
+        return torch.ones(len(caption_image_M), dtype=torch.float64, device=caption_image_M.device)
+    other_N = random_images(caption_image_M, images, seed)
     return mixture_posterior(evidence(caption_image_M), evidence(other_N[caption_image_M]))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.splits.format import Split
 from pipeline.evidence.kinds import SplitEvidence
-from pipeline.evidence.make import RECORD, open_evidence, prior_of, read_pairs
+from pipeline.evidence.table import RECORD, has_evidence, open_evidence, prior_of, read_pairs
 from pipeline.files import read_record
 from pipeline.params import SamplerParams
 
@@ -37,7 +37,7 @@ def read_evidence(folder: Path, splits: dict[str, Split], chosen: str, sampler: 
     K is that of the run, but the estimate where the run's posterior is not this one: `sampler.prior` is then of FNE's.
     """
     record = read_record(folder / RECORD, "evidence")
-    if "posterior" not in record:
+    if not has_evidence(folder):
         how = "test pairs by the posterior of the trained similarity, because there is no evidence (evidence.kinds)"
         return ListedEvidence({}, {}, math.nan, how)
     names = [name for name in splits if chosen in (name, "all")]

@@ -13,8 +13,8 @@ from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
-from pipeline.evidence.make import read_listed, read_pairs
 from pipeline.evidence.start import start_model
+from pipeline.evidence.table import read_listed, read_pairs
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads

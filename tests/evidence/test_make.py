@@ -11,7 +11,7 @@ import torch
 from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
-from pipeline.evidence.make import prior_of, read_listed, read_pairs, read_posterior, trust_quality
+from pipeline.evidence.table import prior_of, read_listed, read_pairs, read_posterior, trust_quality
 from pipeline.retrieval.relevance import ranking_quality
 from tests.paper import PAPER
 from tests.stages.running import run, run_in, work_in, write_tiny_params

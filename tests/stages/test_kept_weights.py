@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pipeline.data.splits.truth_file import read_truths
 from pipeline.evaluation.judgment import Encoded, judge
-from pipeline.evidence.make import match_chance
+from pipeline.evidence.table import match_chance
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained
