@@ -36,7 +36,7 @@ def main() -> None:
         VALIDATION,
         WEIGHTS,
     )
-    from pipeline.report.curves import SIMILARITY_COLUMNS, posterior_note, run_charts
+    from pipeline.report.curves import NOT_USED, SIMILARITY_COLUMNS, posterior_note, run_charts
     from pipeline.report.evidence import read_evidence
     from pipeline.report.false_negatives import by_evidence, by_similarity, false_negative_list
     from pipeline.report.gallery import read_embedded, retrieval_groups
@@ -89,7 +89,7 @@ def main() -> None:
             for row in published(params.data.name, params.evaluate.folds)
         ],
         charts=run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold),
-        chart_note=posterior_note(curves),
+        chart_note=posterior_note(curves) + (NOT_USED if params.sampler.posterior == "evidence" else ""),
         embedded=embedded,
         split_name="test",
         groups=retrieval_groups(embedded, params.audit.queries),

@@ -53,3 +53,11 @@ def test_without_evidence_the_lists_come_from_the_trained_similarity_on_test(rea
 def test_evidence_about_another_split_is_refused(ready: Path) -> None:
     (ready / "evidence/train/pairs.safetensors").write_bytes((ready / "evidence/val/pairs.safetensors").read_bytes())
     assert "evidence/train/pairs.safetensors: not of the 12 images and 60 captions of train.json" in refused("audit")
+
+
+@pytest.mark.parametrize(("posterior", "prior"), [("evidence", "estimated"), ("similarity", 100.0)])
+def test_the_chart_says_where_the_sampler_had_another_posterior(posterior: str, prior: object, ready: Path) -> None:
+    write_tiny_params(ready, sampler__posterior=posterior, sampler__prior=prior)
+    run("audit")
+    said = "took its posterior from the evidence instead" in Path("report/index.html").read_text()
+    assert said == (posterior == "evidence")
