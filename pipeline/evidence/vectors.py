@@ -63,7 +63,9 @@ def _captions(
     """Caption features (M, V) of each split on this process's device; a named encoder is added to `sources`."""
     if params.evidence.text is None:
         return {name: all_features(features / name, "captions").to(own_device()) for name in splits}
-    backbone, tokenizer, sources["text"] = fetch_text("evidence.text", params.evidence.text)
+    backbone, tokenizer, sources["text"] = fetch_text(
+        "evidence.text", params.evidence.text, params.evidence.text_revision
+    )
     tower = text_tower(backbone, "masked_mean").eval().to(own_device())
     settings = params.model.model_copy(update={"pooling": "masked_mean"})
     encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings)
@@ -76,7 +78,9 @@ def _images(
     """The same for image features (N, W)."""
     if params.evidence.image is None:
         return {name: all_features(features / name, "images").to(own_device()) for name in splits}
-    backbone, mean, std, size, sources["image"] = fetch_image("evidence.image", params.evidence.image)
+    backbone, mean, std, size, sources["image"] = fetch_image(
+        "evidence.image", params.evidence.image, params.evidence.image_revision
+    )
     tower, archive = image_tower(backbone).eval().to(own_device()), ImageArchive(images)
     settings = PixelSettings(size, params.model.resize, mean, std)
     encode = partial(encoded_images, tower, own_device(), archive, settings=settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import huggingface_hub
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.features.shards import all_features
 from pipeline.files import read_record
 from pipeline.models.small import small_image_backbone
+from tests.models.test_pretrained import COMMIT, cached
 from tests.stages.running import invoke, run, work_in, write_tiny_params
 
 KINDS = ["captions", "regression", "pictures"]
@@ -92,3 +94,20 @@ def test_the_anchor_stays_of_the_heads_features(heads_ready: Path, towers: Path)
 def test_an_encoder_that_cannot_be_used_is_refused_by_its_key(towers: Path, text: str, image: str, says: str) -> None:
     write_tiny_params(towers, evidence__kinds=KINDS, evidence__text=text, evidence__image=image)
     assert invoke("evidence").output.startswith(f"error: {says}")
+
+
+@pytest.mark.parametrize("asked", [COMMIT, "f" * 40])
+def test_a_revision_is_pinned(asked: str, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    shutil.copytree(towers / "bert", cached(tmp_path / "hub", "some/bert"), dirs_exist_ok=True)
+    named = {"evidence__text": "some/bert", "evidence__text_revision": asked}
+    write_tiny_params(towers, evidence__kinds=["captions"], **named)
+    said = invoke("evidence").output
+    if asked == COMMIT:
+        assert read_record(Path("evidence/evidence.json"))["encoders"]["text"] == {
+            "name": "some/bert",
+            "revision": COMMIT,
+        }
+    else:
+        assert said.startswith("error: evidence.text = 'some/bert': cannot be fetched or read")

@@ -1,4 +1,4 @@
-"""Words and tokens that captions share, against loops."""
+"""Words that captions share, against loops."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
 
 from pipeline.evidence import words as module
-from pipeline.evidence.tokens import token_recall
 from pipeline.evidence.words import WordCoverage, inverse_document_frequencies
 from tests.evidence.planted import ragged
 from tests.evidence.test_captions import others
@@ -60,31 +58,3 @@ def test_coverage_is_the_mass_of_words_that_other_captions_have(seed: int, chunk
         total = sum(mass[word] for word in said)
         exists = total > 0 and len(rows) + own > 1
         assert found == pytest.approx(sum(shares) / len(shares) / total if exists else math.nan, nan_ok=True)
-
-
-@given(seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
-def test_token_recall_looks_up_each_token_in_the_other_captions(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    caption_image_M = ragged(3, 4, seed)
-    length_M = torch.randint(1, 5, (len(caption_image_M),), generator=generator)
-    first_M1 = torch.cat([torch.zeros(1).long(), length_M.cumsum(0)])
-    token_TV = normalize(torch.randn(int(first_M1[-1]), 4, generator=generator), dim=1)
-    idf_T = torch.rand(len(token_TV), generator=generator)
-    image_K, caption_K = all_pairs(3, len(caption_image_M))
-    found_K = token_recall(token_TV, first_M1, idf_T, caption_image_M, image_K, caption_K)
-    for found, image, caption in zip(found_K.tolist(), image_K.tolist(), caption_K.tolist(), strict=True):
-        rows, own = others(caption_image_M, image, caption), bool(caption_image_M[caption] == image)
-        tokens = range(int(first_M1[caption]), int(first_M1[caption + 1]))
-        expected = math.nan
-        if len(rows) + own > 1:
-            best = [
-                [
-                    max(float(token_TV[t] @ token_TV[u]) for m in kept for u in range(first_M1[m], first_M1[m + 1]))
-                    for kept in left_out(rows, own)
-                ]
-                for t in tokens
-            ]
-            weighted = sum(float(idf_T[t]) * sum(row) / len(row) for t, row in zip(tokens, best, strict=True))
-            expected = weighted / sum(float(idf_T[t]) for t in tokens)
-        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
