@@ -1,4 +1,4 @@
-"""Write docs/results.md from the raw results beside it: no number there is typed by hand.
+"""Write docs/results.md and the README's table from the raw results in docs/results: no number there is typed by hand.
 
 python -m benchmarks.results
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks.earlier_results import earlier_table
+from benchmarks.glance import README, at_a_glance
 from benchmarks.studies import STUDIES, Study
 from pipeline.retrieval.recall import recall_names
 
@@ -40,7 +41,7 @@ COMPARED = ("rsum", "truth/i2t/mAP@R", "truth/t2i/mAP@R")
 @click.command()
 @click.option("--check", is_flag=True, help="only say whether the page is up to date")
 def main(check: bool) -> None:
-    """Write docs/results.md from docs/results/*.csv and docs/results/notes/*.md."""
+    """Write docs/results.md and the README's table from docs/results/*.csv and docs/results/notes/*.md."""
     import pandas
 
     from pipeline.files import write_text
@@ -53,11 +54,15 @@ def main(check: bool) -> None:
         runs = pandas.read_csv(path, keep_default_na=False, na_values=[""], dtype={"case": str})
         tables = study_tables(STUDIES[name], runs) if "phase" in runs else earlier_table(runs)
         parts += [f"## {TITLES[name]}\n", _file(NOTES / f"{name}.md"), tables, _source(name, runs)]
-    page = "\n".join(part for part in parts if part)
-    if not check:
-        write_text(PAGE, page)
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        raise click.ClickException(f"{PAGE} is not what the CSV files say: python -m benchmarks.results")
+    pages = {
+        PAGE: "\n".join(part for part in parts if part),
+        README: at_a_glance(RAW, README.read_text(encoding="utf-8")),
+    }
+    for path, page in pages.items():
+        if not check:
+            write_text(path, page)
+        elif not path.exists() or path.read_text(encoding="utf-8") != page:
+            raise click.ClickException(f"{path} is not what the CSV files say: python -m benchmarks.results")
 
 
 def study_tables(study: Study, runs: pandas.DataFrame) -> str:
@@ -77,9 +82,9 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
             known = {name: title for name, title in TRUTH.items() if final[f"{part}/{name}"].notna().any()}
             header = ["method", *(name.replace("R", "R@") for name in recall_names(" ")), "rsum", *known.values()]
             names = [*recall_names("/"), "rsum", *known]
-            rows = [[method, *(_mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
+            rows = [[method, *(mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
             title = f"Test split, {weights}; mean over {_seeds(final)} and 95 % t-interval:\n\n"
-            parts.append(title + _markdown(header, rows))
+            parts.append(title + markdown(header, rows))
         if baseline in methods and len(methods) > 1:
             compared = [
                 (f"{part}/{name}", f"{title}, {part}")
@@ -88,13 +93,13 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
                 if name in COMPARED and final[f"{part}/{name}"].notna().any()
             ]
             rows = [
-                [method, *(_difference(final, method, baseline, column) for column, _ in compared)]
+                [method, *(difference(final, method, baseline, column) for column, _ in compared)]
                 for method in methods
                 if method != baseline
             ]
             parts.append(
                 f"Difference to “{baseline}” over the same seeds, and its paired 95 % t-interval:\n\n"
-                + _markdown(["method", *(title for _, title in compared)], rows)
+                + markdown(["method", *(title for _, title in compared)], rows)
             )
         parts.append(_tuning(study, runs[(runs["case"] == case) & (runs["phase"] == "tune")]))
     return "\n".join(part for part in parts if part)
@@ -119,7 +124,7 @@ def _tuning(study: Study, runs: pandas.DataFrame) -> str:
         tuned = {name: chosen[name] for name in ("loss.temperature", "loss.margin", *study.grid) if name in chosen}
         settings = ", ".join(f"{name} {value:g}" for name, value in tuned.items())
         rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`"])
-    return "Chosen by the validation split (sum of its recalls), with another seed:\n\n" + _markdown(
+    return "Chosen by the validation split (sum of its recalls), with another seed:\n\n" + markdown(
         ["method", "settings tried", "best", "median", "chosen"], rows
     )
 
@@ -129,7 +134,8 @@ def _seeds(final: pandas.DataFrame) -> str:
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def _mean(final: pandas.DataFrame, method: str, column: str) -> str:
+def mean(final: pandas.DataFrame, method: str, column: str) -> str:
+    """The mean over seeds, ± half of its 95 % t-interval."""
     from pipeline.comparison.paired import over_seeds
 
     values = final.loc[final["method"] == method].sort_values("seed")[column].dropna()
@@ -141,7 +147,8 @@ def _mean(final: pandas.DataFrame, method: str, column: str) -> str:
     return f"{found.value:.{digits}f}{half}"
 
 
-def _difference(final: pandas.DataFrame, method: str, baseline: str, column: str) -> str:
+def difference(final: pandas.DataFrame, method: str, baseline: str, column: str) -> str:
+    """The paired mean difference and its 95 % t-interval; bold where the interval leaves 0 out."""
     from pipeline.comparison.paired import over_seeds
 
     by_seed = final.set_index(["method", "seed"])[column]
@@ -160,8 +167,9 @@ def _format(column: str) -> tuple[float, int]:
     return (100, 1) if column.endswith("_share") else (1, 3) if column.endswith(("auc", "ap", "ece")) else (1, 1)
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+def markdown(header: list[str], rows: list[list[str]], texts: int = 1) -> str:
+    """A table whose first columns are text, the others numbers."""
+    lines = [header, ["---"] * texts + ["---:"] * (len(header) - texts), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

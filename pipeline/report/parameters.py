@@ -1,7 +1,7 @@
-"""The README's table of every parameter: `python -m pipeline.report.parameters` prints it.
+"""The table of every parameter in docs/parameters.md: `python -m pipeline.report.parameters` prints it.
 
 Names and defaults come from `params.yaml`, allowed values from `pipeline.params`, meanings from the comments in
-`params.yaml`. `--write README.md` replaces the table between the file's two markers.
+`params.yaml`. `--write docs/parameters.md` replaces the table between the file's two markers.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pipeline.files import write_text
 from pipeline.params import Params, dotted, parse_params
 from pipeline.yaml_text import parse_yaml
 
-START, END = "<!-- parameters -->", "<!-- /parameters -->"
+MARKER = "parameters"
 HEADING = ("| name | default | allowed | meaning |", "|---|---|---|---|")
 
 # For parameters without a comment in params.yaml, or with only the allowed values; a comment there takes precedence.
 UNCOMMENTED = {
-    "data.name": "the data set, see [docs/data.md](docs/data.md)",
+    "data.name": "the data set, see [data](data.md)",
     "data.split.val": "share of images for validation, where a data set names no split itself",
     "data.split.test": "the same for the test split",
     "data.split.seed": "draws these images",
-    "sampler.strategy": "which candidates are negatives, see [docs/sampler.md](docs/sampler.md)",
+    "sampler.strategy": "which candidates are negatives, see [samplers and losses](sampler.md)",
     "loss.name": "what is made of the negatives",
     "train.warmup": "the loss of the warm-up epochs",
     "train.precision": "no: 32 bit; bf16 and fp16: mixed; fp16 needs a GPU",
@@ -57,18 +57,19 @@ def table_of(text: str, path: Path | str = "params.yaml") -> str:
     return "\n".join([*HEADING, *rows])
 
 
-def between_markers(readme: str, path: Path | str = "README.md") -> tuple[str, str, str]:
-    """The text up to the first marker (included), the table, and the text from the second marker on.
+def between_markers(page: str, path: Path | str, name: str) -> tuple[str, str, str]:
+    """The text up to the marker `<!-- name -->` (included), what it holds, and the text from `<!-- /name -->` on.
 
     Raises:
         InputError: when a marker is missing or occurs twice.
     """
-    for marker in (START, END):
-        if readme.count(marker) != 1:
-            raise InputError(f"{path}: found {readme.count(marker)} lines {marker}, expected one")
-    before, _, rest = readme.partition(START)
-    table, _, after = rest.partition(END)
-    return before + START, table.strip("\n"), END + after
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    for marker in (start, end):
+        if page.count(marker) != 1:
+            raise InputError(f"{path}: found {page.count(marker)} lines {marker}, expected one")
+    before, _, rest = page.partition(start)
+    held, _, after = rest.partition(end)
+    return before + start, held.strip("\n"), end + after
 
 
 def _comments(section: Any, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
@@ -132,18 +133,18 @@ def _bounds(part: Mapping[str, Any]) -> str:
 
 @click.command(name="parameters")
 @click.option("--params", "path", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
-@click.option("--write", "readme", type=click.Path(path_type=Path, exists=True), help="Replace the table in this file.")
-def main(path: Path, readme: Path | None) -> None:
+@click.option("--write", "page", type=click.Path(path_type=Path, exists=True), help="Replace the table in this file.")
+def main(path: Path, page: Path | None) -> None:
     """Print the table of every parameter, or put it into a Markdown file between its markers."""
     try:
         table = parameter_table(path)
-        if readme is None:
+        if page is None:
             click.echo(table)
             return
-        before, _, after = between_markers(readme.read_text(encoding="utf-8"), readme)
+        before, _, after = between_markers(page.read_text(encoding="utf-8"), page, MARKER)
     except (InputError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    write_text(readme, f"{before}\n{table}\n{after}")
+    write_text(page, f"{before}\n{table}\n{after}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's table of parameters is the one that params.yaml and its types make."""
+"""The table of parameters in docs/parameters.md is the one that params.yaml and its types make."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ruamel.yaml import YAML
 from pipeline.errors import InputError
 from pipeline.params import dotted, load_params
 from pipeline.report import parameters
-from pipeline.report.parameters import END, START, between_markers, parameter_table, table_of
+from pipeline.report.parameters import MARKER, between_markers, parameter_table, table_of
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
+PAGE = ROOT / "docs/parameters.md"
 
 
 def rows(table: str) -> dict[str, list[str]]:
@@ -34,11 +35,11 @@ def committed() -> str | None:
     return answer.stdout.decode() if answer.returncode == 0 else None
 
 
-def test_readme_holds_exactly_the_table() -> None:
-    _, table, _ = between_markers((ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_page_holds_exactly_the_table() -> None:
+    _, table, _ = between_markers(PAGE.read_text(encoding="utf-8"), PAGE, MARKER)
     before = committed()
     expected = table == parameter_table(PARAMS) or (before is not None and table == table_of(before))
-    assert expected, "after a change of params.yaml: python -m pipeline.report.parameters --write README.md"
+    assert expected, "after a change of params.yaml: python -m pipeline.report.parameters --write docs/parameters.md"
 
 
 def test_every_parameter_has_a_row_with_its_default() -> None:
@@ -86,22 +87,22 @@ def test_a_parameter_without_a_meaning_is_refused() -> None:
 
 def test_writing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Before\n\n{START}\nold\n{END}\n\nafter\n")
+    page.write_text(f"# Before\n\n<!-- parameters -->\nold\n<!-- /parameters -->\n\nafter\n")
     command = ["--params", str(PARAMS), "--write", str(page)]
     assert CliRunner().invoke(parameters.main, command).exit_code == 0
     written = page.read_text()
-    assert written == f"# Before\n\n{START}\n{parameter_table(PARAMS)}\n{END}\n\nafter\n"
+    assert written == f"# Before\n\n<!-- parameters -->\n{parameter_table(PARAMS)}\n<!-- /parameters -->\n\nafter\n"
     assert CliRunner().invoke(parameters.main, command).exit_code == 0
     assert page.read_text() == written
 
 
 def test_a_page_without_markers_is_refused_and_kept(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"{START}\nno end")
+    page.write_text(f"<!-- parameters -->\nno end")
     answer = CliRunner().invoke(parameters.main, ["--params", str(PARAMS), "--write", str(page)])
     assert answer.exit_code == 1
-    assert f"found 0 lines {END}, expected one" in answer.output
-    assert page.read_text() == f"{START}\nno end"
+    assert f"found 0 lines <!-- /parameters -->, expected one" in answer.output
+    assert page.read_text() == f"<!-- parameters -->\nno end"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
@@ -110,12 +111,12 @@ def test_every_setting_that_a_page_names_exists(page: str) -> None:
     assert named <= set(dotted(load_params(PARAMS)))
 
 
-@pytest.mark.parametrize("lists", [["FNE"], ["FNE", "QUIRKS"], ["LAPTOP"]])
-def test_the_readme_s_lists_of_settings_are_accepted(lists: list[str], tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("lists", [["FNE"], ["FNE", "QUIRKS"]])
+def test_the_published_lists_of_settings_are_accepted(lists: list[str], tmp_path: Path) -> None:
+    page = (ROOT / "docs/published.md").read_text(encoding="utf-8")
     settings = []
     for name in lists:
-        found = re.search(rf"^{name}=\((.*?)\)$", readme, re.DOTALL | re.MULTILINE)
+        found = re.search(rf"^{name}=\((.*?)\)$", page, re.DOTALL | re.MULTILINE)
         assert found is not None
         settings += [word for word in shlex.split(found[1]) if word != "-S"]
     copy = tmp_path / "params.yaml"
