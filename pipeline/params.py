@@ -144,6 +144,12 @@ ENCODED = {"captions": ("text",), "regression": ("text", "image"), "pictures": (
 """The encoders that kinds of evidence compare with."""
 
 
+BEFORE_TRAINING = ("osa", "osa_monotone", "clip_score", "negclip", "lemon", "gsc")
+"""Values of `pairs.weighting` that are computed from frozen vectors, see `pipeline.evidence.weightings`."""
+IN_TRAINING = ("ncr", "crcl")
+"""Those that training computes, see `pipeline.training.trust`."""
+
+
 class EvidenceParams(Section):
     """What is known about pairs before training, from captions and frozen encoders."""
 
@@ -204,7 +210,9 @@ class LossParams(Section):
 class PairsParams(Section):
     """The weighting of training pairs."""
 
-    weighting: Literal["none", "npc", "evidence"]
+    weighting: Literal[
+        "none", "npc", "evidence", "osa", "osa_monotone", "clip_score", "negclip", "lemon", "gsc", "ncr", "crcl"
+    ]
     clean_threshold: Annotated[float, Field(ge=0, lt=1)]
     bank_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     exclude_self: bool
@@ -215,6 +223,11 @@ class PairsParams(Section):
     reweigh: Literal["sample", "batch"]
     siamese_gradient: Positive
     file: str | None
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether each pair's weight is the trust that stage `evidence` computes."""
+        return self.weighting == "evidence" or self.weighting in BEFORE_TRAINING
 
 
 class TrainParams(Section):
@@ -347,6 +360,11 @@ class Params(Section):
             raise ValueError(f"{asked[0]}: evidence.kinds is empty; name a kind, for example [words]")
         if self.pairs.weighting == "evidence" and self.evidence.kinds == ["pictures"]:
             raise ValueError("pairs.weighting evidence: evidence.kinds [pictures] says nothing of the pair itself")
+        if self.pairs.weighting in BEFORE_TRAINING and "image" not in self.evidence.sides:
+            raise ValueError(
+                f"pairs.weighting {self.pairs.weighting}: compares frozen vectors of images and captions; add "
+                "regression to evidence.kinds"
+            )
         if self.sampler.prior == "estimated" and self.sampler.posterior != "evidence":
             raise ValueError(
                 "sampler.prior estimated: needs sampler.posterior evidence; use a number, for example 10000"
