@@ -58,9 +58,16 @@ class NoiseParams(Section):
     """Training captions paired with other images: a share drawn here, or a published index."""
 
     ratio: Share
+    kind: Literal["shuffle", "noun", "category", "nearest"]
     unit: Literal["caption", "image"]
     seed: Seed
     file: str | None
+
+    @model_validator(mode="after")
+    def _single(self) -> NoiseParams:
+        if self.kind != "shuffle" and self.unit == "image":
+            raise ValueError(f"unit image: kind {self.kind} swaps single captions; use unit caption")
+        return self
 
 
 class LimitsParams(Section):
@@ -84,6 +91,12 @@ class DataParams(Section):
     split: SplitParams
     noise: NoiseParams
     scenes: ScenesParams
+
+    @model_validator(mode="after")
+    def _objects_are_known(self) -> DataParams:
+        if self.noise.kind == "category" and self.name != "scenes":
+            raise ValueError(f"noise.kind category: what is in the images of {self.name} is not known; use noun")
+        return self
 
 
 class BaseParams(Section):

@@ -24,8 +24,10 @@ from pipeline.params import NoiseParams, SplitParams, load_params
 from tests.data.published import own_folder, write_copy_params, write_params
 
 
-def params(ratio: float = 0.0, unit: Any = "caption", seed: int = 1, file: Path | None = None) -> NoiseParams:
-    return NoiseParams(ratio=ratio, unit=unit, seed=seed, file=None if file is None else str(file))
+def params(
+    ratio: float = 0.0, unit: Any = "caption", seed: int = 1, file: Path | None = None, kind: Any = "shuffle"
+) -> NoiseParams:
+    return NoiseParams(ratio=ratio, kind=kind, unit=unit, seed=seed, file=None if file is None else str(file))
 
 
 def split_of(*counts: int) -> Split:
