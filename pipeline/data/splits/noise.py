@@ -159,7 +159,8 @@ def _rows_of_images(split: Split) -> list[list[int]]:
 def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
     """The permutation of an index, and the kind of its values: captions ("permutation") or images ("image_index").
 
-    With one caption per image both kinds may be valid; the values are then taken as captions.
+    With one caption per image both kinds may be valid; the values are then taken as captions. An index with an entry
+    for each *image* ("image_permutation") moves all its captions: image n's are put with image `index[n]`.
     """
     captions, images = len(split.captions), len(split.images)
     try:
@@ -169,22 +170,24 @@ def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
         raise InputError(f"{file}: not readable as .npy: {error}") from None
     if not isinstance(index_M, np.ndarray) or index_M.dtype.kind not in "iu":
         raise InputError(f"{file}: holds {getattr(index_M, 'dtype', 'several arrays')}, expected whole numbers")
-    if index_M.shape != (captions,):
+    if index_M.shape not in ((captions,), (images,)):
         raise InputError(
-            f"{file}: shape {index_M.shape}, expected ({captions},): a number for each training caption; "
-            "an index fits the annotations that it was made for"
+            f"{file}: shape {index_M.shape}, expected ({captions},): a number for each training caption, or "
+            f"({images},): for each image; an index fits the annotations that it was made for"
         )
+    if of_images := index_M.shape != (captions,):
+        index_M = index_M[np.asarray(split.caption_image)]
     outside = np.flatnonzero((index_M < 0) | (index_M >= captions))
     if len(outside):
         row = outside[0]
         raise InputError(f"{file}: entry {row} is {index_M[row]}, expected captions 0 to {captions - 1} or images")
     permutation_M = np.array(index_M, np.int64)
     times_M = np.bincount(permutation_M, minlength=captions)
-    if (times_M == 1).all():
+    if (times_M == 1).all() and not of_images:
         return permutation_M, "permutation"
     of_image_M = np.bincount(split.caption_image, minlength=captions)  # 0 for numbers that are not images
     if (times_M == of_image_M).all():
-        return _captions_of_index(permutation_M, split), "image_index"
+        return _captions_of_index(permutation_M, split), "image_permutation" if of_images else "image_index"
     value = int(np.flatnonzero(times_M != of_image_M)[0])
     raise InputError(
         f"{file}: neither a permutation of {captions} captions nor images 0 to {images - 1} with as many captions as "

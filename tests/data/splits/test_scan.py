@@ -42,7 +42,13 @@ def written(folder: Path, splits: dict[str, Split], source: str = "folder", shuf
     for name, split in splits.items():
         content = split if shuffle is None or name != "train" else noisy(split, shuffle)
         write_split(folder / f"{name}.json", content, one_row_a_caption=name == "train")
-    write_noise(folder, splits["train"], NoiseParams(ratio=0.2, kind="shuffle", unit="caption", seed=1, file=None), None, shuffle)
+    write_noise(
+        folder,
+        splits["train"],
+        NoiseParams(ratio=0.2, kind="shuffle", unit="caption", seed=1, file=None),
+        None,
+        shuffle,
+    )
     write_scan(folder, source, folder / "text")
     return folder / "text"
 
