@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +16,16 @@ from pipeline.data.captions import clean_caption
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BETWEEN = frozenset(
-    "a an the this that these those his her its their my your our some many several few one two three four five six "
-    "another each every both in on at of with by to into onto from over under above below behind beside near next "
-    "through across along around against between among for up down off out toward towards while as and or but is are "
-    "was were be been being has have had do does who which where there it he she they them him not very look stand sit "
-    "run walk jump hold play wear lay lie ride take catch pose shake climb watch smile leap other together outside inside "
-    "after front back side top".split()
-)
+WORDS_BETWEEN = """
+a an the this that these those his her its their my your our some many several few one two three four five six
+another each every both in on at of with by to into onto from over under above below behind beside near next through
+across along around against between among for up down off out toward towards while as and or but is are was were be
+been being has have had do does who which where there it he she they them him not very look stand sit run walk jump
+hold play wear lay lie ride take catch pose shake climb watch smile leap other together outside inside after front
+back side top
+"""
 """What stands between the noun phrases of captions: determiners, prepositions, conjunctions, pronouns, some verbs."""
+BETWEEN = frozenset(WORDS_BETWEEN.split())
 PLURALS = {"men": "man", "women": "woman", "children": "child", "people": "person"}
 SHARE = 0.5  # of a word's occurrences; a word that ends a noun phrase more rarely is no noun
 MOST_WORDS = 10**6
@@ -146,10 +147,10 @@ def swaps_by_words(captions: Sequence[str], chosen: NDArray[np.int64], same: Sam
     return permutation_M
 
 
-def _near(vector_ML: object, free: NDArray[np.int64], same: Same) -> list[tuple[NDArray[np.float64], ...]]:
+def _near(vector_ML: Any, free: NDArray[np.int64], same: Same) -> list[tuple[NDArray[Any], ...]]:
     """(similarity, row, other) of each free row and its `NEIGHBOURS` most similar ones, in blocks of rows."""
-    parts = []
-    free_FL = vector_ML[free]  # type: ignore[index]
+    parts: list[tuple[NDArray[Any], ...]] = []
+    free_FL = vector_ML[free]
     count = min(NEIGHBOURS, len(free) - 1)
     for start in range(0, len(free), BLOCK_ROWS):
         rows_B = free[start : start + BLOCK_ROWS]
