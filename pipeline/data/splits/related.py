@@ -36,8 +36,8 @@ def caption_nouns(captions: Sequence[str]) -> list[frozenset[str]]:
     """The nouns of each caption, by a rule and counting, without a dictionary.
 
     A phrase ends before a word of `BETWEEN`, before a word in -ing or -ed, and with the caption; its last word is a
-    candidate. A candidate is a noun if at least half of its occurrences in all captions end a phrase. A plural in -s counts as its singular. It takes some verbs and
-    adjectives for nouns, and misses nouns that rarely end a phrase.
+    candidate. A candidate is a noun if at least half of its occurrences in all captions end a phrase. A plural in -s
+    counts as its singular. It takes some verbs and adjectives for nouns, and misses nouns that rarely end a phrase.
     """
     heads, said, ended = [], Counter[str](), Counter[str]()
     for caption in captions:
