@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.dependencies import ROOT, STAGES
 from pipeline.errors import InputError
 from pipeline.files import digest_of, read_record, write_json
-from pipeline.params import Params, dotted
+from pipeline.params import BEFORE_TRAINING, Params, dotted
 from pipeline.paths import BASE, FEATURES, RAW, SPLIT, TRUTH
 from pipeline.yaml_text import parse_yaml
 
@@ -42,8 +42,10 @@ def stage_key(params: Params, stage: str) -> str:
             continue  # the bank is an empty table
         listed = [f"{one}." for one in _stages()[name].get("params", [])]
         read |= {leaf: value for leaf, value in values.items() if f"{leaf}.".startswith(tuple(listed))}
-        if name == "evidence" and params.model.anchor == "none":
+        if name == "evidence" and params.model.anchor == "none" and params.pairs.weighting not in BEFORE_TRAINING:
             del read["pairs.weighting"]  # of the pairs in the anchor
+    if params.data.noise.kind == "shuffle":
+        read.pop("data.noise.kind", None)  # the key of preparations that know no other kind
     return digest_of(read)
 
 
@@ -170,11 +172,12 @@ def _copied() -> list[str]:
 
 
 def _is_noisy_copy(params: Params) -> bool:
-    return params.model.train == "heads" and params.data.noise.ratio > 0 and params.data.noise.file is None
+    noise = params.data.noise  # kind category needs the pictures' objects, which stage split reads
+    return params.model.train == "heads" and noise.ratio > 0 and noise.file is None and noise.kind != "category"
 
 
 def _clean(params: Params) -> Params:
-    noise = params.data.noise.model_copy(update={"ratio": 0.0})
+    noise = params.data.noise.model_copy(update={"ratio": 0.0, "kind": "shuffle"})
     return params.model_copy(update={"data": params.data.model_copy(update={"noise": noise})})
 
 

@@ -58,9 +58,16 @@ class NoiseParams(Section):
     """Training captions paired with other images: a share drawn here, or a published index."""
 
     ratio: Share
+    kind: Literal["shuffle", "noun", "category", "nearest"]
     unit: Literal["caption", "image"]
     seed: Seed
     file: str | None
+
+    @model_validator(mode="after")
+    def _single(self) -> NoiseParams:
+        if self.kind != "shuffle" and self.unit == "image":
+            raise ValueError(f"unit image: kind {self.kind} swaps single captions; use unit caption")
+        return self
 
 
 class LimitsParams(Section):
@@ -84,6 +91,12 @@ class DataParams(Section):
     split: SplitParams
     noise: NoiseParams
     scenes: ScenesParams
+
+    @model_validator(mode="after")
+    def _objects_are_known(self) -> DataParams:
+        if self.noise.kind == "category" and self.name != "scenes":
+            raise ValueError(f"noise.kind category: what is in the images of {self.name} is not known; use noun")
+        return self
 
 
 class BaseParams(Section):
@@ -142,6 +155,12 @@ class ModelParams(Section):
 
 ENCODED = {"captions": ("text",), "regression": ("text", "image"), "pictures": ("text", "image")}
 """The encoders that kinds of evidence compare with."""
+
+
+BEFORE_TRAINING = ("osa", "osa_monotone", "clip_score", "negclip", "lemon", "gsc")
+"""Values of `pairs.weighting` that are computed from frozen vectors, see `pipeline.evidence.weightings`."""
+IN_TRAINING = ("ncr", "crcl")
+"""Those that training computes, see `pipeline.training.trust`."""
 
 
 class EvidenceParams(Section):
@@ -204,7 +223,9 @@ class LossParams(Section):
 class PairsParams(Section):
     """The weighting of training pairs."""
 
-    weighting: Literal["none", "npc", "evidence"]
+    weighting: Literal[
+        "none", "npc", "evidence", "osa", "osa_monotone", "clip_score", "negclip", "lemon", "gsc", "ncr", "crcl"
+    ]
     clean_threshold: Annotated[float, Field(ge=0, lt=1)]
     bank_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     exclude_self: bool
@@ -215,6 +236,11 @@ class PairsParams(Section):
     reweigh: Literal["sample", "batch"]
     siamese_gradient: Positive
     file: str | None
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether each pair's weight is the trust that stage `evidence` computes."""
+        return self.weighting == "evidence" or self.weighting in BEFORE_TRAINING
 
 
 class TrainParams(Section):
@@ -347,6 +373,11 @@ class Params(Section):
             raise ValueError(f"{asked[0]}: evidence.kinds is empty; name a kind, for example [words]")
         if self.pairs.weighting == "evidence" and self.evidence.kinds == ["pictures"]:
             raise ValueError("pairs.weighting evidence: evidence.kinds [pictures] says nothing of the pair itself")
+        if self.pairs.weighting in BEFORE_TRAINING and "image" not in self.evidence.sides:
+            raise ValueError(
+                f"pairs.weighting {self.pairs.weighting}: compares frozen vectors of images and captions; add "
+                "regression to evidence.kinds"
+            )
         if self.sampler.prior == "estimated" and self.sampler.posterior != "evidence":
             raise ValueError(
                 "sampler.prior estimated: needs sampler.posterior evidence; use a number, for example 10000"

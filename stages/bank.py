@@ -26,8 +26,8 @@ def main() -> None:
     from pipeline.paths import BANK, BANK_RECORD
 
     params = load_params()
-    if params.pairs.weighting == "none":
-        table, record = None, {"weighting": "none"}
+    if params.pairs.weighting != "npc":
+        table, record = None, {"weighting": params.pairs.weighting}
     elif params.pairs.file is not None:
         table, record = _published(params.pairs.file)
     elif started_together("bank", params.launch.processes):

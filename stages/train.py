@@ -92,7 +92,8 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         last_statistics = training.statistics.as_numbers()
         training.restore_best()
         save(trained)
-    pairs = None if training.impact is None else training.impact.table(training.train_inputs.caption_image)
+    weighted = training.impact or training.learned
+    pairs = None if weighted is None else weighted.table(training.train_inputs.caption_image)
     final = {"epoch": max(0, at.epoch - 1), "step": at.step, "statistics": last_statistics}
     settings = params.sampler.model_dump() | {
         "loss": params.loss.name,

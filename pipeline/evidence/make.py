@@ -13,30 +13,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.truth_file import Noise
 from pipeline.errors import InputError
 from pipeline.evidence.alignment import fit_cca
 from pipeline.evidence.alignment_file import write_alignment
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
-from pipeline.evidence.table import PAIRS, RECORD, open_evidence
+from pipeline.evidence.table import PAIRS, RECORD, open_evidence, quality_of
 from pipeline.evidence.trust import trust_by
+from pipeline.evidence.weightings import weighting_trust
 from pipeline.features.shards import all_features
 from pipeline.files import read_tensors, sha256, write_json, write_tensors
-from pipeline.params import Params
+from pipeline.params import BEFORE_TRAINING, Params
 from pipeline.progress import progress
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
 
 
 def make_evidence(
-    folder: Path, splits: dict[str, Split], features: Path, params: Params, encoders: Mapping[str, Any]
+    folder: Path,
+    splits: dict[str, Split],
+    features: Path,
+    params: Params,
+    encoders: Mapping[str, Any],
+    noise: Noise | None = None,
 ) -> dict[str, Any]:
     """Fill `folder`, which holds what `write_vectors` wrote, and return the record that `evidence.json` holds.
 
-    `encoders`: what `write_vectors` returned.
+    `encoders`: what `write_vectors` returned. `noise`: the wrong training pairs, against which trust is judged.
     """
     kinds = params.evidence.kinds
     opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
@@ -46,14 +54,18 @@ def make_evidence(
         record["posterior"] = posterior.as_numbers()
         for name, evidence in opened.items():
             trust_M = _trust(evidence, params.evidence.seed)
+            if name == "train" and params.pairs.weighting in BEFORE_TRAINING:
+                trust_M = _published_trust(evidence, folder / name, features / name, params)
             pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{name} pairs"))
             record[name] = {
                 "trust_mean": float(trust_M.mean()),
                 "listed": len(pairs["image_P"]),
                 "pairs": len(splits[name].images) * len(splits[name].captions),
             }
+            if name == "train" and (quality := quality_of(trust_M.float(), noise)):
+                record[name]["trust"] = quality
             write_tensors(folder / name / PAIRS, {"trust_M": trust_M.float(), **pairs})
-    weighted = params.pairs.weighting == "evidence" and "posterior" in record
+    weighted = params.pairs.by_evidence and "posterior" in record
     if params.model.anchor == "cca":
         weight_M = read_tensors(folder / "train" / PAIRS, "evidence")["trust_M"] if weighted else None
         image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
@@ -75,6 +87,8 @@ def described(record: Mapping[str, Any]) -> list[str]:
         return [*lines, "no evidence: sampler.posterior evidence will suspect and drop no candidate"]
     lines += [f"{side} encoder: {encoder['name']}" for side, encoder in record["encoders"].items()]
     train = record["train"]
+    if "trust" in train:
+        lines.append(f"AUC of the trust against the known noise {train['trust']['auc']:.3f}")
     return [
         f"evidence from {', '.join(record['kinds'])}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
         f"matches; {train['listed']} of {train['pairs']} training pairs may; mean trust {train['trust_mean']:.3f}",
@@ -107,6 +121,26 @@ def _trust(evidence: SplitEvidence, seed: int) -> Tensor:
         return torch.ones(len(every_M))
     return trust_by(
         lambda image_M: evidence.of(image_M, every_M, ABOUT_THE_PAIR), evidence.caption_image_M, evidence.images, seed
+    )
+
+
+def _published_trust(evidence: SplitEvidence, folder: Path, features: Path, params: Params) -> Tensor:
+    """The training pairs' trust by `pairs.weighting`, from the vectors in `folder`.
+
+    Frozen towers of a CLIP share a space, so that their own vectors are compared; images of others are mapped to the
+    captions' space.
+    """
+    assert evidence.vectors is not None and evidence.vectors.image_NV is not None
+    caption_MV, image_NV = evidence.vectors.caption_MV, evidence.vectors.image_NV
+    settings, asked = params.model, params.evidence
+    if settings.family == "clip" and settings.train == "heads" and asked.image is None and asked.text is None:
+        kept = (normalize(all_features(features, kind).float(), dim=1) for kind in ("images", "captions"))
+        image_NV, caption_MV = (part.to(caption_MV.device) for part in kept)
+    frozen_NW = None
+    if params.pairs.weighting == "gsc":
+        frozen_NW = all_features(folder, "pictures").float().to(caption_MV.device)
+    return weighting_trust(
+        params.pairs.weighting, image_NV, caption_MV, evidence.caption_image_M, frozen_NW, params.evidence.seed
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.format import Split, read_split
-from pipeline.data.splits.truth_file import read_noise
+from pipeline.data.splits.truth_file import Noise, read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.kinds import WORDED, SplitEvidence, Vectors
 from pipeline.evidence.listed import ListedPosterior
@@ -123,9 +123,14 @@ def match_chance(folder: Path, split_folder: Path, name: str) -> Callable[[Tenso
 def trust_quality(folder: Path, split_folder: Path) -> dict[str, float]:
     """How well a low trust names the wrong training pairs: `auc`, `ap`, `ece`; empty where they are not known."""
     noise = read_noise(split_folder)
-    if noise is None or not (folder / "train" / PAIRS).exists() or not 0 < noise.wrong_M.sum() < len(noise.wrong_M):
+    if noise is None or not (folder / "train" / PAIRS).exists():
         return {}
-    wrong_M = torch.from_numpy(noise.wrong_M)
-    trust_M = read_pairs(folder, "train", read_split(split_folder / "train.json"))["trust_M"]
-    chance_M = 1 - trust_M.double()
+    return quality_of(read_pairs(folder, "train", read_split(split_folder / "train.json"))["trust_M"], noise)
+
+
+def quality_of(trust_M: Tensor, noise: Noise | None) -> dict[str, float]:
+    """The same for the trust in each training pair; empty where the noise is not known, or has one kind of pairs."""
+    if noise is None or not 0 < noise.wrong_M.sum() < len(noise.wrong_M):
+        return {}
+    wrong_M, chance_M = torch.from_numpy(noise.wrong_M), 1 - trust_M.double()
     return ranking_quality(chance_M, wrong_M) | {"ece": calibration_error(chance_M, wrong_M)}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
@@ -35,7 +36,7 @@ def write_vectors(
     """Write what the kinds of evidence need below `folder`; returns the source of each encoder that was named.
 
     Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by one
-    without that image. `images` is the archive.
+    without that image. For `gsc` also the standardised image features. `images` is the archive.
 
     Raises:
         InputError: when an encoder cannot be loaded, or stage `features` froze nothing.
@@ -54,6 +55,9 @@ def write_vectors(
         _write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
         for name in pictures.keys() - {"train"}:
             _write_rows(folder / name, "images", ridge.image(pictures[name]))
+        if params.pairs.weighting == "gsc":
+            frozen_NW = normalize(ridge.frame.image(pictures["train"].float()), dim=1)
+            _write_rows(folder / "train", "pictures", frozen_NW)
     return sources
 
 

@@ -42,7 +42,7 @@ def suspected_pairs(
 ) -> PairList:
     """The pairs with the lowest trust; without evidence, with the lowest weight, clean probability or similarity.
 
-    The table also has NPC's `weight`, if there is one, and `written_for`, if `true_image` is known.
+    The table also has training's `weight`, if there is one, and `written_for`, if `true_image` is known.
 
     Args:
         splits: all, by name.
@@ -56,7 +56,7 @@ def suspected_pairs(
         InputError: naming a file that exists but is not as expected.
     """
     table = _read(weights, measure := "weight", splits["train"])
-    how = "the training pairs that counted least: lowest weight by their negative impact (NPC)"
+    how = "the training pairs that counted least: lowest last weight (pairs.weighting)"
     if trust:
         table, measure = _least_trusted(splits, trust, table, max(count, *CUTOFFS)), "trust"
         how = f"the pairs of {' and '.join(trust)} that the evidence trusts least, before any training"

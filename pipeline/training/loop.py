@@ -56,6 +56,7 @@ from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
 from pipeline.training.optimiser import make_optimiser
 from pipeline.training.schedule import scheduled_rate
+from pipeline.training.trust import LearnedTrust, own_probability
 from pipeline.training.untrained import update_by_split
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Training:
         on_record: called with the whole history so far, whenever a checkpoint contains it.
         listed: the posterior from evidence, by id.
         trust_M: the weight of each training pair's loss; None: 1.
+        learned: the same, as the training learns it.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Training:
         *,
         listed: ListedPosterior | None = None,
         trust_M: Tensor | None = None,
+        learned: LearnedTrust | None = None,
     ) -> None:
         """Prepare everything; `run` trains."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
@@ -129,7 +132,7 @@ class Training:
             evidence=None if listed is None else listed.to(self.device),
         )
         self.trust_M = None if trust_M is None else trust_M.to(self.device)
-        self.impact = impact
+        self.impact, self.learned = impact, learned
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         # accelerate wraps the model's forward pass in lower precision; here only `autocast` decides where that applies
         accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
@@ -193,8 +196,12 @@ class Training:
             self.model.temperature,
             warming_up=warming_up,
         )
-        if self.trust_M is not None:
-            trust_b = self.trust_M[batch.caption_id]
+        if self.learned is not None:
+            probability_B = own_probability(everyone.image, everyone.text, everyone.image_id, self.model.temperature)
+            loss_B = gather(loss_b.detach(), batch.global_size)
+            self.learned.update(everyone.caption_id, loss_B, probability_B, warming_up=warming_up)
+        if (trust_M := self.trust_M if self.learned is None else self.learned.trust_M) is not None:
+            trust_b = trust_M[batch.caption_id]
             loss_b, metrics = loss_b * trust_b, metrics | {"pairs/weight_mean": trust_b.mean()}
         # processes average their gradients: each part must count by its number of pairs
         loss = loss_b.sum() * process_count() / batch.global_size
@@ -221,6 +228,8 @@ class Training:
         warming_up = at.epoch < settings.warmup_epochs
         if at.batch == 0:
             self.statistics.reset()
+            if self.learned is not None:
+                self.learned.begin_epoch()
         plan = epoch_plan(len(self.train_inputs.caption_image), settings.batch_size, self.params.seed, at.epoch)
         plan = [batch for batch in plan if len(batch) >= process_count()]
         spans = [local_span(len(batch)) for batch in plan]
@@ -267,7 +276,9 @@ class Training:
             row[f"similarity/{name}_count"] = population["count"]
         row["sampler/threshold"] = cutdown_threshold(row["similarity/positive_mean"], self.params.sampler.cutdown)
         if validate:
-            row |= self._validate() | ({} if self.impact is None else self.impact.summary())
+            row |= self._validate()
+            for weighted in (self.impact, self.learned):
+                row |= {} if weighted is None else weighted.summary()
         self._append(row)
 
     def _append(self, row: dict[str, float]) -> None:
@@ -326,6 +337,7 @@ class Training:
             "momentum": self.momentum_model,
             "averaged": self.averaged,
             "impact": self.impact,
+            "trust": self.learned,
             "scaler": self.accelerator.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}

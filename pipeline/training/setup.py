@@ -20,12 +20,13 @@ from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads
 from pipeline.models.build import load_base, save_trained
 from pipeline.models.towers import recompute_activations
-from pipeline.params import Params
+from pipeline.params import IN_TRAINING, Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
 from pipeline.runtime.processes import use_threads
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
+from pipeline.training.trust import LearnedTrust
 
 LARGEST_TRUTH = 1 << 30  # entries of the training split's truth held as one table
 
@@ -69,16 +70,27 @@ def open_training(
     listed = trust_M = None
     if params.sampler.posterior == "evidence":
         listed = read_listed(evidence_folder, "train", split, params.sampler.prior)
-    if params.pairs.weighting == "evidence":
+    if params.pairs.by_evidence:
         trust_M = read_pairs(evidence_folder, "train", split)["trust_M"]
-    impact = None
+    impact = learned = None
+    if params.pairs.weighting in IN_TRAINING:
+        learned = LearnedTrust(
+            params.pairs.weighting,
+            len(train.caption_image),
+            params.pairs.seed,
+            read_noise(split_folder),
+            accelerator.device,
+        )
     if params.pairs.weighting == "npc":
         bank = read_bank(bank_folder, len(train.caption_image))
         model.to(accelerator.device)
         metrics = bank_metrics(read_record(bank_folder / BANK_RECORD.name, "bank"))
         impact = NegativeImpact(model, params, bank, read_noise(split_folder), metrics)
     training = Training(
-        params, model, train, val, accelerator, checkpoint, table, impact, on_record, listed=listed, trust_M=trust_M
+        *(params, model, train, val, accelerator, checkpoint, table, impact, on_record),
+        listed=listed,
+        trust_M=trust_M,
+        learned=learned,
     )
 
     def save(folder: Path) -> None:

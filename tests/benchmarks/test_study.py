@@ -146,8 +146,9 @@ def test_preparations_depend_on_what_their_stages_read_and_on_nothing_else(tmp_p
 CHANGES: dict[str, Any] = {"train__lr": 0.5, "base__seed": 3, "data__noise__ratio": 0.5, "evidence__seed": 3}
 
 
-def test_noise_over_frozen_features_is_what_the_stages_make(prepared: Path, tmp_path: Path) -> None:
-    noisy = {"model__train": "heads", "data__noise__ratio": 0.5}
+@pytest.mark.parametrize("kind", ["shuffle", "noun"])
+def test_noise_over_frozen_features_is_what_the_stages_make(kind: str, prepared: Path, tmp_path: Path) -> None:
+    noisy = {"model__train": "heads", "data__noise__ratio": 0.5, "data__noise__kind": kind}
     expected = run_in(tmp_path / "stages", *BEFORE, **noisy)
     params = load_tiny(tmp_path, **noisy)
     prepare(prepared, [params], 1)

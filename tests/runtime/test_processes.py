@@ -21,6 +21,7 @@ from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
+from pipeline.training.trust import LearnedTrust
 from tests.paper import paper_content
 
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
@@ -35,6 +36,7 @@ METHODS: dict[str, Changes] = {
     "random": TRIPLET | {"memory": {"size": 5}, "sampler": {"strategy": "random"}},
     "CLIP, after a triplet warm-up": INFONCE | {"memory": {"size": 0}},
     "FNE, two batches a step": TRIPLET | {"memory": {"size": 16}, "train": {"accumulate": 2}},
+    "CRCL": INFONCE | {"memory": {"size": 0}, "pairs": {"weighting": "crcl"}},
     "NPC": NPC,
     "NPC, as published": NPC | {"pairs": {"weighting": "npc", "reweigh": "batch", "siamese_gradient": 2.0}},
 }
@@ -61,8 +63,13 @@ def trained(params: Params) -> dict[str, Tensor]:
     impact = None
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model, params, Bank(ENTRIES[0], ENTRIES[1], np.ones(TEXTS)), None, {})
+    learned = None
+    if params.pairs.weighting == "crcl":
+        learned = LearnedTrust("crcl", TEXTS, 1, None, torch.device("cpu"))
     inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
-    training = Training(params, model, inputs, inputs, Accelerator(cpu=True), checkpoint, impact=impact)
+    training = Training(
+        params, model, inputs, inputs, Accelerator(cpu=True), checkpoint, impact=impact, learned=learned
+    )
     losses = []
     for step in range(STEPS):
         order = torch.randperm(TEXTS, generator=torch.Generator().manual_seed(step))[:BATCH]
@@ -81,6 +88,8 @@ def trained(params: Params) -> dict[str, Tensor]:
     weights = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
     if impact is not None:
         weights |= {"weight of each pair": impact.weight_M.nan_to_num(), "ratio": impact.ratio_M.nan_to_num()}
+    if learned is not None:
+        weights |= {"label of each pair": learned.label_M, "loss": learned.loss_M.nan_to_num()}
     return weights | {"losses": torch.stack(losses)}
 
 

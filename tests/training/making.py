@@ -21,11 +21,12 @@ from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.small import small_image_backbone, small_text_backbone
 from pipeline.models.towers import MatchingModel, Tokens
-from pipeline.params import Params, load_params, parse_params
+from pipeline.params import IN_TRAINING, Params, load_params, parse_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.setup import open_training
+from pipeline.training.trust import LearnedTrust
 from tests.features.making import frozen_inputs, prepared_inputs
 from tests.paper import paper_content
 from tests.stages.running import write_tiny_params
@@ -129,11 +130,14 @@ def tiny_training(
     impact = None
     accelerator = Accelerator(cpu=cpu, mixed_precision=params.train.precision)
     model = model.to(accelerator.device)
+    learned = None
+    if params.pairs.weighting in IN_TRAINING:
+        learned = LearnedTrust(params.pairs.weighting, len(inputs.caption_image), 1, None, accelerator.device)
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
     parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
     listed = LISTED if params.sampler.posterior == "evidence" else None
-    return Training(params, *parts, impact=impact, on_record=on_record, listed=listed, trust_M=trust_M)
+    return Training(params, *parts, impact=impact, on_record=on_record, listed=listed, trust_M=trust_M, learned=learned)
 
 
 def watched(training: Training, after: Callable[[], None] = lambda: None) -> list[Batch]:

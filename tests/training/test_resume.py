@@ -114,6 +114,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "train__warmup_steps": 3,
         },
     ),
+    "pair weights that are learned": ("heads", {"pairs__weighting": "crcl", "memory__size": 0}),
+    "pair weights by the epoch before": ("heads", {"pairs__weighting": "ncr"}),
     "random prefill, running statistics": (
         "heads",
         {"memory__prefill": "random", "sampler__statistics": "running", "train__validations_per_epoch": 2},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict, deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.related import Same, caption_nouns, swaps_by_label, swaps_by_words
 from pipeline.data.text import read_lines
 from pipeline.errors import InputError
 from pipeline.files import sha256, users_file, write_text
@@ -49,8 +51,12 @@ def noise_file(params: NoiseParams) -> Path | None:
     return path
 
 
-def make_noise(split: Split, params: NoiseParams, file: Path | None) -> Shuffle | None:
+def make_noise(
+    split: Split, params: NoiseParams, file: Path | None, objects_N: Sequence[Collection[str]] | None = None
+) -> Shuffle | None:
     """The training split's noise: from `file` (see `noise_file`), else drawn; None for ratio 0.
+
+    `objects_N`: what is in each image, for kind `category`.
 
     Raises:
         InputError: naming the value in `file` that does not fit the split.
@@ -62,7 +68,19 @@ def make_noise(split: Split, params: NoiseParams, file: Path | None) -> Shuffle 
     if params.ratio == 0:
         return None
     draw = np.random.RandomState(params.seed)  # its streams are the same in every version of numpy
-    return (_shuffled_images if params.unit == "image" else _shuffled_captions)(split, params.ratio, draw)
+    if params.kind == "shuffle":
+        return (_shuffled_images if params.unit == "image" else _shuffled_captions)(split, params.ratio, draw)
+    chosen = _chosen(split, params.ratio, draw)
+    same = Same(split.captions, split.caption_image)
+    if params.kind == "nearest":
+        return Shuffle(swaps_by_words(split.captions, chosen, same), len(chosen))
+    labels_M: Sequence[Collection[str]]
+    if params.kind == "noun":
+        labels_M = caption_nouns(split.captions)
+    else:
+        assert objects_N is not None  # params.yaml allows it only where it is known
+        labels_M = [objects_N[image] for image in split.caption_image]
+    return Shuffle(swaps_by_label(labels_M, chosen, same, draw), len(chosen))
 
 
 def noisy(split: Split, shuffle: Shuffle) -> Split:
@@ -75,6 +93,7 @@ def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | No
     drawn = file is None
     record = {
         "ratio": params.ratio if drawn else None,
+        "kind": params.kind if drawn else None,
         "unit": params.unit if drawn else None,
         "seed": params.seed if drawn else None,
         "file": None if file is None or shuffle is None else _described(file, shuffle),
@@ -105,9 +124,13 @@ def _described(file: Path, shuffle: Shuffle) -> dict[str, str | None]:
     return {"name": file.name, "sha256": sha256(file), "kind": shuffle.kind}
 
 
+def _chosen(split: Split, ratio: float, draw: np.random.RandomState) -> NDArray[np.int64]:
+    captions = len(split.captions)
+    return np.sort(draw.permutation(captions)[: round(ratio * captions)])
+
+
 def _shuffled_captions(split: Split, ratio: float, draw: np.random.RandomState) -> Shuffle:
-    permutation_M = np.arange(len(split.captions))
-    chosen = np.sort(draw.permutation(len(permutation_M))[: round(ratio * len(permutation_M))])
+    permutation_M, chosen = np.arange(len(split.captions)), _chosen(split, ratio, draw)
     permutation_M[chosen] = draw.permutation(chosen)
     return Shuffle(permutation_M, len(chosen))
 
@@ -136,7 +159,8 @@ def _rows_of_images(split: Split) -> list[list[int]]:
 def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
     """The permutation of an index, and the kind of its values: captions ("permutation") or images ("image_index").
 
-    With one caption per image both kinds may be valid; the values are then taken as captions.
+    With one caption per image both kinds may be valid; the values are then taken as captions. An index with an entry
+    for each *image* ("image_permutation") moves all its captions: image n's are put with image `index[n]`.
     """
     captions, images = len(split.captions), len(split.images)
     try:
@@ -146,22 +170,24 @@ def _read_index(file: Path, split: Split) -> tuple[NDArray[np.int64], str]:
         raise InputError(f"{file}: not readable as .npy: {error}") from None
     if not isinstance(index_M, np.ndarray) or index_M.dtype.kind not in "iu":
         raise InputError(f"{file}: holds {getattr(index_M, 'dtype', 'several arrays')}, expected whole numbers")
-    if index_M.shape != (captions,):
+    if index_M.shape not in ((captions,), (images,)):
         raise InputError(
-            f"{file}: shape {index_M.shape}, expected ({captions},): a number for each training caption; "
-            "an index fits the annotations that it was made for"
+            f"{file}: shape {index_M.shape}, expected ({captions},): a number for each training caption, or "
+            f"({images},): for each image; an index fits the annotations that it was made for"
         )
+    if of_images := index_M.shape != (captions,):
+        index_M = index_M[np.asarray(split.caption_image)]
     outside = np.flatnonzero((index_M < 0) | (index_M >= captions))
     if len(outside):
         row = outside[0]
         raise InputError(f"{file}: entry {row} is {index_M[row]}, expected captions 0 to {captions - 1} or images")
     permutation_M = np.array(index_M, np.int64)
     times_M = np.bincount(permutation_M, minlength=captions)
-    if (times_M == 1).all():
+    if (times_M == 1).all() and not of_images:
         return permutation_M, "permutation"
     of_image_M = np.bincount(split.caption_image, minlength=captions)  # 0 for numbers that are not images
     if (times_M == of_image_M).all():
-        return _captions_of_index(permutation_M, split), "image_index"
+        return _captions_of_index(permutation_M, split), "image_permutation" if of_images else "image_index"
     value = int(np.flatnonzero(times_M != of_image_M)[0])
     raise InputError(
         f"{file}: neither a permutation of {captions} captions nor images 0 to {images - 1} with as many captions as "

@@ -15,7 +15,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.annotations import Picture, read_annotations
 from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.data.splits.noise import make_noise, noise_file, noisy, write_noise
-from pipeline.data.splits.truth import write_truth
+from pipeline.data.splits.truth import scene_objects, write_truth
 from pipeline.errors import InputError
 from pipeline.files import read_record, write_text
 from pipeline.params import NoiseParams, SplitParams
@@ -51,7 +51,8 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
     for name, split in splits.items():
         if not split.images:
             raise InputError(f"{raw}: no image is left in split {name!r}; train, val and test need at least one each")
-    shuffle = make_noise(splits["train"], noise, index)
+    objects_N = scene_objects(files, "train") if noise.kind == "category" else None
+    shuffle = make_noise(splits["train"], noise, index, objects_N)
     written = splits if shuffle is None else splits | {"train": noisy(splits["train"], shuffle)}
     for name, split in written.items():
         write_split(folder / f"{name}.json", split, one_row_a_caption=name == "train")

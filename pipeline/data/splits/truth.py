@@ -73,6 +73,14 @@ def _frame(**columns: Any) -> pandas.DataFrame:
     return frame.astype({"image": "int32", "caption": "int32", "relevance": "float32"})
 
 
+def scene_objects(files: Files, name: str) -> list[frozenset[str]]:
+    """What the pictures of a split of generated scenes show: the colour and kind of each shape."""
+    from pipeline.data.scenes.scenes import Scene
+
+    scenes = (Scene.from_json(row) for row in read_json(files["scenes.json"])[name])
+    return [frozenset(f"{shape.colour} {shape.kind}" for shape in scene.shapes) for scene in scenes]
+
+
 def _scene_truth(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
     import numpy
     import pandas

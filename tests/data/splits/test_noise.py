@@ -24,8 +24,10 @@ from pipeline.params import NoiseParams, SplitParams, load_params
 from tests.data.published import own_folder, write_copy_params, write_params
 
 
-def params(ratio: float = 0.0, unit: Any = "caption", seed: int = 1, file: Path | None = None) -> NoiseParams:
-    return NoiseParams(ratio=ratio, unit=unit, seed=seed, file=None if file is None else str(file))
+def params(
+    ratio: float = 0.0, unit: Any = "caption", seed: int = 1, file: Path | None = None, kind: Any = "shuffle"
+) -> NoiseParams:
+    return NoiseParams(ratio=ratio, kind=kind, unit=unit, seed=seed, file=None if file is None else str(file))
 
 
 def split_of(*counts: int) -> Split:
@@ -144,6 +146,16 @@ def test_an_index_of_images_puts_every_caption_with_its_image(
     assert rows_of(shuffle.permutation_M, split) == put_with
     stay = [row for row, image in enumerate(put_with) if image == split.caption_image[row]]
     assert shuffle.permutation_M[stay].tolist() == stay
+
+
+def test_an_index_with_an_entry_for_each_image_moves_all_its_captions(tmp_path: Path) -> None:
+    split = split_of(2, 2, 3, 2)
+    shuffle = read(split, index(tmp_path, [3, 1, 2, 0]))
+    assert shuffle.kind == "image_permutation"
+    assert rows_of(shuffle.permutation_M, split) == [3, 3, 1, 1, 2, 2, 2, 0, 0]
+    assert noisy(split, shuffle).captions[:2] == ("caption 3 0", "caption 3 1")
+    with pytest.raises(InputError, match="0 occurs 3 times, image 0 has 2 captions"):
+        read(split, index(tmp_path, [2, 1, 0, 3]))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pipeline.params import NoiseParams, SplitParams, load_params
 from pipeline.paths import RAW
 from tests.data.published import own_folder, write_copy_params
 
-CLEAN = NoiseParams(ratio=0.0, unit="caption", seed=1, file=None)
+CLEAN = NoiseParams(ratio=0.0, kind="shuffle", unit="caption", seed=1, file=None)
 
 
 def pictures(count: int) -> list[Picture]:

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.params import NoiseParams, load_params
 from tests.data.published import COPIES, Copy, write_copy_params
 
-CLEAN = NoiseParams(ratio=0.0, unit="caption", seed=1, file=None)
+CLEAN = NoiseParams(ratio=0.0, kind="shuffle", unit="caption", seed=1, file=None)
 SPLITS = {
     "train": Split.of([("36979.jpg", ["a0", "a1"]), ("7.jpg", ["b0", "b1"])]),
     "val": Split.of([("5.jpg", ["c"])]),
@@ -42,7 +42,13 @@ def written(folder: Path, splits: dict[str, Split], source: str = "folder", shuf
     for name, split in splits.items():
         content = split if shuffle is None or name != "train" else noisy(split, shuffle)
         write_split(folder / f"{name}.json", content, one_row_a_caption=name == "train")
-    write_noise(folder, splits["train"], NoiseParams(ratio=0.2, unit="caption", seed=1, file=None), None, shuffle)
+    write_noise(
+        folder,
+        splits["train"],
+        NoiseParams(ratio=0.2, kind="shuffle", unit="caption", seed=1, file=None),
+        None,
+        shuffle,
+    )
     write_scan(folder, source, folder / "text")
     return folder / "text"
 
