@@ -15,12 +15,13 @@ def main() -> None:
 
     from pipeline.files import read_record
     from pipeline.params import load_params
-    from pipeline.paths import INTERVALS, METRICS
+    from pipeline.paths import INTERVALS
+    from pipeline.report.recall_table import read_metrics
     from pipeline.report.tables import recalls_table
     from pipeline.retrieval.published import published
 
     params = load_params()
-    metrics = read_record(METRICS, "evaluate")
+    metrics = read_metrics()
     intervals = read_record(INTERVALS) if INTERVALS.exists() else None
     Console().print(recalls_table(metrics, intervals, published(params.data.name, params.evaluate.folds)))
 

@@ -37,6 +37,7 @@ WEIGHTS = TRAIN / "pairs.parquet"  # NPC's weights of the pairs
 METRICS = Path("metrics.json")
 EVALUATION = Path("evaluation")
 QUERIES = EVALUATION / "ranks.parquet"
+LAST_METRICS = EVALUATION / "last.json"  # as METRICS, of the last epoch's weights
 INTERVALS = EVALUATION / "intervals.json"
 EMBEDDINGS = EVALUATION / "embeddings.safetensors"
 SIMILARITY = EVALUATION / "similarity.csv"

@@ -27,7 +27,6 @@ def main() -> None:
         HISTORY,
         IMAGES,
         INTERVALS,
-        METRICS,
         REPORT,
         RUN,
         SIMILARITY,
@@ -46,13 +45,14 @@ def main() -> None:
     from pipeline.report.pair_list import CUTOFFS
     from pipeline.report.pictures import Pictures
     from pipeline.report.reasons import explained
+    from pipeline.report.recall_table import read_metrics
     from pipeline.report.suspects import suspected_pairs, true_images
     from pipeline.retrieval.published import published
     from pipeline.tracking import Tracker
     from pipeline.training.record import read_rows, read_run
 
     tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
-    run, metrics = read_run(RUN), read_record(METRICS, "evaluate")
+    run, metrics = read_run(RUN), read_metrics()
     labels = {name: None if params.evaluate.truth == "none" else read_truth(SPLIT, name) for name in SPLITS}
     embedded, key = read_embedded(SPLIT / "test.json", labels["test"])
     splits = {name: embedded.split if name == "test" else read_split(SPLIT / f"{name}.json") for name in SPLITS}

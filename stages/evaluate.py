@@ -57,6 +57,7 @@ def main(weights: str | None) -> None:
         HISTORY,
         INTERVALS,
         LAST,
+        LAST_METRICS,
         MANIFEST,
         METRICS,
         QUERIES,
@@ -107,6 +108,7 @@ def main(weights: str | None) -> None:
     evaluate_key = digest_of(run.key, params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
+        write_json(folder / LAST_METRICS.name, metrics["last"])
         write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by this key
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
@@ -117,7 +119,7 @@ def main(weights: str | None) -> None:
             write_json(folder / INTERVALS.name, limits)
         title = "Test captions: own image, nearest other image"
         similarity_figure(folder / "similarity.png", curves, run.threshold, title)
-    write_json(METRICS, metrics)
+    write_json(METRICS, {"test": metrics["test"]})
 
     named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
     check_recorded()

@@ -223,14 +223,13 @@ def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) 
 
 
 def recall_curve(i2t_N: Tensor, t2i_M: Tensor) -> pandas.DataFrame:
-    """Recall by K, in percent, in both directions: columns `K`, `recall`, `direction`."""
+    """Recall by K, in percent: columns `K`, `image to text`, `text to image`."""
     import pandas
 
     depths = range(1, min(RECALL_DEPTH, len(i2t_N)) + 1)
     return pandas.DataFrame(
         [
-            {"K": depth, "recall": recall_at(ranks, depth), "direction": direction}
-            for direction, ranks in (("image to text", i2t_N), ("text to image", t2i_M))
+            {"K": depth, "image to text": recall_at(i2t_N, depth), "text to image": recall_at(t2i_M, depth)}
             for depth in depths
         ]
     )

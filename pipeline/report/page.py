@@ -34,7 +34,7 @@ class Contents:
     facts: Sequence[tuple[str, str]]
     """Short name and value, shown at the top."""
     metrics: Mapping[str, Any]
-    """As in `metrics.json`: `test` (the best weights) and `last`."""
+    """Of `read_metrics`: `test` (the best weights) and `last`."""
     intervals: Mapping[str, Any]
     """`{"i2t": {"R1": [low, high], …}, "t2i": {…}, "rsum": [low, high]}`; may be empty."""
     published: Sequence[Mapping[str, Any]]

@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.comparison.table import markdown
+from pipeline.files import read_record
+from pipeline.paths import LAST_METRICS, METRICS
 from pipeline.retrieval.recall import report_recalls
 
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
 
 
+def read_metrics() -> dict[str, Any]:
+    """What stage evaluate wrote: `test` and, where there is noise or evidence, more; and the last epoch's as `last`.
+
+    `last` has a file of its own, so that DVC's tables show one set of metrics.
+
+    Raises:
+        InputError: when a file is missing or damaged.
+    """
+    return {**read_record(METRICS, "evaluate"), "last": read_record(LAST_METRICS, "evaluate")}
+
+
 def recall_markdown(metrics: Mapping[str, Any]) -> str:
     """Recalls in both directions in percent, and mAP@R if every match is known: one line per set of weights."""
+    from pipeline.comparison.table import markdown
+
     exact = all("truth" in metrics[name] for name in WEIGHTS)
     header = ["test split, weights of the", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
     table = [[*header, *(["i2t mAP@R", "t2i mAP@R"] if exact else [])]]

@@ -23,7 +23,7 @@ def recalls_table(
     """The test recalls of both sets of weights, their intervals, and the published recalls for this dataset.
 
     Args:
-        metrics: as in metrics.json.
+        metrics: of `read_metrics`.
         intervals: as in evaluation/intervals.json; None: not computed.
         published: rows for the same dataset and protocol; may be empty.
     """

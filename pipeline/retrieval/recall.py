@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from pipeline.retrieval.ranks import retrieval_ranks
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
 DIRECTIONS = ("i2t", "t2i")
@@ -37,7 +35,7 @@ def report_recalls(report: Mapping[str, Any]) -> list[Any]:
 
 
 def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
-    """The metrics, nested as in `metrics.json`: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
+    """The metrics, nested as in `metrics.json`: `{"rsum", "i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}}`.
 
     The median rank counts from 1 and is rounded down, as in published tables.
     """
@@ -49,7 +47,7 @@ def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
         }
         for direction, ranks in zip(DIRECTIONS, (i2t_N, t2i_M), strict=True)
     }
-    return {**report, "rsum": flat["rsum"]}
+    return {"rsum": flat["rsum"], **report}
 
 
 def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int) -> list[tuple[Tensor, Tensor]]:
@@ -58,6 +56,10 @@ def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, fol
     Raises:
         ValueError: for more folds than images, or fewer than one.
     """
+    import torch
+
+    from pipeline.retrieval.ranks import retrieval_ranks
+
     if not 1 <= folds <= len(image_ND):
         raise ValueError(f"{folds} folds of {len(image_ND)} images: each fold needs at least one")
     caption_image_M = caption_image_M.to(image_ND.device)

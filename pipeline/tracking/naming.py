@@ -22,14 +22,14 @@ TOKEN = "pipeline.token"  # noqa: S105  (of a copy: the run's id in the store)
 FILES = "pipeline.files"  # of a copy: the digests of its artifacts by path
 
 IDENTITY = ("sampler.strategy", "loss.name")
-"""Always in the name, only by value."""
+"""Always in the name, by value alone."""
 UNNAMED = ("seed", "tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
-"""The seed is at the end; the others change no metric."""
+"""The seed has a place of its own; the others change no metric."""
 LONGEST = 250  # MLflow's limit
 
 
 def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, experiment: str = "") -> str:
-    """Strategy, loss, differences from `committed`, and seed: `cut-1 · fne triplet · cutdown 0.1 · seed 3`.
+    """Differences from `committed`, seed, strategy and loss, DVC's name: `cutdown 0.1 · seed 3 · fne triplet · cut-1`.
 
     Args:
         params: of the run, by dotted name.
@@ -41,11 +41,9 @@ def run_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None, exp
     else:
         changed = [name for name in params if name not in committed or params[name] != committed[name]]
     labels = _labels(params)
-    parts = [experiment, " ".join(str(params[name]) for name in IDENTITY if name in params)]
-    for name in changed:
-        if name not in IDENTITY and not name.startswith(UNNAMED):
-            parts.append(f"{labels[name]} {_text(params[name])}")
-    parts.append(f"seed {params['seed']}")
+    named = [name for name in changed if name not in IDENTITY and not name.startswith(UNNAMED)]
+    parts = [*(f"{labels[name]} {_text(params[name])}" for name in named), f"seed {params['seed']}"]
+    parts += [" ".join(str(params[name]) for name in IDENTITY if name in params), experiment]
     return " · ".join(part for part in parts if part)[:LONGEST]
 
 

@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.takeover import convert
 from pipeline.models import pretrained
 from pipeline.params import load_params
+from pipeline.report.recall_table import read_metrics
 from stages.evaluate import main as evaluate
 from tests.models.foreign.test_checkpoints import fne_checkpoint
 from tests.models.foreign.test_openai_clip import openai_clip
@@ -47,15 +48,15 @@ def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready:
     assert record["pooling"] == "mean_all"
     assert json.loads((ready / "train/run.json").read_text())["published"]["kind"] == "fne"
     run("evaluate")
-    by_parameter = json.loads((ready / "metrics.json").read_text())
+    by_parameter = read_metrics()
     assert by_parameter["test"] == by_parameter["last"]
 
     write_tiny_params(ready)
     run("train", "evaluate")
-    trained = json.loads((ready / "metrics.json").read_text())
+    trained = read_metrics()
     result = CliRunner().invoke(evaluate, ["--weights", "model_best.pth.tar"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert json.loads((ready / "metrics.json").read_text()) == by_parameter != trained
+    assert read_metrics() == by_parameter != trained
 
 
 def test_another_family_is_refused_and_what_was_trained_stays(ready: Path) -> None:

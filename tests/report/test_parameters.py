@@ -87,7 +87,7 @@ def test_a_parameter_without_a_meaning_is_refused() -> None:
 
 def test_writing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Before\n\n<!-- parameters -->\nold\n<!-- /parameters -->\n\nafter\n")
+    page.write_text("# Before\n\n<!-- parameters -->\nold\n<!-- /parameters -->\n\nafter\n")
     command = ["--params", str(PARAMS), "--write", str(page)]
     assert CliRunner().invoke(parameters.main, command).exit_code == 0
     written = page.read_text()
@@ -98,11 +98,11 @@ def test_writing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_page_without_markers_is_refused_and_kept(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"<!-- parameters -->\nno end")
+    page.write_text("<!-- parameters -->\nno end")
     answer = CliRunner().invoke(parameters.main, ["--params", str(PARAMS), "--write", str(page)])
     assert answer.exit_code == 1
-    assert f"found 0 lines <!-- /parameters -->, expected one" in answer.output
-    assert page.read_text() == f"<!-- parameters -->\nno end"
+    assert "found 0 lines <!-- /parameters -->, expected one" in answer.output
+    assert page.read_text() == "<!-- parameters -->\nno end"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

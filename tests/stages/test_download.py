@@ -14,6 +14,7 @@ import pandas
 import pytest
 
 from pipeline.data.splits.format import read_split
+from pipeline.report.recall_table import read_metrics
 from pipeline.training.record import PLACE
 from tests.data.published import (
     COPIES,
@@ -78,7 +79,7 @@ def test_every_source_becomes_splits(build: Callable[[Path], Copy], tmp_path: Pa
 def test_pictures_of_others_go_through_all_stages(train: str, copy: str, tmp_path: Path) -> None:
     download(COPIES[copy](tmp_path / "published"), **TINY_TOWERS, model__train=train, model__width=8)
     evaluated = run(*STAGES[1:])
-    metrics = json.loads(Path("metrics.json").read_text())
+    metrics = read_metrics()
     for model in ("last", "test"):
         assert finite(metrics[model])
         assert set(metrics[model]["i2t"]) == set(metrics[model]["t2i"]) == {"R1", "R5", "R10", "median_rank"}

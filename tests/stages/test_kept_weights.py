@@ -17,7 +17,8 @@ from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained
 from pipeline.params import flat, load_params
-from pipeline.paths import EMBEDDINGS, EVALUATION, EVIDENCE, FEATURES, HISTORY, LAST, METRICS, RUN, SPLIT, TRAINED
+from pipeline.paths import EMBEDDINGS, EVALUATION, EVIDENCE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED
+from pipeline.report.recall_table import read_metrics
 from pipeline.retrieval.recall import recalls
 from pipeline.training.record import read_run
 from tests.stages.running import run, work_in, write_tiny_params
@@ -52,7 +53,7 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
         content[kind]["statistics"] = {"positive": positive, "negative": negative}
     RUN.write_text(json.dumps(content))
     run("evaluate")
-    kept, metrics = read_run(RUN), json.loads(METRICS.read_text())
+    kept, metrics = read_run(RUN), read_metrics()
     for name, folder, moment in (("test", TRAINED, kept.best), ("last", LAST, kept.last)):
         chance = match_chance(EVIDENCE, SPLIT, "test") if name == "test" else None
         expected = judge(encoded(folder, "test"), 1, read_truths(SPLIT, "test"), moment, kept.sampler, chance).report

@@ -25,12 +25,12 @@ COMMITTED = {
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({}, "fne triplet · seed 1"),
-        ({"seed": 3, "sampler.cutdown": 0.1}, "fne triplet · cutdown 0.1 · seed 3"),
-        ({"sampler.strategy": "all", "loss.name": "infonce", "memory.size": 0}, "all infonce · size 0 · seed 1"),
-        ({"train.epochs": 9}, "fne triplet · train epochs 9 · seed 1"),
-        ({"model.image": "google/vit"}, "fne triplet · image google/vit · seed 1"),
-        ({"tracking.experiment": "other"}, "fne triplet · seed 1"),
+        ({}, "seed 1 · fne triplet"),
+        ({"seed": 3, "sampler.cutdown": 0.1}, "cutdown 0.1 · seed 3 · fne triplet"),
+        ({"sampler.strategy": "all", "loss.name": "infonce", "memory.size": 0}, "size 0 · seed 1 · all infonce"),
+        ({"train.epochs": 9}, "train epochs 9 · seed 1 · fne triplet"),
+        ({"model.image": "google/vit"}, "image google/vit · seed 1 · fne triplet"),
+        ({"tracking.experiment": "other"}, "seed 1 · fne triplet"),
     ],
 )
 def test_a_name_says_what_differs_from_the_commit(changes: dict[str, object], name: str) -> None:
@@ -38,7 +38,7 @@ def test_a_name_says_what_differs_from_the_commit(changes: dict[str, object], na
 
 
 def test_dvcs_name_comes_first_and_an_unknown_commit_names_the_usual() -> None:
-    assert run_name(COMMITTED, None, "cut-1") == "cut-1 · fne triplet · size 1024 · cutdown 0.2 · seed 1"
+    assert run_name(COMMITTED, None, "cut-1") == "size 1024 · cutdown 0.2 · seed 1 · fne triplet · cut-1"
 
 
 def test_the_commits_parameters_are_gits_and_not_the_workspaces(
