@@ -62,7 +62,8 @@ def main(
     plot_path: Path | None,
     axis: str | None,
 ) -> None:
-    """Print runs that differ only in their seed as one row: mean ± deviation, and the difference from a baseline.
+    """Print runs that differ only in their seed as one row, best first: mean ± standard deviation, and the difference
+    from a baseline.
 
     Conditions given several times hold all together.
     """
@@ -70,6 +71,7 @@ def main(
     from pipeline.comparison import rows as comparison
     from pipeline.comparison import table as comparison_table
     from pipeline.comparison.conditions import parse_condition
+    from pipeline.comparison.doubts import doubts
     from pipeline.errors import InputError
     from pipeline.files import write_text
 
@@ -86,8 +88,9 @@ def main(
     if plot_path is not None:
         against = comparison_figure.axis_of(rows, axis)
         comparison_figure.comparison_figure(plot_path, rows, chosen[0], against)
+    rows = comparison.by_result(rows, chosen[0])
     table = comparison_table.cells(rows, chosen)
-    said = comparison_table.explanation(rows)
+    said = [*comparison_table.explanation(rows), *doubts(rows)]
     if csv_path is not None:
         write_text(csv_path, comparison_table.comma_separated(rows, chosen))
     if markdown_path is not None:

@@ -62,10 +62,13 @@ def comparison_figure(path: Path, rows: Sequence[Row], metric: str, axis: str) -
         told = sorted(row.varying.items(), key=lambda item: item[1] == "–")  # present values first
         others = ", ".join(f"{name} {value}" for name, value in told if name != axis)
         lines.setdefault(others, []).append(row)
+    # lines are moved a little to the side, so that no point hides another
+    step = (max(place.values()) - min(place.values()) or 1) / 100
     for number, (label, members) in enumerate(lines.items()):
+        aside = (number - (len(lines) - 1) / 2) * step
         deviations = [row.group.deviation(metric) for row in members]
         axes.errorbar(
-            [place[row.varying[axis]] for row in members],
+            [place[row.varying[axis]] + aside for row in members],
             [row.group.mean(metric) for row in members],
             yerr=[0 if math.isnan(deviation) else deviation for deviation in deviations],
             color=COLOURS[number % len(COLOURS)],

@@ -26,6 +26,9 @@ DIGITS = 12  # of a digest, as shown
 
 METRICS = ("test/rsum", *(f"test/{name}" for name in recall_names("/")))
 
+LOWER_IS_BETTER = ("loss", "median_rank", "ece")
+"""The last part of such a metric's name."""
+
 QueriesOf = Callable[[str], "pandas.DataFrame | None"]
 """A run's table of test queries by its id; None if it has none."""
 
@@ -143,6 +146,17 @@ def compared(
             f"the runs vary in {', '.join(names) or 'nothing'}"
         )
     return rows
+
+
+def by_result(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The best mean first; rows without the metric last."""
+    sign = 1 if metric.rpartition("/")[2] in LOWER_IS_BETTER else -1
+
+    def place(row: Row) -> float:
+        mean = row.group.mean(metric)
+        return math.inf if math.isnan(mean) else sign * mean
+
+    return sorted(rows, key=place)
 
 
 def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequence[str]) -> Group | None:

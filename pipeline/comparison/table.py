@@ -75,8 +75,8 @@ def explanation(rows: Sequence[Row]) -> list[str]:
         said.append(f"{{Braces}}: {level} t-interval over the seeds (other seeds, same queries).")
         if "queries" not in methods:
             said.append("No interval over the queries: these runs keep no ranks.parquet, or the metric is no recall.")
-    if any(difference.leaves_zero for difference in differences):
-        said.append("*: the wider of the intervals does not contain 0.")
+    if methods - {"none"}:
+        said.append("clear: the wider of the intervals does not contain 0; unclear: it does.")
     if "none" in methods:
         said.append("No interval: one common seed and no ranks.parquet.")
     return said
@@ -154,7 +154,9 @@ def _signed(found: Difference, metric: str) -> str:
     intervals = {found.method: (found.low, found.high)}
     if found.narrower is not None:
         intervals["seeds" if found.method == "queries" else "queries"] = found.narrower
-    shown = signed(found.value) + ("*" if found.leaves_zero else "")
+    shown = signed(found.value)
+    if found.method != "none":
+        shown += " clear" if found.leaves_zero else " unclear"
     for method, (left, right) in (("queries", "[]"), ("seeds", "{}")):
         if method in intervals:
             low, high = intervals[method]

@@ -67,12 +67,13 @@ def test_seeds_become_rows_with_differences_over_queries_where_ranks_are_kept(st
     result = compare("--baseline", "sampler.strategy=hardest")
     assert lines(result) == [
         ["sampler.strategy", "seeds", "rsum", "Δ rsum"],
-        ["fne", "2", "600.0 ± 0.0", "+200.0* [+200.0, +200.0] {+200.0, +200.0}"],
+        ["fne", "2", "600.0 ± 0.0", "+200.0 clear [+200.0, +200.0] {+200.0, +200.0}"],
         ["hardest", "2", "400.0 ± 0.0", "baseline"],
-        ["random", "2", "101.5 ± 0.7", "−298.5* {−304.9, −292.1}"],
+        ["random", "2", "101.5 ± 0.7", "−298.5 clear {−304.9, −292.1}"],
     ]
     assert "6 runs, 3 rows." in result.stderr
-    assert "*: the wider of the intervals does not contain 0." in result.stderr
+    assert "clear: the wider of the intervals does not contain 0" in result.stderr
+    assert "Warning" not in result.stderr and "Same test result" not in result.stderr
 
 
 def test_runs_are_picked_by_name_and_by_parameter(store: Path) -> None:
@@ -99,6 +100,23 @@ def test_what_does_not_fit_is_refused_with_what_is_there(arguments: list[str], s
     assert said in result.output
     assert result.output.startswith("error: ")
     assert not (store / "a.png").exists()
+
+
+def test_other_seeds_and_equal_results_are_said_and_the_best_is_first(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_in(tmp_path, monkeypatch)
+    write_tiny_params(tmp_path, tracking__experiment="ours")
+    for strategy, seed, rsum in (("fne", 1, 100), ("fne", 2, 110), ("hardest", 1, 100)):
+        add_run("any", strategy, seed, rsum, ranks=None)
+    said = compare().stderr
+    assert "Warning: the rows have different seeds" in said
+    assert "Same test result for every common seed: sampler.strategy fne and sampler.strategy hardest" in said
+    add_run("any", "hardest", 2, 112, ranks=None)
+    assert [line[0] for line in lines(compare())] == ["sampler.strategy", "hardest", "fne"], "the best first"
+    said = compare().stderr
+    assert "Warning" not in said
+    assert "Same test result" not in said
 
 
 def test_files_for_a_paper(store: Path) -> None:

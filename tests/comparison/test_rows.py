@@ -169,7 +169,7 @@ def test_the_table_has_means_deviations_and_the_first_difference() -> None:
     table = cells(rows(FNE_HARDEST, "sampler.strategy=hardest"), METRICS)
     assert table[0] == ["sampler.strategy", "seeds", "rsum", "Δ rsum", "i2t R@1"]
     assert table[1][:3] == ["fne", "3", "302.0 ± 1.0"]
-    assert table[1][3].startswith("+18.0* {+15.5, +20.5}")
+    assert table[1][3].startswith("+18.0 clear {+15.5, +20.5}")
     assert table[2] == ["hardest", "3", "284.0 ± 2.0", "baseline", "28.4 ± 0.2"]
 
 
