@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate")
+STAGES = ("download", "split", "base", "features", "evidence", "bank", "train", "evaluate")
 PATTERNS = ("metrics.json", "models/base/**/*.safetensors", "models/trained/**/*.safetensors", "bank/*.parquet")
 SCENES_CLIP_NPC = {
     "model.family": "clip",

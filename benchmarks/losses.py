@@ -28,7 +28,8 @@ class LossStep:
     def __init__(self, queue: int, device: torch.device) -> None:
         """A memory that is full, and features of a model half trained: matches near 0.7, mismatches near 0.3."""
         params = load_params()
-        sampler = params.sampler.model_copy(update={"strategy": "fne", "min_matches": 0})
+        published = {"strategy": "fne", "min_matches": 0, "posterior": "similarity", "prior": 10_000.0, "drop": None}
+        sampler = params.sampler.model_copy(update=published)
         loss = params.loss.model_copy(update={"name": "triplet"})
         self.memory = Memory(queue, WIDTH).to(device)
         self.memory.enqueue(_unit(queue, device), _unit(queue, device), torch.arange(queue, device=device))

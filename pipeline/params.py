@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Sharpness = Annotated[float, Field(ge=0, le=1e6)]
+MINE = "mine."
+Mine = Annotated[str, Field(pattern=r"^mine\.[a-z]\w*$")]
+"""A function of the user's own, see docs/sampler.md."""
+Guided = Literal["gist", "marginpos", "percpos"]
+Strategy = Literal[
+    "fne", "hardest", "semi_hard", "random", "all", "hcl", "hardness", "decl", "glofnd", "oracle", "lg", Guided
+]  # fmt: skip
+Target = Literal["own", "same_image", "albef", "pseudo_positive", "xclr", "sinkhorn", "cusa"]
+Loss = Literal["triplet", "hinge", "infonce", "sigmoid", "rince", "rcl"]
 
 
 class Section(BaseModel):
@@ -153,6 +162,16 @@ class ModelParams(Section):
         return self
 
 
+GUIDED = get_args(Guided)
+WHOLE = ("all", "hcl", "hardness", "lg")
+"""Strategies that leave no candidate out."""
+SPARSE = ("own", "same_image", "pseudo_positive", "cusa")
+"""Targets that name a few candidates, which then count in the denominator; the others name all."""
+OF_THE_IMAGE = ("same_image", "albef", "cusa")
+"""Targets that name the image's other captions."""
+ONE_TARGET = ("triplet", "hinge", "rince", "rcl")
+"""Losses that know no other target than the own pair."""
+
 ENCODED = {"captions": ("text",), "regression": ("text", "image"), "pictures": ("text", "image")}
 """The encoders that kinds of evidence compare with."""
 
@@ -199,7 +218,7 @@ class MemoryParams(Section):
 class SamplerParams(Section):
     """Which candidates become negatives, and their weights."""
 
-    strategy: Literal["fne", "hardest", "semi_hard", "random", "all"]
+    strategy: Strategy | Mine
     cutdown: Annotated[float, Field(ge=0, le=2)]
     alpha: Sharpness
     suspect_alpha: Sharpness | None
@@ -210,14 +229,34 @@ class SamplerParams(Section):
     min_matches: Annotated[int, Field(ge=0)]
     statistics: Literal["exact", "running"]
     known_positives: Literal["identity", "diagonal"]
+    beta: Annotated[float, Field(ge=0, le=100)]
+    hardness: Annotated[float, Field(ge=-80, le=80)]
+    annealing: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    fewest: Count
+    false_share: Share
+    guide: Literal["posterior", "regression"]
+    guide_margin: Share
+
+
+class TargetsParams(Section):
+    """What an anchor should match: its own pair, and more."""
+
+    name: Target | Mine
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    temperature: Positive
 
 
 class LossParams(Section):
-    """The loss, given the negatives."""
+    """The loss, given the negatives and the targets."""
 
-    name: Literal["triplet", "infonce"]
+    name: Loss | Mine
     margin: Annotated[float, Field(ge=0, le=2)]
     temperature: Positive | Literal["learned"]
+    bias: Finite | Literal["learned"]
+    debias: Annotated[float, Field(gt=0, lt=1)] | None
+    exponent: Annotated[float, Field(gt=0, le=1)]
+    density: Positive
+    penalty: Literal["log", "tan", "abs", "exp", "gce"]
 
 
 class PairsParams(Section):
@@ -312,6 +351,7 @@ class Params(Section):
     evidence: EvidenceParams
     memory: MemoryParams
     sampler: SamplerParams
+    targets: TargetsParams
     loss: LossParams
     pairs: PairsParams
     train: TrainParams
@@ -343,6 +383,8 @@ class Params(Section):
         if self.pairs.weighting == "npc":
             self._npc_makes_sense()
         self._evidence_is_there()
+        self._targets_are_used()
+        self._presets_have_what_they_take()
         if self.train.gradient_checkpointing and self.model.train == "heads":
             raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
         if self.train.augment != "none" and self.model.train == "heads":
@@ -355,8 +397,6 @@ class Params(Section):
                 "train.batch_size 1: a pair alone has no negative, so that epochs without the memory learn nothing; "
                 "use 2 or more, or a memory.size above 0 and fewer train.warmup_epochs than train.epochs"
             )
-        if self.sampler.strategy == "semi_hard" and self.loss.margin == 0:
-            raise ValueError("sampler.strategy semi_hard needs loss.margin above 0: it picks inside the margin")
         return self
 
     def _evidence_is_there(self) -> None:
@@ -388,6 +428,64 @@ class Params(Section):
                 f"{' and '.join(missing)}: null, and model.train towers freezes no features: name an encoder for "
                 f"evidence.kinds {', '.join(self.evidence.kinds)}; words and phrases need none"
             )
+
+    @property
+    def needs_known_pairs(self) -> bool:
+        """Whether a strategy or a target asks what stage `evidence` knows of single pairs."""
+        return self.sampler.strategy in (*GUIDED, "lg") or self.targets.name in ("xclr", "cusa")
+
+    def _targets_are_used(self) -> None:
+        """Refuse targets that the loss does not read, and targets that something takes from it."""
+        targets, loss, sampler = self.targets.name, self.loss.name, self.sampler
+        if targets == "own":
+            return
+        named = f"targets.name {targets}"
+        if loss in ONE_TARGET:
+            raise ValueError(f"{named}: loss.name {loss} compares with the own pair only; use infonce or sigmoid")
+        if self.loss.debias is not None:
+            raise ValueError(f"{named}: loss.debias {self.loss.debias} corrects for one target, the own pair; use null")
+        if targets in OF_THE_IMAGE and sampler.known_positives == "diagonal":
+            raise ValueError(
+                f"{named}: sampler.known_positives diagonal makes the same captions negatives; use identity"
+            )
+        if targets == "albef" and self.memory.size == 0:
+            raise ValueError(f"{named}: memory.size 0 has no momentum towers to learn from; use a size above 0")
+        if targets == "sinkhorn" and self.memory.size > 0:
+            raise ValueError(f"{named}: memory.size {self.memory.size}: the plan is one of a batch; use 0")
+        if targets in ("albef", "sinkhorn") and self.targets.weight > 1:
+            raise ValueError(f"{named}: targets.weight {self.targets.weight} is a share of the target; use 1 or less")
+        if targets not in SPARSE and loss == "infonce" and not targets.startswith(MINE):
+            self._nothing_is_left_out(named)
+
+    def _nothing_is_left_out(self, named: str) -> None:
+        """Refuse to take candidates from a denominator that a target may name."""
+        why = "leaves candidates out of the denominator that the target names, whose similarity would rise without end"
+        if self.sampler.drop is not None:
+            raise ValueError(f"{named}: sampler.drop {self.sampler.drop} {why}; use null, or loss.name sigmoid")
+        if self.sampler.strategy not in WHOLE and not self.sampler.strategy.startswith(MINE):
+            raise ValueError(
+                f"{named}: sampler.strategy {self.sampler.strategy} {why}; use one of {', '.join(WHOLE)}, or loss.name "
+                "sigmoid"
+            )
+
+    def _presets_have_what_they_take(self) -> None:
+        """Refuse a strategy, a target or a correction without its input."""
+        strategy, kinds = self.sampler.strategy, self.evidence.kinds
+        if self.loss.debias is not None and self.loss.name != "infonce":
+            raise ValueError(
+                f"loss.debias {self.loss.debias}: corrects loss.name infonce; with {self.loss.name} use null"
+            )
+        if strategy in ("semi_hard", "lg") and self.loss.margin == 0:
+            raise ValueError(f"sampler.strategy {strategy} needs loss.margin above 0: it picks inside the margin")
+        if strategy in GUIDED and self.sampler.guide == "posterior" and not kinds:
+            raise ValueError(f"sampler.strategy {strategy}: evidence.kinds is empty; name a kind, for example [words]")
+        if strategy in GUIDED and self.sampler.guide == "regression" and "regression" not in kinds:
+            raise ValueError("sampler.guide regression: evidence.kinds lacks regression")
+        if (strategy == "lg" or self.targets.name == "xclr") and "text" not in self.evidence.sides:
+            name = "sampler.strategy lg" if strategy == "lg" else "targets.name xclr"
+            raise ValueError(f"{name}: compares captions by a frozen encoder; add captions to evidence.kinds")
+        if self.targets.name == "cusa" and "image" not in self.evidence.sides:
+            raise ValueError("targets.name cusa: compares images by a frozen encoder; add regression to evidence.kinds")
 
     @property
     def _unmatched(self) -> bool:

@@ -40,7 +40,7 @@ def main() -> None:
         inputs["model.weights"] = sha256(users_file(params.model.weights, "model.weights"))
     if started_together("train", params.launch.processes):
         return
-    sections = ("seed", "model", "memory", "sampler", "loss", "pairs", "train")
+    sections = ("seed", "model", "memory", "sampler", "targets", "loss", "pairs", "train")
     key = digest_of(params.model_dump(include=set(sections)), inputs)
     folder = checkpoint_folder("train", key)
     main = os.environ.get("RANK", "0") == "0"

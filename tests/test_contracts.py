@@ -31,7 +31,10 @@ from pipeline.sampling.strategies import fne_weights
         (SimilarityStatistics.update, ["self", "similarity_BB", "known_positive_BB=None"]),
         (false_negative_posterior, ["similarity", "positive", "negative", "prior"]),
         (triplet_loss, ["similarity_BC", "own_similarity_B", "negative_B", "margin"]),
-        (infonce_loss, ["similarity_BC", "own_similarity_B", "weights_BC", "temperature"]),
+        (
+            infonce_loss,
+            ["similarity_BC", "own_similarity_B", "weights_BC", "temperature", "targets=None", "margins=None"],
+        ),
         (Memory, ["size", "width", "prefill='empty'"]),
         (caption_agreement, ["caption_MV", "caption_image_M", "image_K", "caption_K"]),
         (pair_trust, ["image_NW", "caption_MV", "caption_image_M", "folds=5", "seed=1"]),

@@ -80,8 +80,9 @@ def test_an_unknown_key_is_named_with_its_nearest_valid_name(name: str, value: A
         ("train__lr", 0.0, "greater than 0"),
         ("train__batch_size", 0, "greater than or equal to 1"),
         ("launch__processes", 0, "greater than or equal to 1"),
-        ("sampler__strategy", "fnee", "'fne', 'hardest', 'semi_hard', 'random' or 'all'"),
-        ("loss__name", "hinge", "'triplet' or 'infonce'"),
+        ("sampler__strategy", "fnee", "'fne', 'hardest', 'semi_hard', 'random', 'all'"),
+        ("loss__name", "minus", "'triplet', 'hinge', 'infonce'"),
+        ("loss__name", "mine.", "or String should match pattern '^mine"),
         ("train__precision", "fp32", "'no', 'bf16' or 'fp16'"),
     ],
 )
@@ -141,6 +142,11 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"model__image_size": 60, "base__patch": 16}, "model.image_size 60 does not divide by base.patch 16"),
         ({"model__image": "google/vit", "model__text": None}, "model.text is null but the other tower is named"),
         ({"model__image": None, "model__text": "bert"}, "model.image is null but the other tower is named"),
+        ({"targets__name": "same_image"}, "targets.name same_image: loss.name triplet compares with the own pair only"),
+        (
+            {"targets__name": "same_image", "loss__name": "infonce", "sampler__known_positives": "diagonal"},
+            "targets.name same_image: sampler.known_positives diagonal makes the same captions negatives",
+        ),
         ({"sampler__strategy": "semi_hard", "loss__margin": 0}, "sampler.strategy semi_hard needs loss.margin above 0"),
         ({"model__train": "heads", "train__augment": "fne"}, "train.augment fne: model.train heads"),
         ({"model__standardise": True}, "model: standardise True: train towers has no heads"),

@@ -96,7 +96,8 @@ class MatchingModel(nn.Module):
         temperature: similarities are divided by it, unless it is learned.
 
     With a learned temperature, `logit_scale` is the logarithm of the factor on similarities, and a training calls
-    `bound_temperature` after each step.
+    `bound_temperature` after each step. `logit_bias` is the sigmoid loss's learned bias; it changes no ranking, and
+    is not saved with the model.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class MatchingModel(nn.Module):
         self.width, self.mean, self.std = width, tuple(mean), tuple(std)
         self.fixed_temperature = temperature
         self.logit_scale: nn.Parameter | None = None
+        self.logit_bias: nn.Parameter | None = None
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.image_head = image_head

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Tensor, margin: float) -> Tensor:
+def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Tensor, margin: float | Tensor) -> Tensor:
     """`[margin + s⁻ - s⁺]₊` for the negative drawn for each anchor, in one direction (Faghri et al. 2018).
 
     Args:
         similarity_BC: (B, C) cosine similarities of anchors to candidates.
         own_similarity_B: (B,) s⁺.
         negative_B: (B,) the column drawn for each anchor.
-        margin: in units of cosine similarity.
+        margin: in units of cosine similarity; or (B,) of each drawn candidate.
 
     Returns:
         loss_B: (B,), so that a pair's weight can multiply it.
@@ -21,14 +21,17 @@ def triplet_loss(similarity_BC: Tensor, own_similarity_B: Tensor, negative_B: Te
     return (margin + negative_similarity_B - own_similarity_B).relu()
 
 
-def mean_violation_loss(similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float) -> Tensor:
-    """The weighted mean of an anchor's hinges over the candidates that violate the margin: the loss of strategy `all`.
+def mean_violation_loss(
+    similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float | Tensor
+) -> Tensor:
+    """The weighted mean of an anchor's hinges over the candidates that violate the margin: `loss.name: hinge`, and
+    `triplet` with strategy `all`.
 
     Args:
         similarity_BC: (B, C).
         own_similarity_B: (B,).
         weights_BC: (B, C), 0 excludes a candidate.
-        margin: in units of cosine similarity.
+        margin: in units of cosine similarity; or (B, C) of each candidate.
 
     Returns:
         loss_B: (B,), 0 for an anchor without a violation.

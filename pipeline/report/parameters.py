@@ -27,8 +27,6 @@ UNCOMMENTED = {
     "data.split.val": "share of images for validation, where a data set names no split itself",
     "data.split.test": "the same for the test split",
     "data.split.seed": "draws these images",
-    "sampler.strategy": "which candidates are negatives, see [samplers and losses](sampler.md)",
-    "loss.name": "what is made of the negatives",
     "train.warmup": "the loss of the warm-up epochs",
     "train.precision": "no: 32 bit; bf16 and fp16: mixed; fp16 needs a GPU",
 }

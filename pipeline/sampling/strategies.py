@@ -7,6 +7,7 @@ known to match, or a memory slot not yet written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -34,7 +35,7 @@ class SamplerSettings(Protocol):
 
     @property
     def strategy(self) -> str:
-        """fne, hardest, semi_hard, random or all."""
+        """fne, hardest, semi_hard, random, all, or the name of `weigh`."""
 
     @property
     def cutdown(self) -> float:
@@ -140,8 +141,10 @@ def sample(
     margin: float,
     uniform_B: Tensor,
     evidence_BC: Tensor | None = None,
+    weigh: Callable[[Tensor], Tensor] | None = None,
 ) -> Sample:
-    """The weights of the strategy in `settings`; `margin` bounds `semi_hard`, `uniform_B` draws `random`.
+    """The weights of the strategy in `settings`; `margin` bounds `semi_hard`, `uniform_B` draws `random`; those of a
+    strategy that is not in this file are `weigh(excluded_BC)`.
 
     For every strategy, the suspected and the cut-down candidates are those of FNE, so that strategies can be compared.
     `evidence_BC` is the posterior from evidence; None: that of the similarity. A candidate whose posterior is above
@@ -182,7 +185,9 @@ def sample(
         case "all":
             weights_BC = all_weights(excluded_BC)
         case unknown:
-            raise ValueError(f"unknown sampling strategy {unknown!r}")
+            if weigh is None:
+                raise ValueError(f"unknown sampling strategy {unknown!r}")
+            weights_BC = weigh(excluded_BC)
     return Sample(weights_BC, fne.suspected_BC, torch.zeros_like(fne.cut_down_BC), dropped_BC)
 
 

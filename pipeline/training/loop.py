@@ -33,10 +33,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.evidence.listed import ListedPosterior
+from pipeline.evidence.lookup import KnownPairs
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.models.memory import Memory
@@ -47,8 +48,10 @@ from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.processes import gather, local_span, process_count, uniform
+from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import cutdown_threshold
+from pipeline.sampling.thresholds import Thresholds
 from pipeline.training.accumulation import ALONE, Window, window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import check_finite, collapse_warning, means_of
@@ -94,6 +97,7 @@ class Training:
         listed: the posterior from evidence, by id.
         trust_M: the weight of each training pair's loss; None: 1.
         learned: the same, as the training learns it.
+        known: what frozen encoders say of pairs, for the methods that ask.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Training:
         listed: ListedPosterior | None = None,
         trust_M: Tensor | None = None,
         learned: LearnedTrust | None = None,
+        known: KnownPairs | None = None,
     ) -> None:
         """Prepare everything; `run` trains."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
@@ -122,6 +127,7 @@ class Training:
         self.momentum_model = momentum_copy(self.model) if size else None
         self.averaged = None if params.train.ema is None else momentum_copy(self.model)
         self.statistics = SimilarityStatistics(params.sampler.statistics)
+        self.thresholds = self._thresholds()
         self.objective = MatchingObjective(
             params.sampler,
             params.loss,
@@ -130,6 +136,9 @@ class Training:
             self.memory,
             None if truth_NM is None else truth_NM.to(self.device),
             evidence=None if listed is None else listed.to(self.device),
+            targets=params.targets,
+            known=None if known is None else known.to(self.device),
+            thresholds=self.thresholds,
         )
         self.trust_M = None if trust_M is None else trust_M.to(self.device)
         self.impact, self.learned = impact, learned
@@ -139,6 +148,7 @@ class Training:
         self.at = Progress()
         self._steps: list[dict[str, Tensor]] = []  # each step's metrics since the last record
         self._warned = False
+        self._ramp = 1.0  # how much of the first epoch after the warm-up is done
 
     def run(self) -> Progress:
         """Train from the current position to the last epoch.
@@ -195,6 +205,8 @@ class Training:
             draws_2b.to(self.device, non_blocking=True),
             self.model.temperature,
             warming_up=warming_up,
+            bias=self._bias,
+            moment=Moment(self.at.step, self.at.epoch, self._ramp),
         )
         if self.learned is not None:
             probability_B = own_probability(everyone.image, everyone.text, everyone.image_id, self.model.temperature)
@@ -210,10 +222,24 @@ class Training:
             impact = self.impact(loss_b, batch, self.optimiser.param_groups[0]["lr"])
             loss = impact.loss
             logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
-        if self.model.logit_scale is not None:  # DistributedDataParallel waits for a gradient of every parameter
-            loss = loss + 0 * self.model.logit_scale
+        for used_by_some in (self.model.logit_scale, self.model.logit_bias):
+            if used_by_some is not None:  # DistributedDataParallel waits for a gradient of every parameter
+                loss = loss + 0 * used_by_some
         self.accelerator.backward(loss * share)
         return logged, momentum
+
+    def _thresholds(self) -> list[Thresholds] | None:
+        """Of each image and of each caption, for GloFND."""
+        if self.params.sampler.strategy != "glofnd":
+            return None
+        counts = len(self.train_inputs.names), len(self.train_inputs.caption_image)
+        return [Thresholds(count).to(self.device) for count in counts]
+
+    @property
+    def _bias(self) -> float | Tensor:
+        """The sigmoid loss's."""
+        bias = self.params.loss.bias
+        return bias if isinstance(bias, float) else 0.0 if self.model.logit_bias is None else self.model.logit_bias
 
     @torch.no_grad()
     def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
@@ -252,6 +278,7 @@ class Training:
             rate = scheduled_rate(settings, at.epoch, at.batch, len(plan), len(self.train_inputs.caption_image))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
+            self._ramp = min(1.0, max(0.0, at.epoch - settings.warmup_epochs + at.batch / len(plan)))
             window = window_of(at.batch, len(plan), settings.accumulate)
             self._steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
             at.batch, at.step = at.batch + 1, at.step + 1
@@ -338,6 +365,7 @@ class Training:
             "averaged": self.averaged,
             "impact": self.impact,
             "trust": self.learned,
+            "thresholds": None if self.thresholds is None else nn.ModuleList(self.thresholds),
             "scaler": self.accelerator.scaler,
         }
         return {name: part for name, part in parts.items() if part is not None}

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
+from pipeline.evidence.lookup import read_known
 from pipeline.evidence.start import start_model
 from pipeline.evidence.table import read_listed, read_pairs
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads
 from pipeline.models.build import load_base, save_trained
-from pipeline.models.towers import recompute_activations
-from pipeline.params import IN_TRAINING, Params
+from pipeline.models.towers import MatchingModel, recompute_activations
+from pipeline.objectives.sigmoid import FIRST_BIAS
+from pipeline.params import GUIDED, IN_TRAINING, LossParams, Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
 from pipeline.runtime.processes import use_threads
 from pipeline.training.checkpoint import Checkpoint
@@ -59,6 +61,7 @@ def open_training(
         for name, augment in (("train", params.train.augment == "fne"), ("val", False))
     )
     model = start_model(base, params.model, params.loss.temperature, train, evidence_folder)
+    learn_bias(model, params.loss)
     if params.train.epochs == 0:
         leave_out_untrained_heads(model)
     if params.train.gradient_checkpointing:
@@ -72,7 +75,10 @@ def open_training(
         listed = read_listed(evidence_folder, "train", split, params.sampler.prior)
     if params.pairs.by_evidence:
         trust_M = read_pairs(evidence_folder, "train", split)["trust_M"]
-    impact = learned = None
+    known = impact = learned = None
+    if params.needs_known_pairs:
+        by_posterior = params.sampler.strategy in GUIDED and params.sampler.guide == "posterior"
+        known = read_known(evidence_folder, split, posteriors=by_posterior, prior=params.sampler.prior)
     if params.pairs.weighting in IN_TRAINING:
         learned = LearnedTrust(
             params.pairs.weighting,
@@ -91,12 +97,19 @@ def open_training(
         listed=listed,
         trust_M=trust_M,
         learned=learned,
+        known=known,
     )
 
     def save(folder: Path) -> None:
         save_trained(folder, training.model, params.model, base)
 
     return training, save
+
+
+def learn_bias(model: MatchingModel, loss: LossParams) -> None:
+    """Add the sigmoid loss's bias to the model's parameters, where it is learned."""
+    if loss.name == "sigmoid" and loss.bias == "learned":
+        model.logit_bias = nn.Parameter(torch.tensor(FIRST_BIAS))
 
 
 def _truth_table(truth: Truth | None, split: Split) -> Tensor | None:

@@ -54,3 +54,34 @@ def test_the_gradient_is_finite_where_weights_are_zero(temperature: float) -> No
     assert similarity_BC.grad is not None and own_B.grad is not None
     assert bool(loss_B.isfinite().all() and similarity_BC.grad.isfinite().all() and own_B.grad.isfinite().all())
     assert similarity_BC.grad[weights_BC == 0].tolist() == [0, 0, 0, 0]
+
+
+def test_with_targets_and_margins_it_is_the_formula_written_out() -> None:
+    generator = torch.Generator().manual_seed(2)
+    similarity_BC, weights_BC, margins_BC = (
+        torch.rand(3, 4, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    own_B = torch.rand(3, generator=generator, dtype=torch.float64)
+    targets = torch.rand(3, 5, generator=generator, dtype=torch.float64).softmax(dim=1)
+    slow = []
+    for b in range(3):
+        total, attracted = (own_B[b] / 0.3).exp(), targets[b, 0] * own_B[b] / 0.3
+        for c in range(4):
+            total = total + weights_BC[b, c] * ((similarity_BC[b, c] + margins_BC[b, c]) / 0.3).exp()
+            attracted = attracted + targets[b, 1 + c] * similarity_BC[b, c] / 0.3
+        slow.append(float(total.log() - attracted))
+    found_B = infonce_loss(similarity_BC, own_B, weights_BC, 0.3, targets=targets, margins=margins_BC)
+    assert found_B.tolist() == pytest.approx(slow, abs=1e-12)
+    own = torch.eye(5, dtype=torch.float64)[:1].expand(3, 5)
+    plain_B = infonce_loss(similarity_BC, own_B, weights_BC, 0.3)
+    torch.testing.assert_close(infonce_loss(similarity_BC, own_B, weights_BC, 0.3, targets=own), plain_B)
+
+
+def test_a_gradient_through_the_weights_is_finite_where_they_are_zero() -> None:
+    similarity_BC = torch.tensor([[0.3, 0.9, -1.0]], dtype=torch.float64, requires_grad=True)
+
+    def loss(similarity_BC: torch.Tensor) -> torch.Tensor:
+        weights_BC = (2 * similarity_BC).exp() * torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
+        return infonce_loss(similarity_BC, torch.tensor([0.5]).double(), weights_BC, 0.5)
+
+    assert torch.autograd.gradcheck(loss, similarity_BC)

@@ -48,3 +48,14 @@ def test_an_anchor_that_nothing_violates_has_no_loss_and_a_finite_gradient() -> 
     assert loss_B.tolist() == [0, 0]
     assert similarity_BC.grad is not None
     assert similarity_BC.grad.tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_margin_of_each_candidate_is_its_own() -> None:
+    similarity_BC, own_B = torch.tensor([[0.5, 0.1], [0.4, 0.3]]), torch.tensor([0.6, 0.5])
+    margin_BC = torch.tensor([[0.3, 0.6], [0.05, 0.4]])
+    drawn_B = triplet_loss(
+        similarity_BC, own_B, torch.tensor([1, 0]), margin_BC.gather(1, torch.tensor([[1], [0]]))[:, 0]
+    )
+    assert drawn_B.tolist() == pytest.approx([0.1, 0.0])
+    mean_B = mean_violation_loss(similarity_BC, own_B, torch.ones(2, 2), margin_BC)
+    assert mean_B.tolist() == pytest.approx([(0.2 + 0.1) / 2, 0.2])

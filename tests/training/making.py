@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from functools import reduce
@@ -13,19 +14,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from pipeline.bank.table import Bank
 from pipeline.data.splits.truth_file import read_truth
+from pipeline.evidence.kinds import Vectors
 from pipeline.evidence.listed import ListedPosterior
+from pipeline.evidence.lookup import KnownPairs
 from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.small import small_image_backbone, small_text_backbone
 from pipeline.models.towers import MatchingModel, Tokens
-from pipeline.params import IN_TRAINING, Params, load_params, parse_params
+from pipeline.params import GUIDED, IN_TRAINING, Params, load_params, parse_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
-from pipeline.training.setup import open_training
+from pipeline.training.setup import learn_bias, open_training
 from pipeline.training.trust import LearnedTrust
 from tests.features.making import frozen_inputs, prepared_inputs
 from tests.paper import paper_content
@@ -39,7 +43,19 @@ PIXELS_N3HW = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8, generator=GENE
 WORDS_ML = torch.randint(1, WORDS, (12, 3), generator=GENERATOR)
 LISTED = ListedPosterior(torch.tensor([0, 1, 4]), torch.tensor([2, 0, 9]), torch.tensor([0.9, 0.2, 0.7]), 6, 12)
 """Evidence that three unpaired pairs match."""
+TRUTH_NM = torch.nn.functional.one_hot(IMAGE_OF_M, 6).T.bool() | (torch.arange(12) % 5 == torch.arange(6)[:, None])
+"""Which pairs match: those of the split, and some others."""
 ENTRIES = (np.roll(np.arange(12), 3), np.roll(np.arange(12), 7))  # a bank: for the image, for the caption of each pair
+
+
+def known_pairs(params: Params) -> KnownPairs | None:
+    """What frozen encoders say of the twelve pairs, where the parameters ask."""
+    if not params.needs_known_pairs:
+        return None
+    if params.sampler.strategy in GUIDED and params.sampler.guide == "posterior":
+        return KnownPairs(IMAGE_OF_M, copy.deepcopy(LISTED), torch.linspace(0.1, 0.9, 12), None)
+    vectors = (normalize(part, dim=1).half() for part in (TEXT_MW, IMAGE_NW))
+    return KnownPairs(IMAGE_OF_M, None, None, Vectors(*vectors))
 
 
 class WordMean(nn.Module):
@@ -129,6 +145,7 @@ def tiny_training(
     """A training, on the CPU unless asked otherwise, that validates on what it trains on."""
     impact = None
     accelerator = Accelerator(cpu=cpu, mixed_precision=params.train.precision)
+    learn_bias(model, params.loss)
     model = model.to(accelerator.device)
     learned = None
     if params.pairs.weighting in IN_TRAINING:
@@ -137,7 +154,9 @@ def tiny_training(
         impact = NegativeImpact(model, params, Bank(*ENTRIES, np.ones(12)), None, {})
     parts = (model, inputs, inputs, accelerator, Checkpoint(folder, clock))
     listed = LISTED if params.sampler.posterior == "evidence" else None
-    return Training(params, *parts, impact=impact, on_record=on_record, listed=listed, trust_M=trust_M, learned=learned)
+    truth_NM = TRUTH_NM if params.sampler.strategy == "oracle" else None
+    asked: dict[str, Any] = {"listed": listed, "trust_M": trust_M, "learned": learned, "known": known_pairs(params)}
+    return Training(params, *parts, truth_NM, impact, on_record, **asked)
 
 
 def watched(training: Training, after: Callable[[], None] = lambda: None) -> list[Batch]:

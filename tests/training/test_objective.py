@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.models.memory import Memory
 from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
-from pipeline.params import LossParams, Params, SamplerParams
+from pipeline.params import LossParams, Params, SamplerParams, TargetsParams
 from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import random_weights
@@ -51,11 +51,14 @@ def objective(
     truth_NM: Tensor | None = None,
     draw: Draw | None = None,
     evidence: ListedPosterior | None = None,
+    targets: str = "own",
     **sampler: Any,
 ) -> MatchingObjective:
     chosen = SamplerParams.model_validate(PARAMS.sampler.model_dump() | {"cutdown": 2.0} | sampler)
     weighed = LossParams.model_validate(PARAMS.loss.model_dump() | {"name": loss})
-    made = MatchingObjective(chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM, evidence=evidence)
+    named = TargetsParams.model_validate(PARAMS.targets.model_dump() | {"name": targets})
+    parts = (chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM)
+    made = MatchingObjective(*parts, evidence=evidence, targets=named)
     if draw is not None:
         made.draw = draw
     return made
@@ -291,7 +294,7 @@ def test_evidence_drops_a_candidate_by_its_ids_in_both_directions(strategy: str,
     shown, loss = [], made._loss  # what the loss is given is what counts
 
     def watched(*parts: Any) -> Tensor:
-        shown.append(parts[2])
+        shown.append(parts[0].weights_BC)
         return loss(*parts)
 
     made._loss = watched  # type: ignore[method-assign, assignment]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -36,27 +36,29 @@ from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Inputs
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import MatchingModel
-from pipeline.params import LossParams, Params, SamplerParams
+from pipeline.params import Params
 from pipeline.runtime import processes
 from pipeline.training import loop
 from pipeline.training.health import means_of
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
+from pipeline.training.setup import learn_bias
 from tests.features import test_make
 from tests.training.making import (
     ENTRIES,
     LISTED,
+    known_pairs,
     linear_towers,
     params_with,
     small_inputs,
     small_towers,
     tiny_training,
 )
+from tests.training.test_presets import PRESETS
 
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
 GPU, ATEN = torch.device("cuda:0"), torch.ops.aten
-STRATEGIES = get_args(SamplerParams.model_fields["strategy"].annotation)
-LOSSES = get_args(LossParams.model_fields["name"].annotation)
+STRATEGIES, LOSSES = ("fne", "hardest", "semi_hard", "random", "all"), ("triplet", "infonce")
 NPC = {"pairs__weighting": "npc", "pairs__bank_epochs": 1}
 CASES: list[dict[str, Any]] = [
     {},
@@ -70,7 +72,7 @@ BOTH_FAMILIES = [("clip", CASES[0]), *(("vit_bert", case) for case in CASES)]
 EVERY_STRATEGY = [
     ("linear", {"sampler__strategy": strategy, "loss__name": loss, "memory__size": memory})
     for strategy, loss, memory in itertools.product(STRATEGIES, LOSSES, (0, 7))
-]
+] + [("linear", changes) for changes in PRESETS.values()]
 
 
 class FakeAccelerator:
@@ -189,12 +191,15 @@ def test_every_step_stays_on_the_gpu_and_waits_for_nothing(
     inputs: Inputs, model: MatchingModel, listed: Any, gpu: None, changes: dict[str, Any]
 ) -> None:
     params, impact = settings(changes), None
+    learn_bias(model, params.loss)
     if params.pairs.weighting == "npc":
         impact = NegativeImpact(model.to(GPU), params, Bank(*ENTRIES, np.ones(12)), None, {})
     truth_NM, trust_M = torch.zeros(6, 12, dtype=torch.bool), torch.ones(12)
     parts: Any = (model, inputs, inputs, FakeAccelerator(), Mock(due=lambda: False), truth_NM, impact)
     evidence = {"listed": listed, "trust_M": trust_M} if params.sampler.posterior == "evidence" else {}
-    training = Training(params, *parts, **evidence)
+    with _disable_current_modes():
+        known = known_pairs(params)
+    training = Training(params, *parts, **evidence, known=known)
     training._save = training._record = Mock()  # type: ignore[method-assign]  # there the host waits
     waits = Waits()
     waits.watch(training)

@@ -116,6 +116,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "pair weights that are learned": ("heads", {"pairs__weighting": "crcl", "memory__size": 0}),
     "pair weights by the epoch before": ("heads", {"pairs__weighting": "ncr"}),
+    "thresholds of every anchor": (
+        "heads",
+        {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "loss__name": "infonce"},
+    ),
     "random prefill, running statistics": (
         "heads",
         {"memory__prefill": "random", "sampler__statistics": "running", "train__validations_per_epoch": 2},

@@ -1,0 +1,95 @@
+"""Every method that params.yaml can name trains, and what it makes of a batch reaches the loss."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from pipeline.params import Loss, Strategy, Target
+from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_training
+from tests.training.test_objective import loss_of, objective, pairs, remembered
+
+INFONCE: dict[str, Any] = {"loss__name": "infonce", "sampler__strategy": "all"}
+ENCODERS: dict[str, Any] = {
+    "evidence__kinds": ["captions", "regression"],
+    "evidence__text": "text",
+    "evidence__image": "image",
+}
+SIGMOID: dict[str, Any] = {"loss__name": "sigmoid", "sampler__strategy": "all"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "hcl": INFONCE | {"sampler__strategy": "hcl"},
+    "hcl, debiased": INFONCE | {"sampler__strategy": "hcl", "loss__debias": 0.1},
+    "hcl, drawn": {"sampler__strategy": "hcl"},
+    "hardness": INFONCE | {"sampler__strategy": "hardness"},
+    "decl": {"loss__name": "hinge", "sampler__strategy": "decl", "sampler__annealing": 1.0, "sampler__fewest": 2},
+    "glofnd": INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2},
+    "oracle": INFONCE | {"sampler__strategy": "oracle"},
+    "gist": INFONCE | {"sampler__strategy": "gist", "evidence__kinds": ["words"]},
+    "marginpos": INFONCE | ENCODERS | {"sampler__strategy": "marginpos", "sampler__guide": "regression"},
+    "percpos, drawn": ENCODERS | {"sampler__strategy": "percpos", "sampler__guide": "regression"},
+    "lg": INFONCE | ENCODERS | {"sampler__strategy": "lg"},
+    "lg, drawn": ENCODERS | {"sampler__strategy": "lg"},
+    "same image": INFONCE | {"targets__name": "same_image"},
+    "same image, sigmoid": SIGMOID | {"targets__name": "same_image"},
+    "albef": INFONCE | {"targets__name": "albef", "memory__size": 7},
+    "pseudo positive, sigmoid": SIGMOID | {"targets__name": "pseudo_positive", "targets__weight": 0.1},
+    "pseudo positive, fne": {"loss__name": "infonce", "targets__name": "pseudo_positive"},
+    "xclr": INFONCE | ENCODERS | {"targets__name": "xclr"},
+    "xclr, sigmoid, fne": ENCODERS | {"loss__name": "sigmoid", "targets__name": "xclr"},
+    "sinkhorn": INFONCE | {"targets__name": "sinkhorn", "memory__size": 0, "targets__temperature": 1.0},
+    "cusa": INFONCE | ENCODERS | {"targets__name": "cusa", "targets__temperature": 1.0},
+    "sigmoid, fixed bias": SIGMOID | {"loss__bias": -3.0},
+    "hinge": {"loss__name": "hinge", "sampler__strategy": "hardness"},
+    "rince": INFONCE | {"loss__name": "rince", "loss__temperature": 0.5},
+    "rcl": INFONCE | {"loss__name": "rcl"},
+    "rcl, lg": ENCODERS | {"loss__name": "rcl", "sampler__strategy": "lg", "loss__penalty": "log"},
+}
+"""Changes of params.yaml, by what they are; test_rehearsal takes them too."""
+WITH_MEMORY = [(preset, 7) for preset in PRESETS] + [
+    (name, 0) for name, part in PRESETS.items() if "memory__size" not in part
+]
+
+
+def test_every_name_is_tried() -> None:
+    for key, names in (("sampler__strategy", Strategy), ("targets__name", Target), ("loss__name", Loss)):
+        tried = {part[key] for part in PRESETS.values() if key in part} | {"own", "triplet"}
+        classic = {"fne", "hardest", "semi_hard", "random"}  # which test_combinations tries
+        assert {*get_args(names)} - classic <= tried
+
+
+@pytest.mark.parametrize(("preset", "memory"), WITH_MEMORY)
+def test_losses_are_finite_and_both_sides_learn(preset: str, memory: int, tmp_path: Path) -> None:
+    common = {"memory__size": memory, "train__epochs": 2, "train__batch_size": 6, "train__warmup": "infonce"}
+    params = params_with(**(common | PRESETS[preset]))
+    model = linear_heads()
+    training = tiny_training(tmp_path, params, model, frozen_pairs(tmp_path / "inputs"))
+    start = copy.deepcopy(model.state_dict())
+    assert all(abs(row["train/loss"]) < torch.inf for row in training.run().history)
+    changed = {name.split("_")[0] for name, value in model.state_dict().items() if not torch.equal(start[name], value)}
+    learned = {"logit"} if params.loss.name == "sigmoid" and params.loss.bias == "learned" else set()
+    assert changed == {"image", "text"} | learned
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+def test_an_image_s_other_captions_are_pulled_and_pushed_in_the_denominator() -> None:
+    """Two pairs of one image in the batch, and a caption of it in the memory."""
+    batch, momentum, memory = pairs([1, 1, 2], 0, gradient=True), pairs([1, 1, 2], 1), remembered([1, 9], size=4)
+    loss_b, _ = loss_of(objective(memory, loss="infonce", strategy="all", targets="same_image"), batch, momentum)
+    candidate_CD = torch.cat([momentum.text, memory.text[:2]])
+    logits_C = candidate_CD @ batch.image[0] / 0.05
+    other_way = torch.cat([momentum.image, memory.image[:2]]) @ batch.text[0] / 0.05
+    slow = sum(logits.logsumexp(0) - logits[[0, 1, 3]].mean() for logits in (logits_C, other_way)) / 2
+    torch.testing.assert_close(loss_b[0], slow)
+
+
+@pytest.mark.parametrize("name", ["infonce", "sigmoid"])
+def test_a_target_of_the_own_pair_alone_is_no_target(name: str) -> None:
+    batch = pairs([1, 2, 3], 0)
+    plain, same = (
+        loss_of(objective(loss=name, strategy="all", targets=target), batch)[0] for target in ("own", "same_image")
+    )
+    torch.testing.assert_close(same, plain)
