@@ -314,6 +314,7 @@ class EvaluateParams(Section):
     batch_size: Count
     folds: Count
     truth: Literal["auto", "none"]
+    hubness: bool
     bootstrap: Annotated[int, Field(ge=0)]
     seed: Seed
 

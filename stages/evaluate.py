@@ -37,7 +37,7 @@ def main(weights: str | None) -> None:
     from pipeline.evaluation.unpaired import reliability_curve
     from pipeline.evidence.table import match_chance, trust_quality
     from pipeline.features.encoding import encode_split
-    from pipeline.features.inputs import open_inputs
+    from pipeline.features.inputs import Inputs, open_inputs
     from pipeline.files import (
         atomic_folder,
         digest_of,
@@ -68,6 +68,7 @@ def main(weights: str | None) -> None:
     from pipeline.report.figures import similarity_figure
     from pipeline.report.recall_table import recall_markdown
     from pipeline.report.tables import recalls_table
+    from pipeline.retrieval.hubness import hubness_report
     from pipeline.retrieval.published import published
     from pipeline.runtime.processes import own_device, use_threads
     from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
@@ -88,10 +89,10 @@ def main(weights: str | None) -> None:
     check_folds(settings.folds, len(inputs.names))
     truths = {} if settings.truth == "none" else read_truths(SPLIT, "test")
 
-    def encode(folder: Any) -> Encoded:
+    def encode(folder: Any, inputs: Inputs = inputs, name: str = "test") -> Encoded:
         model = load_trained(folder, inputs.feature_widths).to(own_device())
         use_threads(sum(parameter.numel() for parameter in model.parameters()))
-        image_ND, text_MD = encode_split(model, inputs, settings.batch_size, "test")
+        image_ND, text_MD = encode_split(model, inputs, settings.batch_size, name)
         return Encoded(image_ND.cpu(), text_MD.cpu(), inputs.caption_image)
 
     metrics = {}
@@ -100,6 +101,11 @@ def main(weights: str | None) -> None:
         encoded = encode(folder)
         judgment = judge(encoded, settings.folds, truths, moment, run.sampler, chance if name == "test" else None)
         metrics[name] = judgment.report
+    if settings.hubness:
+        bank = encode(TRAINED, open_inputs(params.model, FEATURES, SPLIT, "train"), "train")
+        split = (encoded.image_ND, encoded.text_MD, encoded.caption_image_M)
+        corrected = hubness_report(*split, bank.image_ND, bank.text_MD, settings.folds)
+        metrics["test"]["hubness"] = corrected
     if quality := trust_quality(EVIDENCE, SPLIT):
         metrics["test"]["trust"] = quality
     limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
@@ -140,6 +146,12 @@ def main(weights: str | None) -> None:
             tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])
             tracker.finish()
     click.echo(f"test rsum {metrics['test']['rsum']:.1f} (last epoch {metrics['last']['rsum']:.1f})")
+    if settings.hubness:
+        rsums = {name: f"{report['rsum']:.1f}" for name, report in corrected.items()}
+        click.echo(
+            f"rsum against hubs, with training queries: NNN {rsums['nnn']}, QB-Norm {rsums['qb_norm']}; with all test "
+            f"queries, not comparable: dual softmax {rsums['dual_softmax']}"
+        )
     Console().print(recalls_table(metrics, limits, published(params.data.name, settings.folds)))
 
 

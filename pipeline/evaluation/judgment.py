@@ -21,7 +21,7 @@ from pipeline.evaluation.unpaired import (
     quality_report,
     unpaired_pairs,
 )
-from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, recall_at, retrieval_report
+from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, mean_report, recall_at, retrieval_report
 from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r
 from pipeline.retrieval.uncertainty import intervals
 from pipeline.sampling.posterior import false_negative_posterior
@@ -86,7 +86,7 @@ def judge(
         evidence: the probability of a match from evidence, to be compared; None: there is none.
     """
     ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
-    report = _mean([retrieval_report(*fold) for fold in ranks])
+    report = mean_report([retrieval_report(*fold) for fold in ranks])
     queries = _queries(encoded, ranks)
     unpaired = {}
     for number, (source, truth) in enumerate(truths.items()):
@@ -244,14 +244,3 @@ def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:
         mismatch.append(similarity_BN.scatter(1, own_B[:, None], -torch.inf).amax(dim=1))
     mismatch_M = torch.cat(mismatch)
     return torch.cat(matched).clamp(max=1), mismatch_M[mismatch_M.isfinite()].clamp(max=1)  # rounding can exceed 1
-
-
-def _mean(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of equally nested metrics."""
-    first = reports[0]
-    return {
-        name: _mean([report[name] for report in reports])
-        if isinstance(value, dict)
-        else sum(report[name] for report in reports) / len(reports)
-        for name, value in first.items()
-    }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evidence.captions import pair_similarity
-from pipeline.evidence.trust import random_images, trust_by
+from pipeline.evidence.trust import mixture_posterior, random_images
 from pipeline.objectives.clean_pairs import clean_probability
 
 OSA_BATCH = 256  # the published batch, within which scores are scaled
@@ -65,9 +65,10 @@ def weighting_trust(
     elif weighting == "lemon":
         near = nearest_pairs(image_NV, caption_MV, caption_image_M, NEIGHBOURS)
         score = lambda image_M: -lemon_scores(image_NV, caption_MV, caption_image_M, image_M, *near)  # noqa: E731
-    p_M = trust_by(lambda image_M: score(image_M)[:, None].double(), caption_image_M, len(image_NV), seed)
-    order_M = score(caption_image_M).argsort(stable=True)
-    return p_M.scatter(0, order_M, p_M[order_M].cummax(0).values).cpu()
+    other_N = random_images(caption_image_M, len(image_NV), seed)
+    score_M, random_M = (score(image_M).double().cpu() for image_M in (caption_image_M, other_N[caption_image_M]))
+    p_M, order_M = mixture_posterior(score_M[:, None], random_M[:, None]), score_M.argsort(stable=True)
+    return p_M.scatter(0, order_M, p_M[order_M].cummax(0).values)
 
 
 def osa_weights(score_M: Tensor, threshold: float, *, monotone: bool, seed: int, batch: int = OSA_BATCH) -> Tensor:

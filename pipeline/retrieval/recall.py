@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,16 +56,31 @@ def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, fol
     Raises:
         ValueError: for more folds than images, or fewer than one.
     """
-    import torch
-
     from pipeline.retrieval.ranks import retrieval_ranks
 
     if not 1 <= folds <= len(image_ND):
         raise ValueError(f"{folds} folds of {len(image_ND)} images: each fold needs at least one")
+    return [retrieval_ranks(*part) for part in fold_parts(image_ND, text_MD, caption_image_M, folds)]
+
+
+def fold_parts(
+    image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each fold's images, captions, and the caption's image within the fold."""
+    import torch
+
     caption_image_M = caption_image_M.to(image_ND.device)
-    answer = []
     for fold in torch.arange(len(image_ND), device=image_ND.device).tensor_split(folds):
         first, last = int(fold[0]), int(fold[-1])
         inside = (caption_image_M >= first) & (caption_image_M <= last)
-        answer.append(retrieval_ranks(image_ND[first : last + 1], text_MD[inside], caption_image_M[inside] - first))
-    return answer
+        yield image_ND[first : last + 1], text_MD[inside], caption_image_M[inside] - first
+
+
+def mean_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of equally nested metrics."""
+    return {
+        name: mean_report([report[name] for report in reports])
+        if isinstance(value, dict)
+        else sum(report[name] for report in reports) / len(reports)
+        for name, value in reports[0].items()
+    }
