@@ -88,13 +88,25 @@ class LimitsParams(Section):
     ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
+class ColumnsParams(Section):
+    """Names of a table's columns, where they are not to be found by name."""
+
+    image: str | None
+    caption: str | None
+    split: str | None
+
+
 class DataParams(Section):
     """The dataset, its folder, and what to do with broken files."""
 
-    name: Literal["scenes", "flickr8k", "flickr30k", "mscoco", "cc120k", "folder"]
+    name: Literal["scenes", "flickr8k", "flickr30k", "mscoco", "cc120k", "folder", "hub"]
     root: str | None
+    repository: str | None
+    revision: str | None
+    files: str | None
+    columns: ColumnsParams
     mirror: str | None
-    annotations: Literal["auto", "karpathy", "fne", "scan", "table"]
+    annotations: Literal["auto", "karpathy", "fne", "scan", "table", "coco", "shards", "flickr8k"]
     on_bad_image: Literal["fail", "skip"]
     limits: LimitsParams
     split: SplitParams
@@ -105,6 +117,14 @@ class DataParams(Section):
     def _objects_are_known(self) -> DataParams:
         if self.noise.kind == "category" and self.name != "scenes":
             raise ValueError(f"noise.kind category: what is in the images of {self.name} is not known; use noun")
+        return self
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DataParams:
+        if self.name == "hub" and self.repository is None:
+            raise ValueError("name hub needs data.repository, such as lmms-lab/flickr30k")
+        if self.root is not None and self.repository is not None:
+            raise ValueError("root and repository are both named; images come from one of them")
         return self
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 RAW = Path("data/raw")
 IMAGES = RAW / "images.zip"
 ANNOTATIONS = RAW / "annotations"
+PICTURES = ANNOTATIONS / "pictures.parquet"
 SOURCE = RAW / "source.json"
 
 SPLIT = Path("data/split")

@@ -10,3 +10,12 @@ def clean_caption(caption: str, words: int) -> str:
     """Lower case, no punctuation, `-` and `/` as spaces, `<person>` as `person`, single spaces, first `words` words."""
     text = caption.lower().translate(_DROPPED).replace("-", " ").replace("/", " ").replace("<person>", "person")
     return " ".join(_SPACE.sub(" ", text).strip().split(" ")[:words])
+
+
+def can_be_written(text: str) -> bool:
+    r"""Whether a text can be encoded: JSON can hold half a character (`\ud800`), which UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Decode images safely, and read and write `data/raw/images.zip`, the archive of a dataset's images."""
+"""Decode images safely; read and write `data/raw/images.zip`, the archive of a dataset's images, or read its shards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from pipeline.data.archives import BROKEN, open_archive
+from pipeline.data.shards import ShardIndex
 from pipeline.errors import InputError
 from pipeline.files import digest_of
 
@@ -82,29 +83,38 @@ def write_images(path: Path, images: Iterable[tuple[str, bytes]]) -> int:
 
 
 class ImageArchive:
-    """The images of `data/raw/images.zip` by name; each process opens the file on first use."""
+    """The images of `data/raw/images.zip`, or of shards by `images.parquet` beside it; each process opens its own."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self._opened: tuple[int, zipfile.ZipFile | ShardIndex] | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The name of every image, in the archive's order."""
-        return tuple(self._archive().namelist())
+        source = self._source()
+        return tuple(source.names if isinstance(source, ShardIndex) else source.namelist())
+
+    @cached_property
+    def contents(self) -> list[tuple[str, int, int]]:
+        """Name, size in bytes and checksum of every image, in order; no picture is read for it."""
+        source = self._source()
+        if isinstance(source, ShardIndex):
+            return source.contents()
+        return [(member.filename, member.file_size, member.CRC) for member in source.infolist()]
 
     def digest(self) -> str:
-        """The digest of every name, size and checksum, in order; no picture is read for it."""
-        return digest_of([(member.filename, member.file_size, member.CRC) for member in self._archive().infolist()])
+        """The digest of `contents`."""
+        return digest_of(self.contents)
 
     def read(self, name: str) -> bytes:
         """The image's content as published.
 
         Raises:
-            InputError: naming the archive and the image, if it is missing or damaged.
+            InputError: naming the archive or the shard, and the image, if it is missing, damaged or changed.
         """
         try:
-            return self._archive().read(name)
+            return self._source().read(name)
         except KeyError:
             raise InputError(f"{self.path}: holds no image {name!r}; `dvc repro download` packs it") from None
         except BROKEN as error:
@@ -117,12 +127,13 @@ class ImageArchive:
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_opened": None}  # a spawned worker opens its own
 
-    def _archive(self) -> zipfile.ZipFile:
+    def _source(self) -> zipfile.ZipFile | ShardIndex:
         # A forked worker shares the file position of its parent's handle, so it must not use that handle.
         if self._opened is None or self._opened[0] != os.getpid():
-            if not self.path.exists():
+            index = self.path.with_suffix(".parquet")
+            if not self.path.exists() and not index.exists():
                 raise InputError(f"{self.path}: not found; `dvc repro download` makes it")
-            self._opened = (os.getpid(), open_archive(self.path))
+            self._opened = (os.getpid(), open_archive(self.path) if self.path.exists() else ShardIndex(index))
         return self._opened[1]
 
 

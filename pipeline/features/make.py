@@ -132,7 +132,8 @@ def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, m
     """Require an upper bound: prepared images never exceed the archive, features take 4 or 2 bytes per number."""
     rows = sum(len(split.images) + len(split.captions) for split in splits.values())
     widest = DTYPES[model.features_dtype].itemsize * 2048  # bytes of a feature row, of the widest towers in use
-    needed = rows * widest if model.train == "heads" else Path(archive.path).stat().st_size + rows * 4 * SHARD_ROWS // 8
+    stored = sum(size for _, size, _ in archive.contents)
+    needed = rows * widest if model.train == "heads" else stored + rows * 4 * SHARD_ROWS // 8
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:

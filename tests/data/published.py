@@ -42,6 +42,7 @@ class Copy:
     content: dict[str, bytes]
     root: Path | None = None
     served: Path | None = None
+    repository: str | None = None
     has_truth: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -287,6 +288,6 @@ def write_params(folder: Path, **changes: Any) -> None:
 
 def write_copy_params(folder: Path, copy: Copy, mirror: str | None, **changes: Any) -> None:
     """The parameters that name this copy."""
-    data = {"name": copy.name, "annotations": copy.annotations, "mirror": mirror}
+    data = {"name": copy.name, "annotations": copy.annotations, "mirror": mirror, "repository": copy.repository}
     data["root"] = None if copy.root is None else str(copy.root)
     write_params(folder, **{f"data__{key}": value for key, value in data.items()} | changes)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pandas
 import pytest
 
+from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import read_split
 from pipeline.report.recall_table import read_metrics
 from pipeline.training.record import PLACE
+from tests.data.brought import BROUGHT, serve_hub
 from tests.data.published import (
     COPIES,
     Copy,
@@ -42,19 +44,26 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work_in(tmp_path / "clone", monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of the hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
 def download(copy: Copy, **changes: Any) -> str:
     """What the stage says of a copy, served where it is to be fetched."""
-    with serve(copy.served) as mirror:
-        write_copy_params(Path(), copy, mirror if copy.served else None, **changes)
+    with serve_hub(copy.served) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", address)
+        write_copy_params(Path(), copy, address if copy.served else None, **changes)
         return run("download")
 
 
 def packed() -> dict[str, bytes]:
-    with zipfile.ZipFile("data/raw/images.zip") as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    archive = ImageArchive("data/raw/images.zip")
+    return {name: archive.read(name) for name in archive.names}
 
 
-@pytest.mark.parametrize("build", COPIES.values(), ids=COPIES.keys())
+@pytest.mark.parametrize("build", (COPIES | BROUGHT).values(), ids=COPIES | BROUGHT)
 def test_every_source_becomes_splits(build: Callable[[Path], Copy], tmp_path: Path) -> None:
     copy = build(tmp_path / "published")
     before = files_below(tmp_path / "published")
@@ -239,7 +248,7 @@ def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
         (lambda text: text.replace("holiday", "/holiday", 1), "the name '/holiday/day 8.jpg' leaves its folder"),
         (lambda text: json.dumps([row | {"caption": []} for row in json.loads(text)]), "day 8.jpg' has no caption"),
         (lambda text: json.dumps([row | {"caption": [" "]} for row in json.loads(text)]), "an empty caption"),
-        (lambda text: text.replace("day 8", "day 1", 1), "is there twice, in split train and in split test"),
+        (lambda text: text.replace("day 8", "day 1", 1), "is in split test here and in split train before"),
         (
             lambda text: text.replace("day 8", "day 88", 1),
             "1 images that the annotations name are missing: holiday/day 88",

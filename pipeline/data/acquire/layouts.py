@@ -3,83 +3,110 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from pipeline.data.acquire.sources import Layout
+from pipeline.data.acquire.sources import Layout, base_name
 from pipeline.data.archives import BROKEN, open_archive
 from pipeline.data.images import is_image
+from pipeline.data.shards import Location
 from pipeline.errors import InputError
 from pipeline.params import LimitsParams
 
-Files = Mapping[str, Traversable]  # annotation files by base name: on the disk or inside an archive
+Files = Mapping[str, Traversable]  # annotation files by name: on the disk or inside an archive
+NOT_ANNOTATIONS = ("dataset_infos.json", "dataset_info.json")  # of the hub, beside a data set's own files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image, on the disk or inside an archive: its size in bytes and how to read it."""
+    """One image, on the disk, in an archive or in a shard: its size in bytes and how to read it.
+
+    In a shard, `location` and `digest` say where it lies and what it holds, and `broken` why it does not decode.
+    """
 
     place: str
     size_bytes: int
     read: Callable[[], bytes]
+    location: Location | None = None
+    digest: int = 0
+    broken: str | None = None
 
 
-@dataclass
 class ImageFiles:
-    """Images by exact name, else by `identity`, which is equal for several names of one picture."""
+    """Images by exact name, else by `identity`, which is equal for several names of one picture, else by a near name.
 
-    identity: Callable[[str], str]
-    by_place: dict[str, ImageFile] = field(default_factory=dict)
-    by_name: dict[str, ImageFile] = field(default_factory=dict)
-    by_identity: dict[str, list[ImageFile]] = field(default_factory=dict)
+    Near names differ in case or in the Unicode form of accents, or have another folder; an exact name may also be that
+    of a file without an image's suffix.
+    """
+
+    def __init__(self, identity: Callable[[str], str]) -> None:
+        self.identity = identity
+        self.images: list[ImageFile] = []
+        self._by_name: dict[str, int] = {}
+        self._folders: list[Path] = []
+        self._by_key: dict[tuple[str, str], list[int]] | None = None  # made when a name is first not found
 
     def __len__(self) -> int:
-        return len(self.by_place)
+        return len(self.images)
 
     def add(self, image: ImageFile, *names: str) -> None:
         """Add an image under its names; the first image with a name keeps it."""
-        self.by_place[image.place] = image
+        self._by_key = None
+        self.images.append(image)
         for name in names:
-            self.by_name.setdefault(name, image)
-            alike = self.by_identity.setdefault(self.identity(name), [])
-            if image not in alike:
-                alike.append(image)
+            self._by_name.setdefault(name, len(self.images) - 1)
 
     def listing(self) -> list[tuple[str, int]]:
         """Path and size in bytes of every image, sorted."""
-        return sorted((place, image.size_bytes) for place, image in self.by_place.items())
+        return sorted((image.place, image.size_bytes) for image in self.images)
 
     def find(self, name: str) -> ImageFile | None:
-        """The image of this name or identity, None if there is none.
+        """The image of this name, None if there is none.
 
         Raises:
-            InputError: naming both, if two files match.
+            InputError: naming both, if two files match equally well.
         """
-        if name in self.by_name:
-            return self.by_name[name]
-        images = self.by_identity.get(self.identity(name), [])
-        if len(images) > 1:
-            raise InputError(f"image {name!r}: is it {images[0].place} or {images[1].place}? Leave one of them")
-        return images[0] if images else None
+        if name in self._by_name:
+            return self.images[self._by_name[name]]
+        for folder in self._folders:
+            if (path := folder / name).is_file():
+                return ImageFile(str(path), path.stat().st_size, path.read_bytes)
+        if self._by_key is None:
+            self._by_key = self._keys()
+        for key in (("identity", self.identity(name)), ("path", _folded(name)), ("base", _folded(base_name(name)))):
+            rows = self._by_key.get(key, [])
+            if len(rows) > 1:
+                one, other = (self.images[row].place for row in rows[:2])
+                raise InputError(f"image {name!r}: is it {one} or {other}? Leave one of them")
+            if rows:
+                return self.images[rows[0]]
+        return None
+
+    def _keys(self) -> dict[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], list[int]] = {}
+        for name, row in self._by_name.items():
+            base = _folded(base_name(name))
+            stem = base.rpartition(".")[0]  # for a table that names images without their suffix
+            keys = {("identity", self.identity(name)), ("path", _folded(name)), ("base", base), ("base", stem)}
+            for key in keys:
+                rows = found.setdefault(key, [])
+                if row not in rows[-1:]:
+                    rows.append(row)
+        return found
 
     def add_folder(self, folder: Path, root: Path) -> None:
-        """Add every image below `folder`, by its path relative to it and to `root`; each link is followed once."""
-        seen: set[str] = set()
-        for place, folders, names in os.walk(folder, followlinks=True):
-            if (real := os.path.realpath(place)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-            for name in sorted(filter(is_image, names)):
-                path = Path(place, name)
-                if path.is_file():
-                    image = ImageFile(str(path), path.stat().st_size, path.read_bytes)
-                    self.add(image, *(path.relative_to(base).as_posix() for base in (folder, root)))
+        """Add every image below `folder`, by its path relative to it and to `root`."""
+        known = {image.place for image in self.images}
+        self._folders.append(folder)
+        for path in files_below(folder):
+            if is_image(path.name) and str(path) not in known:
+                image = ImageFile(str(path), path.stat().st_size, path.read_bytes)
+                self.add(image, *dict.fromkeys(path.relative_to(base).as_posix() for base in (folder, root)))
 
     def add_archive(self, path: Path, limits: LimitsParams) -> None:
         """Add every image in an archive, by its member's name.
@@ -104,12 +131,31 @@ def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], b
     return read
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, sorted within each; hidden ones are left out, and each link is followed once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def files_in(folders: Iterable[Path]) -> dict[str, list[Traversable]]:
     """The plain files directly in these folders, by base name."""
     found: dict[str, list[Traversable]] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.name not in NOT_ANNOTATIONS:
                 found.setdefault(path.name, []).append(path)
     return found
 
@@ -138,10 +184,10 @@ def match_layout(layout: Layout, found: Mapping[str, Sequence[Traversable]]) -> 
     chosen: dict[str, Traversable] = {}
     missing = []
     for pattern in (*layout.files, *layout.optional):
-        places = [place for name in sorted(found) if _matches(name, pattern) for place in found[name]]
-        if len(places) > 1:
+        places = [place for name in sorted(found) if matches(name, pattern) for place in found[name]]
+        if len({place.read_bytes() for place in places[:2]}) > 1:
             raise InputError(f"annotations: is it {places[0]} or {places[1]}? Leave one of them")
-        for place in places:
+        for place in places[:1]:
             chosen[place.name] = place
         if not places and pattern in layout.files:
             missing.append(pattern.replace("|", " or "))
@@ -150,5 +196,6 @@ def match_layout(layout: Layout, found: Mapping[str, Sequence[Traversable]]) -> 
     return f"found {', '.join(sorted(chosen))} but not {', '.join(missing)}" if chosen else ""
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name matches one of the alternatives of a pattern, which `|` separates."""
     return any(fnmatchcase(name, alternative) for alternative in pattern.split("|"))

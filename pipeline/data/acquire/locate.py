@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.data.acquire.cache import Kept, Store
-from pipeline.data.acquire.layouts import Files, ImageFiles, files_in, files_in_archive, match_layout
-from pipeline.data.acquire.sources import SOURCES, Item, Layout
+from pipeline.data.acquire.layouts import (
+    Files,
+    ImageFiles,
+    files_below,
+    files_in,
+    files_in_archive,
+    match_layout,
+    matches,
+)
+from pipeline.data.acquire.scan import Scan
+from pipeline.data.acquire.sources import SOURCES, Item, Layout, Source
+from pipeline.data.images import is_image
+from pipeline.data.rows import split_in_path
+from pipeline.data.shards import parquet_columns
+from pipeline.data.tables import SUFFIXES, open_table
 from pipeline.errors import InputError
 from pipeline.files import digest_of, read_record, write_json
+from pipeline.params import DataParams
+
+SHOWN = 3
 
 
-def find_annotations(name: str, wanted: str, store: Store) -> tuple[str, Files, list[Kept]]:
+def find_annotations(params: DataParams, store: Store) -> tuple[str, Files, list[Kept]]:
     """The layout to read, its files, and the published archives or files that hold them.
 
-    `wanted` is `data.annotations`. The user's folder is searched first; what it lacks is downloaded.
+    The user's folder is searched first; what it lacks is downloaded.
 
     Raises:
         InputError: for a layout that this dataset does not have; for several layouts, or part of one, in the user's
-            folder; or for none at all.
+            folder; for a table without an image or a caption column; or for none at all.
     """
-    source = SOURCES[name]
-    if wanted not in ("auto", *source.layouts):
+    source = SOURCES[params.name]
+    if params.annotations not in ("auto", *source.layouts):
         allowed = ", ".join(("auto", *source.layouts))
-        raise InputError(f"data.annotations = {wanted!r}: data.name = {name!r} can be read with {allowed}")
-    layouts = source.layouts if wanted == "auto" else {wanted: source.layouts[wanted]}
+        raise InputError(
+            f"data.annotations = {params.annotations!r}: data.name = {params.name!r} can be read with {allowed}"
+        )
+    layouts = dict(source.layouts)
+    if params.annotations != "auto":
+        layouts = {params.annotations: layouts[params.annotations]}
+    elif any(layout.items for layout in layouts.values()):
+        layouts.pop("table", None)  # a copy has no published split
+    refused: list[str] = []
     if store.root is not None:
-        own = _own_layouts(layouts, [store.root / folder for folder in source.annotation_folders], store)
+        own = _own_layouts(layouts, source, store, params, refused)
         if len(own) > 1:
             raise InputError(
                 f"data.root = {store.root}: holds annotations of {len(own)} layouts: {', '.join(own)}; "
@@ -40,15 +63,28 @@ def find_annotations(name: str, wanted: str, store: Store) -> tuple[str, Files, 
     for layout, published in layouts.items():
         if published.items:
             return layout, *_fetched(published, store)
-    raise InputError(f"data.root = {store.root}: no annotations of {', '.join(layouts)} there: {source.by_hand}")
+    searched = ", ".join(source.annotation_folders)
+    patterns = "; ".join(f"{name}: {', '.join(layout.files)}" for name, layout in layouts.items())
+    why = f". {' | '.join(refused[:SHOWN])}" if refused else ""
+    raise InputError(
+        f"data.root = {store.root}: no annotations of {', '.join(layouts)} there, in its folders {searched} "
+        f"({patterns.replace('|', ' or ')}){why or f': {source.by_hand}'}"
+    )
 
 
-def _own_layouts(layouts: Mapping[str, Layout], folders: Sequence[Path], store: Store) -> dict[str, Files | None]:
+def _own_layouts(
+    layouts: Mapping[str, Layout], source: Source, store: Store, params: DataParams, refused: list[str]
+) -> dict[str, Files | None]:
     """The layouts in the user's folder: their files, or None if they are in a published archive."""
-    loose = files_in(folders)
+    assert store.root is not None
+    loose = files_in(store.root / folder for folder in source.annotation_folders)
+    if params.files is not None:
+        loose = {name: places for name, places in loose.items() if matches(name, params.files)}
     own: dict[str, Files | None] = {}
     partial = []
     for name, layout in layouts.items():
+        if name in ("table", "shards"):
+            continue
         files = match_layout(layout, loose)
         if not isinstance(files, str):
             own[name] = files
@@ -56,9 +92,66 @@ def _own_layouts(layouts: Mapping[str, Layout], folders: Sequence[Path], store: 
             own[name] = None
         elif files:
             partial.append(f"{name}: {files}")
+    if {"table", "shards"} & layouts.keys():
+        places = _places(store.root, params)
+        shards = find_shards(store.root, params)
+        if "shards" in layouts and shards:
+            own["shards"] = shards
+        if "table" in layouts and (tables := _tables(places, source, params, bool(shards), refused)):
+            own["table"] = tables
     if partial and not own:
         raise InputError(f"data.root = {store.root}: incomplete annotations: {'; '.join(partial)}")
     return own
+
+
+def _places(root: Path, params: DataParams) -> dict[str, Path]:
+    """The files below the user's folder that are no images, by path; only those that `data.files` names."""
+    names = {path.relative_to(root).as_posix(): path for path in files_below(root) if not is_image(path.name)}
+    pattern = params.files
+    return {name: path for name, path in names.items() if pattern is None or matches(name, pattern)}
+
+
+def find_shards(root: Path, params: DataParams) -> dict[str, Path]:
+    """Files that hold images and captions, by path: tar, parquet with images, Chinese-CLIP's base64 lines."""
+    found = {}
+    for name, path in _places(root, params).items():
+        kind = name.lower()
+        if kind.endswith((".tar", "_imgs.tsv")) or (kind.endswith(".parquet") and parquet_columns(path)[1]):
+            found[name] = path
+    return found
+
+
+def _tables(
+    places: Mapping[str, Path], source: Source, params: DataParams, has_shards: bool, refused: list[str]
+) -> dict[str, Path]:
+    """The tables of captions, by path: directly in the annotation folders, else anywhere; `refused` gets the others.
+
+    Several are read together where each is named `metadata`, each is parquet, or each path states its split.
+
+    Raises:
+        InputError: naming two tables that do not belong together.
+    """
+    left_out = (".parquet", "_imgs.tsv", "_texts.jsonl") if has_shards else ()  # what lies beside shards describes them
+    candidates = [name for name in places if name.lower().endswith(SUFFIXES) and not name.lower().endswith(left_out)]
+    near = [name for name in candidates if (name.rpartition("/")[0] or ".") in source.annotation_folders]
+    for names in (near, [name for name in candidates if name not in set(near)]):
+        found = []
+        for name in names:
+            table = open_table(places[name], params.columns)
+            if isinstance(table, str):
+                refused.append(table)
+            else:
+                found.append(name)
+        if len(found) > 1 and not (
+            all(name.rpartition("/")[2].lower().startswith("metadata.") for name in found)
+            or all(name.lower().endswith(".parquet") for name in found)
+            or all(map(split_in_path, found))
+        ):
+            one, other = (places[name] for name in found[:2])
+            raise InputError(f"annotations: is it {one} or {other}? Name one in data.files, or leave one of them")
+        if found:
+            return {name: places[name] for name in found}
+    return {}
 
 
 def _fetched(layout: Layout, store: Store) -> tuple[Files, list[Kept]]:
@@ -78,31 +171,66 @@ def _fetched(layout: Layout, store: Store) -> tuple[Files, list[Kept]]:
     return files, kept
 
 
-def find_images(name: str, wanted: Sequence[str], store: Store) -> tuple[ImageFiles, list[Kept]]:
+def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tuple[ImageFiles, list[Kept]]:
     """All available images, and the published archives among their sources.
 
-    A published archive is used (downloaded if the user has none) if the folder holds none of its images.
+    A published archive is used (downloaded if the user has none) if the folder holds none of its images. Shards and
+    ZIPs of other names in the folder are read if images are still missing.
 
     Raises:
-        InputError: when there is no image at all, naming the searched folders and what to put there.
+        InputError: when there is no image at all, naming the searched folders and what to put there; or when the
+            folder holds images and none of those that are wanted, which a download would not correct.
     """
-    source = SOURCES[name]
+    source = SOURCES[params.name]
     images = ImageFiles(source.identity)
     if store.root is not None:
         for folder in source.image_folders:
             images.add_folder(store.root / folder, store.root)
-            if len(images):
+            if len(images) and all(map(images.find, wanted)):
                 break
-    kept = []
+    misplaced = len(images) > 0 and not _any_found(images, wanted)
+    kept: list[Kept] = []
     for item in source.images:
         held = [image for image in wanted if _holds(item, image)]
-        if held and all(images.find(image) is None for image in held):
+        if held and not _any_found(images, held):
+            if misplaced and not store.has([item]):
+                raise InputError(
+                    f"data.root = {store.root}: holds {len(images)} images, such as {_examples(images)}, but none that "
+                    f"the annotations name, such as {held[0]}; nothing was fetched. Correct data.root, or leave it out "
+                    f"to have {', '.join(item.name for item in source.images)} fetched"
+                )
             kept.append(store.get(item))
             images.add_archive(kept[-1].path, store.limits)
+    if store.root is not None and not all(map(images.find, wanted)):
+        for _ in Scan(find_shards(store.root, params), params, images).rows():
+            pass
+    if store.root is not None and not all(map(images.find, wanted)):
+        used = {file.path for file in kept}
+        for path in files_below(store.root):
+            if path.suffix.lower() == ".zip" and path not in used:
+                images.add_archive(path, store.limits)
     if not len(images):
         folders = ", ".join(str(store.root / folder) for folder in source.image_folders) if store.root else "data.root"
-        raise InputError(f"{name}: no images folder: no image in {folders}: {source.by_hand}")
+        raise InputError(f"{params.name}: no images folder: no image in {folders}: {source.by_hand}")
     return images, kept
+
+
+def missing_images(name: str, absent: Sequence[str], images: ImageFiles, root: Path | None) -> str:
+    """What is said of images that are not there: which, and what lies in the folder instead."""
+    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    there = f"; {root} holds {len(images)} images, such as {_examples(images)}" if root is not None else ""
+    return (
+        f"{name}: {len(absent)} images that the annotations name are missing: {shown}{there}; "
+        "add them, or set data.on_bad_image to skip"
+    )
+
+
+def _any_found(images: ImageFiles, names: Iterable[str]) -> bool:
+    return any(images.find(name) is not None for name in names)
+
+
+def _examples(images: ImageFiles) -> str:
+    return ", ".join(image.place for image in images.images[:SHOWN])
 
 
 def _holds(item: Item, image: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 FNE_JSON = "https://drive.google.com/drive/folders/1mondFS6TCbzvz2ZUk4UDFAxnD8xk25ie"
@@ -78,13 +78,18 @@ class Source:
     layouts: Mapping[str, Layout]
     images: tuple[Item, ...] = ()
     image_folders: tuple[str, ...] = ("images", ".")
-    annotation_folders: tuple[str, ...] = (".", "annotations", "annotations/scan_split")
+    annotation_folders: tuple[str, ...] = (".", "annotations", "annotations/scan_split", "f30k", "coco")
     by_hand: str = "set data.root to the folder that holds them"
     member: Callable[[str], str] = field(default=str)
     identity: Callable[[str], str] = field(default=str)
     scan_image: Callable[[str], str] = "{}.jpg".format
 
 
+NAMES = "image_name.txt|id_mapping.json"
+# Found by their content, see pipeline.data.acquire.locate; the names are examples for messages.
+TABLE = Layout(files=("*.csv|*.tsv|*.txt|*.jsonl|*.parquet",))
+SHARDS = Layout(files=("*.parquet|*.tar|*_imgs.tsv",))
+COCO_JSON = Layout(files=("captions_val*.json",), optional=("captions_train*.json",))
 KARPATHY_ITEMS = (Item("caption_datasets.zip", KARPATHY, sha256=KARPATHY_SHA256),)
 SOURCES: dict[str, Source] = {
     "scenes": Source(
@@ -106,11 +111,13 @@ SOURCES: dict[str, Source] = {
                 ),
                 items=(Item("Flickr8k_text.zip", FLICKR8K + "Flickr8k_text.zip"),),
                 optional=("CrowdFlowerAnnotations.txt", "ExpertAnnotations.txt", "readme.txt"),
-            )
+            ),
+            "karpathy": Layout(files=("dataset_flickr8k.json",), items=KARPATHY_ITEMS),
+            "table": TABLE,
         },
         images=(Item("Flickr8k_Dataset.zip", FLICKR8K + "Flickr8k_Dataset.zip"),),
         image_folders=("Flicker8k_Dataset", "Flickr8k_Dataset", "images", "."),  # the archive's own folder is misspelt
-        annotation_folders=(".", "Flickr8k_text", "annotations"),
+        annotation_folders=(".", "Flickr8k_text", "annotations", "f8k"),
         member=base_name,
         identity=base_name,
     ),
@@ -125,12 +132,14 @@ SOURCES: dict[str, Source] = {
                 files=tuple(f"flickr30k_{split}.json" for split in ("train", "val", "test")),
                 items=tuple(Item(f"flickr30k_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
             ),
-            "scan": Layout(files=(*SCAN_FILES, "image_name.txt")),
+            "scan": Layout(files=(*SCAN_FILES, NAMES)),
+            "table": TABLE,
         },
         image_folders=("flickr30k-images", "flickr30k_images", "images", "."),
-        by_hand="they are given out after a signed form: fill in the one at "
+        by_hand="the publisher gives them out after a signed form: fill in the one at "
         "https://shannon.cs.illinois.edu/DenotationGraph/, unpack flickr30k-images.tar.gz, and set data.root to the "
-        "folder that then holds flickr30k-images/ with its 31783 files <id>.jpg",
+        "folder that then holds flickr30k-images/ with its 31783 files <id>.jpg; or name in data.repository a copy on "
+        "the Hugging Face hub, such as lmms-lab/flickr30k",
         member=base_name,
         identity=base_name,
     ),
@@ -145,7 +154,8 @@ SOURCES: dict[str, Source] = {
                 files=tuple(f"coco_{split}.json" for split in ("train", "val", "test")),
                 items=tuple(Item(f"coco_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
             ),
-            "scan": Layout(files=SCAN_FILES),
+            "scan": Layout(files=SCAN_FILES, optional=("id_mapping.json",)),
+            "coco": COCO_JSON,
         },
         images=tuple(
             Item(f"{part}2014.zip", f"{COCO}{part}2014.zip", f"{part}2014", digest)
@@ -173,11 +183,21 @@ SOURCES: dict[str, Source] = {
         layouts={
             "karpathy": Layout(files=("dataset*.json",)),
             "fne": Layout(files=tuple(f"{split}.json|*_{split}.json" for split in ("train", "val", "test"))),
-            "scan": Layout(files=SCAN_FILES, optional=("image_name.txt",)),
-            "table": Layout(files=("*.csv|*.tsv",)),
+            "scan": Layout(files=SCAN_FILES, optional=(NAMES,)),
+            "table": TABLE,
+            "coco": COCO_JSON,
+            "shards": SHARDS,
         },
         by_hand="set data.root to a folder that holds images/ (or the images themselves) and one of: <any>_train.json, "
         "<any>_val.json and <any>_test.json (FNE), dataset<any>.json (Karpathy), {train,dev,test}_{ids,caps}.txt "
-        "(SCAN), or a .csv or .tsv with the columns image, caption and optionally split",
+        "(SCAN), captions_val<year>.json (COCO), a table (.csv, .tsv, .txt, .jsonl) with a column for the image, one "
+        "for the caption and optionally split, or *.parquet, *.tar or <split>_imgs.tsv with the images inside",
     ),
 }
+SOURCES["hub"] = replace(
+    SOURCES["folder"],
+    title="A data set of the Hugging Face hub",
+    licence="Its card says",
+    citation="Its card says",
+    by_hand="expected are parquet or tar files with images and captions, or a table and images; data.files chooses",
+)

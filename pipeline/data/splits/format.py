@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.captions import can_be_written
 from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
 from pipeline.yaml_text import shown
@@ -76,15 +77,6 @@ def read_split(path: Path) -> Split:
         captions += texts
         caption_image += [index] * len(texts)
     return Split(tuple(name for _, name in images.values()), tuple(captions), tuple(caption_image))
-
-
-def can_be_written(text: str) -> bool:
-    r"""Whether a text can be encoded: JSON can hold half a character (`\ud800`), which UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:

@@ -6,20 +6,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from pipeline.data.acquire.layouts import Files
-from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.captions import clean_caption
 from pipeline.data.images import ImageArchive
-from pipeline.data.splits.annotations import Picture, read_annotations
+from pipeline.data.rows import Picture, read_pictures
 from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.data.splits.noise import make_noise, noise_file, noisy, write_noise
 from pipeline.data.splits.truth import scene_objects, write_truth
 from pipeline.errors import InputError
 from pipeline.files import read_record, write_text
 from pipeline.params import NoiseParams, SplitParams
-from pipeline.paths import ANNOTATIONS, IMAGES, SOURCE, VOCABULARY
+from pipeline.paths import ANNOTATIONS, IMAGES, PICTURES, SOURCE, VOCABULARY
 
 ALL_WORDS = 10**6  # more than any caption has
 
@@ -32,18 +31,12 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
     """
     index = noise_file(noise)
     source = read_record(raw / SOURCE.name, "download")
-    files: Files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
-    annotations = read_annotations(source["layout"], files, SOURCES[source["name"]])
+    files = {path.name: path for path in sorted((raw / ANNOTATIONS.name).iterdir())}
+    pictures, drawn = completed(read_pictures(files.pop(PICTURES.name)), params, raw)
     packed = set(ImageArchive(raw / IMAGES.name).names)
-    skipped = set(source["skipped"])
-    pictures = []
-    for picture in annotations.pictures:
-        if picture.image in packed and (picture.split or not annotations.has_splits):
-            pictures.append(picture)
-        elif picture.split and picture.image not in skipped:
+    for picture in pictures:
+        if picture.image not in packed:
             raise InputError(f"{raw / IMAGES.name}: holds no image {picture.image!r}; run stage download again")
-    if not annotations.has_splits:
-        pictures = seeded_split(pictures, params, raw)
     splits = {
         name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
         for name in SPLITS
@@ -59,13 +52,37 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
     write_text(folder / VOCABULARY.name, _vocabulary(splits["train"].captions))
     lines = [f"{name}: {len(split.images)} images, {len(split.captions)} captions" for name, split in splits.items()]
     noise_line = write_noise(folder, splits["train"], noise, index, shuffle)
-    left = len(annotations.pictures) - len(pictures)
     return (
-        lines
-        + ([f"dropped: {left} images in no split, missing or broken"] if left else [])
+        drawn
+        + lines
         + ([noise_line] if noise_line else [])
         + write_truth(source["layout"], files, splits, folder, None if shuffle is None else shuffle.permutation_M)
     )
+
+
+def completed(pictures: Sequence[Picture], params: SplitParams, raw: Path) -> tuple[list[Picture], list[str]]:
+    """Give every picture a split where the data set names none of the three, one, or train and another one.
+
+    With one named, all three are drawn; with train and test, val is drawn from train; with train and val, val is the
+    test split and another val is drawn from train. The second value says so.
+
+    Raises:
+        InputError: naming `raw`, for other splits, or too few images.
+    """
+    named = {picture.split for picture in pictures}
+    if len(named) == 1:
+        (split,) = named
+        told = f"all images are named {split}; train, val and test are drawn from them" if split else ""
+        return seeded_split(pictures, params, raw), [told] if told else []
+    if named not in ({"train", "test"}, {"train", "val"}):
+        return list(pictures), []
+    told = "val is drawn from train"
+    if "val" in named:
+        pictures = [replace(picture, split="test") if picture.split == "val" else picture for picture in pictures]
+        told = f"no image is named test: val is the test split, and {told}"
+    train = sorted((item.image for item in pictures if item.split == "train"), key=partial(_digest, params.seed))
+    val = set(train[: min(max(1, round(params.val * len(train))), len(train) - 1)])
+    return [replace(item, split="val") if item.image in val else item for item in pictures], [told]
 
 
 def seeded_split(pictures: Sequence[Picture], params: SplitParams, raw: Path) -> list[Picture]:

@@ -15,6 +15,7 @@ from tests.data.published import PARAMS
 
 def params(**data: str) -> Any:
     content = YAML(typ="safe").load(PARAMS.read_text())
+    content["data"]["repository"] = "owner/name" if data["name"] == "hub" else None
     content["data"] |= data
     return parse_params(content)
 
@@ -22,8 +23,7 @@ def params(**data: str) -> Any:
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_and_its_layouts_can_be_named_in_params_yaml(name: str) -> None:
     assert params(name=name).data.name == name
-    own = {"scenes", "flickr8k"}  # layouts of one data set, which nothing else can be read with
-    for layout in SOURCES[name].layouts.keys() - own:
+    for layout in SOURCES[name].layouts.keys() - {"scenes"}:
         assert params(name=name, annotations=layout).data.annotations == layout
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.data.acquire.sources import SOURCES
-from pipeline.data.splits.annotations import Annotations, Picture, read_annotations
+from pipeline.data.rows import Annotations, Picture
+from pipeline.data.splits.annotations import read_annotations
 from pipeline.errors import InputError
 
 
@@ -47,7 +48,7 @@ def test_restval_belongs_to_train_and_folders_to_the_name(tmp_path: Path) -> Non
         (row("d.jpg", "train"), "row 3: sentences = "),
         (row("../d.jpg", "train", "x"), "'../d.jpg' leaves its folder"),
         (row("d.jpg", "train", "x", filepath="/abs"), "'/abs/d.jpg' leaves its folder"),
-        (row("a.jpg", "test", "x"), "'a.jpg' is there twice, in split train and in split test"),
+        (row("a.jpg", "test", "x"), "row 3: image 'a.jpg' is in split test here and in split train before"),
         ("text", "row 3: expected an object, found str"),
     ],
 )
@@ -104,7 +105,7 @@ def test_scan_text_that_does_not_fit_is_named(ids: str, captions: str, expected:
 
 @pytest.mark.parametrize("identity", ["9", "-1", "x", "9" * 5000])
 def test_an_id_beyond_image_name_txt_is_named(identity: str, tmp_path: Path) -> None:
-    expected = rf"train_ids\.txt: line 1: id '{identity[:60]}', expected a line of image_name\.txt, 0 to 1"
+    expected = rf"train_ids\.txt: line 1: id '{identity[:60]}', expected one of image_name\.txt .*, 0 to 1"
     with pytest.raises(InputError, match=expected):
         read(
             tmp_path,
@@ -119,15 +120,18 @@ def test_an_id_beyond_image_name_txt_is_named(identity: str, tmp_path: Path) -> 
 def test_a_table_may_quote_and_need_not_name_splits(tmp_path: Path) -> None:
     annotations = read(tmp_path, "table", c__csv='caption,image\n"a, ""b""",x.jpg\nc,y.jpg\nd,x.jpg\n')
     assert annotations == Annotations(
-        (Picture("x.jpg", ('a, "b"', "d"), None), Picture("y.jpg", ("c",), None)), has_splits=False
+        (Picture("x.jpg", ('a, "b"', "d"), None), Picture("y.jpg", ("c",), None)),
+        rows=3,
+        columns=("image image, caption caption, split not there",),
     )
+    assert not annotations.has_splits
 
 
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ("", "the columns are none; image, caption"),
-        ("image,text\nx.jpg,a\n", "the columns are image, text"),
+        ("", "the columns are none; expected one for the image (image, file_name,"),
+        ("id,label\n0,a\n", "the columns are id, label; expected one for the image (image, file_name,"),
         ("image,caption\n", "no row"),
         ("image,caption\nx.jpg\n", "line 2: expected 2 fields"),
         ("image,caption\nx.jpg,a,b\n", "line 2: expected 2 fields"),

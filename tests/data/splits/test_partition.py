@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.captions import clean_caption
 from pipeline.data.prepare import prepare
-from pipeline.data.splits.annotations import Picture
+from pipeline.data.rows import Picture, write_pictures
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.partition import partition, seeded_split
 from pipeline.data.splits.truth import write_truth
@@ -76,9 +76,8 @@ def test_the_vocabulary_counts_the_cleaned_words_of_the_training_captions(raw: P
 
 
 def test_an_archive_that_lacks_an_image_is_refused(raw: Path, tmp_path: Path) -> None:
-    (raw / "annotations/captions.tsv").write_text(
-        "image\tcaption\tsplit\n" + "".join(f"{split}.jpg\ta\t{split}\n" for split in ("train", "val", "test"))
-    )
+    pictures = [Picture(f"{split}.jpg", ("a",), split) for split in ("train", "val", "test")]
+    write_pictures(raw / "annotations/pictures.parquet", pictures)
     with pytest.raises(InputError, match=r"images\.zip: holds no image 'train\.jpg'"):
         partition(raw, shares(), CLEAN, tmp_path / "split")
 

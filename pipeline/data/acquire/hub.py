@@ -1,0 +1,78 @@
+"""Data sets of the Hugging Face hub: their files, fetched once into the hub's own cache (`HF_HOME`)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.data.acquire.layouts import matches
+from pipeline.errors import InputError
+from pipeline.params import DataParams
+
+CONVERTED = "refs/convert/parquet"  # the hub's own parquet copy of a data set that is a script
+DATA = ("*.parquet", "*.tar", "*.csv", "*.tsv", "*.jsonl", "*.json", "*.txt", "*.zip")
+IMAGES = ("*.jpg", "*.jpeg", "*.png", "*.webp", "*.JPG", "*.JPEG", "*.PNG")
+
+
+class Snapshot(NamedTuple):
+    """A repository's files on this disk, and where they came from."""
+
+    folder: Path
+    repository: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.repository} at {self.commit}"
+
+
+def fetch_repository(params: DataParams) -> Snapshot:
+    """Fetch what `data.files` names of `data.repository`, or all of its data; without a network, what is in the cache.
+
+    `HF_ENDPOINT` names another server. A repository without data files is read from the hub's parquet copy of it.
+
+    Raises:
+        InputError: naming the repository, if it, its revision or a file cannot be had, or it is above
+            `data.limits.unpacked_gb`.
+    """
+    assert params.repository is not None
+    snapshot = _fetch(params, params.revision)
+    data = (path for path in snapshot.folder.rglob("*") if path.is_file())
+    if params.revision is None and not any(matches(path.name, "|".join(DATA[:5] + DATA[-1:])) for path in data):
+        snapshot = _fetch(params, CONVERTED)
+    return snapshot
+
+
+def _fetch(params: DataParams, revision: str | None) -> Snapshot:
+    import huggingface_hub
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    assert params.repository is not None
+    about = f"data.repository = {params.repository!r}" + (f", data.revision = {revision!r}" if revision else "")
+    fetch = partial(
+        huggingface_hub.snapshot_download,
+        params.repository,
+        repo_type="dataset",
+        revision=revision,
+        endpoint=os.environ.get("HF_ENDPOINT") or None,
+        allow_patterns=[*(params.files or "|".join(DATA + IMAGES)).split("|"), "README.md"],
+    )
+    try:
+        with suppress(DryRunError):  # no network: what is in the cache is complete or refused
+            plan: Any = fetch(dry_run=True)
+            _check_size(about, sum(file.file_size for file in plan if file.will_download), params)
+        folder = Path(fetch())
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{about}: cannot be fetched from the Hugging Face hub: {reason}") from None
+    return Snapshot(folder, params.repository, folder.name)
+
+
+def _check_size(about: str, size: int, params: DataParams) -> None:
+    if size > params.limits.unpacked_gb * (1 << 30):
+        raise InputError(
+            f"{about}: {size / (1 << 30):.1f} GiB to fetch, at most {params.limits.unpacked_gb:g} are allowed; choose "
+            "files by data.files, or raise data.limits.unpacked_gb"
+        )

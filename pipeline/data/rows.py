@@ -1,0 +1,132 @@
+"""What every layout's reader yields, a row at a time, and the one place that puts rows together and counts them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.archives import checked_name
+from pipeline.data.captions import can_be_written
+from pipeline.errors import InputError
+
+SPLIT_NAMES = {name: name for name in ("train", "val", "test")} | {
+    "restval": "train",
+    "dev": "val",
+    "valid": "val",
+    "validation": "val",
+}
+
+
+class Row(NamedTuple):
+    """An image's name, captions of it, its split (None: in no split), and the place of this row for errors."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image by its name in data/raw, its captions in published order, and its split (None: in no split)."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All pictures in the annotations, in published order.
+
+    `rows` is the number of rows read, `notes` says what was left out of them, `columns` which a table was read by.
+    """
+
+    pictures: tuple[Picture, ...]
+    rows: int
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether any picture has a split."""
+        return any(picture.split is not None for picture in self.pictures)
+
+
+def gather(rows: Iterable[Row], member: Callable[[str], str] = str) -> Annotations:
+    """Put the rows of each image together; `member` gives an image its name in data/raw.
+
+    A row that repeats an earlier one of its image is left out and counted; captions inside one row stay as published.
+
+    Raises:
+        InputError: naming the row, for a name that leaves the folder, no caption or an empty one, a text that cannot be
+            written, or an image in two splits.
+    """
+    found: dict[str, tuple[str | None, dict[tuple[str, ...], None]]] = {}
+    repeated, first, count = 0, "", 0
+    for image, texts, split, place in rows:
+        count += 1
+        name = member(checked_name(image, place))
+        captions = tuple(text.strip() for text in texts)
+        if not captions or not all(captions):
+            raise InputError(f"{place}: image {image!r} has {'an empty' if captions else 'no'} caption")
+        if not all(map(can_be_written, (image, *captions))):
+            raise InputError(f"{place}: image {image!r}: half a character in its name or in a caption")
+        before, groups = found.setdefault(name, (split, {}))
+        if before != split:
+            raise InputError(
+                f"{place}: image {image!r} is in split {split} here and in split {before} before; an image belongs to "
+                "one split"
+            )
+        if captions in groups:
+            repeated, first = repeated + 1, first or place
+        groups[captions] = None
+    notes = [f"left out: {repeated} rows that repeat an earlier one; the first is {first}"] if repeated else []
+    pictures = (
+        Picture(name, tuple(text for texts in groups for text in texts), split)
+        for name, (split, groups) in found.items()
+    )
+    return Annotations(tuple(pictures), count, tuple(notes))
+
+
+def write_pictures(path: Path, pictures: Sequence[Picture]) -> None:
+    """Write pictures as parquet: image, captions (a list), split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("image", pa.string()), ("captions", pa.list_(pa.string())), ("split", pa.string())])
+    columns = [[getattr(picture, name) for picture in pictures] for name in schema.names]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+
+
+def read_pictures(path: Path) -> list[Picture]:
+    """What `write_pictures` wrote; raises `FileNotFoundError` where stage download has not run."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path).to_pydict()
+    return [
+        Picture(image, tuple(captions), split)
+        for image, captions, split in zip(rows["image"], rows["captions"], rows["split"], strict=True)
+    ]
+
+
+def count_captions(pictures: Iterable[Picture]) -> int:
+    """The number of captions of all these pictures."""
+    return sum(len(picture.captions) for picture in pictures)
+
+
+def split_name(found: str, place: str) -> str:
+    """The split that a published name means; raises an `InputError` that names `place`."""
+    if found not in SPLIT_NAMES:
+        raise InputError(f"{place}: split = {found!r}, expected one of {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[found]
+
+
+def split_in_path(path: str) -> str | None:
+    """The split that a file's or a folder's name states (`data/train-00000-of-00001.parquet`), the last one if any."""
+    words = [word for word in re.findall("[a-z]+", path.lower()) if word in SPLIT_NAMES]
+    return SPLIT_NAMES[words[-1]] if words else None
