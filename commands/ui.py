@@ -41,7 +41,7 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
     links = set_up_view(wanted)
     address = without_password(uri) if remote else f"http://{HOST}:{port}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server always ends with this process
-    server = None if remote else _start(uri, port)
+    server = None if remote else _start(uri, port, links["table"])
     try:
         if server is not None and not _answers(server, f"{address}/health"):
             raise InputError(f"MLflow did not start at {address}; its messages are above")
@@ -72,14 +72,17 @@ def _check_port(port: int) -> None:
             raise InputError(f"port {port}: {error.strerror}; another one: make ui PORT={port + 1}") from None
 
 
-def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
+def _start(uri: str, port: int, view: str) -> subprocess.Popen[bytes]:
     """One worker and no job runner start in a third of the time, with half of the memory."""
+    from pipeline.tracking.front import APP, VIEW
+
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "ui", "--workers", "1"),
-            *("--host", HOST, "--port", str(port), "--backend-store-uri", uri),
+            *("--host", HOST, "--port", str(port), "--backend-store-uri", uri, "--app-name", APP),
         ],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"},
+        env=os.environ | quiet | {VIEW: view},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )

@@ -48,7 +48,7 @@ def main() -> None:
     from pipeline.report.recall_table import read_metrics
     from pipeline.report.suspects import suspected_pairs, true_images
     from pipeline.retrieval.published import published
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, renew_view
     from pipeline.training.record import read_rows, read_run
 
     tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
@@ -111,6 +111,7 @@ def main() -> None:
             for path in sorted(REPORT.iterdir()):
                 tracker.artifact(path, "report")
             tracker.finish()
+            renew_view(params.tracking.experiment)
     click.echo(f"{REPORT / 'index.html'}: {len(page) / 1e6:.1f} MB")
     for listed, what, right in (
         (false_negatives, "likely false negatives", "match"),

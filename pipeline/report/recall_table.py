@@ -10,6 +10,7 @@ from pipeline.paths import LAST_METRICS, METRICS
 from pipeline.retrieval.recall import report_recalls
 
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
+GAP = "\u2003"  # MLflow shows tables without space between columns
 
 
 def read_metrics() -> dict[str, Any]:
@@ -36,4 +37,4 @@ def recall_markdown(metrics: Mapping[str, Any]) -> str:
         if exact:
             values += [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")]
         table.append([label, *(f"{value:.1f}" for value in values)])
-    return markdown(table, parameters=1)
+    return markdown([[first, *(GAP + cell for cell in rest)] for first, *rest in table], parameters=1)

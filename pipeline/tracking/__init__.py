@@ -5,7 +5,7 @@ from pipeline.tracking.run import Tracker
 from pipeline.tracking.runs import experiments, finished_runs, run_file
 from pipeline.tracking.store import read_uri, reason, server_uri, store_uri, without_password
 from pipeline.tracking.sync import Copier
-from pipeline.tracking.view import set_up_view
+from pipeline.tracking.view import renew_view, set_up_view
 
 __all__ = [
     "EVALUATED",
@@ -19,6 +19,7 @@ __all__ = [
     "origin_tags",
     "read_uri",
     "reason",
+    "renew_view",
     "run_file",
     "run_name",
     "server_uri",

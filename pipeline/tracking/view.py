@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pipeline.files import digest_of
 from pipeline.tracking.naming import EVALUATED
 from pipeline.tracking.runs import explained, finished_runs
-from pipeline.tracking.store import experiment_id, open_client, read_uri
+from pipeline.tracking.store import experiment_id, open_client, read_uri, server_uri
 
 KEY = "comparison"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -23,11 +23,12 @@ DIRECTIONS = ("i2t", "t2i")
 RECALLS = tuple(f"test/{direction}/R{depth}" for direction in DIRECTIONS for depth in (1, 5, 10))
 ALWAYS = ("sampler.strategy", "loss.name", "memory.size", "sampler.cutdown", "seed")
 """Parameters that are always shown."""
+FIRST = ("memory.size", "sampler.cutdown")
 TRUTH = tuple(f"test/truth/{direction}/mAP_at_R" for direction in DIRECTIONS)
 CURVES = ("val/rsum", "train/loss", "sampler/false_negative_share", "sampler/threshold")
 OVERVIEW, COMPARING, TRAINING = "What was varied, and what came of it", "One by one", "While training"
 LAYOUT = {OVERVIEW: {"columns": 1, "cardHeight": 420}, COMPARING: {"columns": 2}, TRAINING: {"columns": 2}}
-LEADING = {"attributes.`Run Name`": 250, "runDateAndNestInfo": 120}  # MLflow's own first columns, width in pixels
+LEADING = {"attributes.`Run Name`": 210, "runDateAndNestInfo": 40}  # MLflow's own first columns, width in pixels
 MOST_RUNS = 100  # per chart
 MOST_AXES = 8  # of parallel coordinates; more are not readable
 
@@ -56,6 +57,12 @@ def set_up_view(experiment: str) -> dict[str, str]:
     return {"table": link("TABLE"), "charts": link("CHART")}
 
 
+def renew_view(experiment: str) -> None:
+    """`set_up_view` for the store here, at the end of an experiment; a server's view is made by `make ui`."""
+    if server_uri() is None:
+        set_up_view(experiment)
+
+
 def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> dict[str, Any]:
     """The content of the tag.
 
@@ -66,11 +73,12 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
     shown = shown_parameters(params)
     there = set(metrics)
     charts = _charts([name for name in shown if _varies(name, params)] or list(ALWAYS), there)
-    # rsum next to the name: many varying parameters would move it out of the window
+    # a laptop's window ends after the recalls; the name of a run begins with what varies
     columns = [
         _column("metrics", EVALUATED),
-        *(_column("params", name) for name in shown),
+        *(_column("params", name) for name in FIRST),
         *(_column("metrics", name) for name in RECALLS),
+        *(_column("params", name) for name in shown if name not in FIRST),
     ]
     return {
         "searchFilter": "",
@@ -120,7 +128,7 @@ def _charts(varying: Sequence[str], metrics: set[str]) -> list[dict[str, Any]]:
     overview: dict[str, Any] = {
         "type": "PARALLEL",
         "selectedParams": list(varying[:MOST_AXES]),
-        "selectedMetrics": ["test/i2t/R1", "test/t2i/R1", EVALUATED],
+        "selectedMetrics": [*RECALLS, EVALUATED],
         "showAllRuns": True,
     }
     by_parameter: list[dict[str, Any]] = [
@@ -194,4 +202,4 @@ def _column(kind: str, name: str) -> str:
 
 def _width(column: str) -> int:
     """Width in pixels: that of the name, which is longer than most values."""
-    return max(85, 6 * len(column.split("`")[1]) + 28)
+    return max(64, 6 * len(column.split("`")[1]) + 16)

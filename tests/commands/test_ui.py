@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import requests
 
 from tests.stages.running import start, work_in, write_tiny_params
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LISTENING = "0A"
 UP = 120.0  # seconds that MLflow may take to start on a busy machine
 
@@ -28,9 +30,25 @@ def listening(port: int) -> list[str]:
     return found
 
 
+def shown(address: str) -> str:
+    """Where a person arrives who opens this address and, if it lists experiments, clicks on the one there is."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(address)
+        if address.endswith("experiments"):
+            page.get_by_role("link", name="fne", exact=True).first.click(timeout=UP * 1000)
+        page.wait_for_url("**viewStateShareKey=**", timeout=UP * 1000)
+        return page.url
+
+
+@pytest.mark.browser
 @pytest.mark.server
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
-def test_only_this_machine_reaches_it_and_it_ends_with_its_command(
+def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = work_in(tmp_path, monkeypatch)
@@ -45,6 +63,8 @@ def test_only_this_machine_reaches_it_and_it_ends_with_its_command(
             time.sleep(0.2)
         assert listening(port) == ["0100007F"], "127.0.0.1 and nothing else"
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=UP).text == "OK"
+        for way in ("/", "/#/experiments"):
+            assert "compareRunsMode=TABLE&viewStateShareKey=comparison" in shown(f"http://127.0.0.1:{port}{way}")
     finally:
         command.send_signal(signal.SIGTERM)
         command.communicate(timeout=UP)

@@ -13,6 +13,7 @@ from pipeline.tracking.view import TAG, shown_parameters, view_state
 from tests.stages.running import work_in
 
 PARAMS = {"seed": "1", "sampler.strategy": "fne", "sampler.cutdown": "0.2", "memory.size": "8", "loss.name": "triplet"}
+WINDOW = 1440 - 300  # pixels, without MLflow's side bar and the boxes in front of a row
 RUNS = [PARAMS | {"train.lr": "0.1"}, PARAMS | {"seed": "2", "sampler.cutdown": "0.1", "train.lr": "0.2"}]
 
 
@@ -28,6 +29,14 @@ def test_every_column_has_a_width_and_a_place() -> None:
     assert set(state["columnWidths"]) == set(state["columnOrder"])
     assert "metrics.`test/t2i/R10`" in state["selectedColumns"]
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`test/rsum`", False)
+
+
+def test_memory_cut_down_and_recalls_fit_a_laptop_s_window() -> None:
+    state = view_state(RUNS, ["test/rsum"])
+    columns = state["columnOrder"]
+    shown = columns[: columns.index("metrics.`test/t2i/R10`") + 1]
+    assert {"params.`memory.size`", "params.`sampler.cutdown`", "metrics.`test/i2t/R1`"} <= set(shown)
+    assert sum(state["columnWidths"][column] for column in shown) < WINDOW
 
 
 def test_charts_lie_in_sections_that_exist_and_show_figures_that_do() -> None:

@@ -1,0 +1,73 @@
+"""MLflow's server for `make ui`, whose first page is the view that compares the runs (`pipeline.tracking.view`).
+
+MLflow has no setting for its first page: without this it is a page about generative AI, and a click on an experiment
+shows traces. A short script is added to MLflow's one HTML page; all else is MLflow's own server. It is found as
+`mlflow ui --app-name fne-pipeline`, by the entry point `mlflow.app` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+APP = "fne-pipeline"
+VIEW = "FNE_PIPELINE_VIEW"
+"""Environment variable: the link of the view, below the server's address."""
+
+SETTINGS = {
+    "mlflow.workflowType_v1": "machine_learning",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # else the assistant takes a third of the window
+    "mlflow.telemetry.info.alert.dismissed_v1": True,
+}
+"""What a person would have clicked, in the browser's storage; a choice that is there is kept. Names of MLflow 3.17."""
+
+SCRIPT = """<script>
+for (const [key, value] of Object.entries(%(settings)s))
+  if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value));
+const view = %(view)s, experiment = view.split("/runs")[0];
+const isFirst = hash => ["", "#", "#/", experiment].includes(hash.split("?")[0]) ||
+  hash.startsWith(experiment + "/overview") || hash.startsWith(experiment + "/traces");
+const toView = hash => isFirst(hash) && setTimeout(() => location.replace(view));
+if (isFirst(location.hash)) location.replace(view);
+addEventListener("hashchange", event => toView(new URL(event.newURL).hash));
+for (const name of ["pushState", "replaceState"]) {
+  const own = history[name].bind(history);
+  history[name] = (state, title, url) => {
+    own(state, title, url);
+    const place = String(url ?? "");
+    if (place.includes("#")) toView(place.slice(place.indexOf("#")));
+  };
+}
+</script>"""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
+
+
+def first_page(page: str, view: str) -> str:
+    """MLflow's HTML page with the script at the start of its head; `view`: `/#/experiments/…/runs?…`."""
+    told = {"settings": json.dumps(SETTINGS), "view": json.dumps(view.removeprefix("/")).replace("<", r"\u003c")}
+    return page.replace("<head>", f"<head>{SCRIPT % told}", 1)
+
+
+class FirstPage:
+    """The ASGI application; an object, because MLflow takes a function for a factory."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        from mlflow.server import fastapi_app
+        from starlette.responses import HTMLResponse
+
+        if scope["type"] == "http" and scope["path"] == "/":
+            page = Path(fastapi_app.__file__).parent / "js/build/index.html"
+            html = first_page(page.read_text(encoding="utf-8"), os.environ[VIEW])
+            await HTMLResponse(html, headers={"Cache-Control": "no-cache"})(scope, receive, send)
+        else:
+            await fastapi_app.app(scope, receive, send)
+
+
+app = FirstPage()
