@@ -9,7 +9,9 @@ from stages.command import stage
 
 @click.command(name="recipe")
 @click.argument("name", required=False)
-@click.option("--list", "wanted", flag_value="list", help="Name all recipes.")
+@click.option(
+    "--list", "wanted", flag_value="list", help="Name all recipes, grouped by what is special about a method."
+)
 @click.option("--check", "wanted", flag_value="check", help="Try all of them on params.yaml; write nothing.")
 @stage
 def main(name: str | None, wanted: str | None) -> None:
@@ -18,13 +20,17 @@ def main(name: str | None, wanted: str | None) -> None:
 
     from pipeline.files import write_text
     from pipeline.params import load_params
-    from pipeline.recipes import apply_recipe, check_recipes, difference, read_recipe, recipe_names
+    from pipeline.recipes import GROUPS, apply_recipe, check_recipes, difference, read_recipe, recipe_names
 
     if (name is None) == (wanted is None):
         raise click.UsageError("name a recipe, or give --list or --check")
     if wanted == "list":
-        for known in recipe_names():
-            click.echo(f"{known:<26}{read_recipe(known).title}")
+        recipes = [read_recipe(known) for known in recipe_names()]
+        for group in GROUPS:
+            click.echo(f"{group}:")
+            for recipe in recipes:
+                if recipe.group == group:
+                    click.echo(f"  {recipe.path.stem:<26}{recipe.title}")
         return
     load_params()
     path = Path("params.yaml")

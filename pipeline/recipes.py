@@ -26,6 +26,10 @@ RECIPES = Path("recipes")
 EXTENDS = "extends"
 
 
+GROUPS = ("baselines", "which negatives (weights, margins)", "targets", "losses", "trust in pairs")
+BASELINES = ("all", "hardest", "semi_hard", "random")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One overlay: its title, and its values by dotted name, including those of the recipes that it extends."""
@@ -33,6 +37,19 @@ class Recipe:
     path: Path
     title: str
     values: Mapping[str, Any]
+
+    @property
+    def group(self) -> str:
+        """Which tensor of the objective the method is about, one of `GROUPS`."""
+        named = self.values.get
+        if named("pairs.weighting", "none") != "none":
+            return GROUPS[4]
+        if named("targets.name", "own") != "own":
+            return GROUPS[2]
+        if named("sampler.strategy", "all") not in BASELINES:
+            return GROUPS[1]
+        plain = named("loss.name", "triplet") in ("triplet", "infonce") and named("loss.debias") is None
+        return GROUPS[0] if plain else GROUPS[3]
 
 
 class _Representer(RoundTripRepresenter):

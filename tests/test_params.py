@@ -15,6 +15,10 @@ from pipeline.problems import valid_names
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 DELETED = object()
+SOFT = {"targets__name": "albef", "loss__name": "infonce", "sampler__strategy": "all", "sampler__drop": None}
+"""Targets that name every candidate."""
+ENCODED = {"evidence__kinds": ["captions"], "evidence__text": "bert"}
+UNPOSTERIOR = {"sampler__posterior": "similarity", "sampler__prior": 10_000.0}
 
 
 def content_with(**changes: Any) -> dict[str, Any]:
@@ -96,6 +100,14 @@ def test_an_entry_of_a_list_is_named_by_its_place() -> None:
     assert complaint(train__milestones=[5, 0]).startswith("params.yaml: train.milestones.1 = 0: ")
 
 
+def test_soft_targets_have_a_way_through() -> None:
+    assert parse_params(content_with(**SOFT)).targets.name == "albef"
+    sigmoid = {"loss__name": "sigmoid", "sampler__strategy": "fne", "sampler__drop": 0.1}
+    assert parse_params(content_with(**(SOFT | sigmoid))).loss.name == "sigmoid"
+    sparse = {"targets__name": "pseudo_positive", "sampler__strategy": "fne", "sampler__drop": 0.1}
+    assert parse_params(content_with(**(SOFT | sparse))).sampler.strategy == "fne"
+
+
 @pytest.mark.parametrize("name", ["sampler__alpha", "sampler__cutdown", "train__lr", "loss__margin", "model__momentum"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_neither_nan_nor_infinity_is_a_parameter(name: str, value: float) -> None:
@@ -142,10 +154,37 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"model__image_size": 60, "base__patch": 16}, "model.image_size 60 does not divide by base.patch 16"),
         ({"model__image": "google/vit", "model__text": None}, "model.text is null but the other tower is named"),
         ({"model__image": None, "model__text": "bert"}, "model.image is null but the other tower is named"),
-        ({"targets__name": "same_image"}, "targets.name same_image: loss.name triplet compares with the own pair only"),
         (
-            {"targets__name": "same_image", "loss__name": "infonce", "sampler__known_positives": "diagonal"},
-            "targets.name same_image: sampler.known_positives diagonal makes the same captions negatives",
+            {"targets__name": "albef"},
+            "targets.name albef: loss.name triplet compares with the own pair only; use infonce",
+        ),
+        (SOFT | {"sampler__known_positives": "diagonal"}, "targets.name albef: sampler.known_positives diagonal makes"),
+        (SOFT | {"memory__size": 0}, "targets.name albef: memory.size 0 has no momentum towers to learn from"),
+        (
+            SOFT | {"targets__weight": 1.5},
+            "targets.name albef: targets.weight 1.5 is a share of the target; use 1 or less",
+        ),
+        (SOFT | {"loss__debias": 0.1}, "targets.name albef: loss.debias 0.1 corrects for one target"),
+        (
+            SOFT | {"sampler__drop": 0.1},
+            "targets.name albef: sampler.drop 0.1 leaves candidates out of the denominator",
+        ),
+        (SOFT | {"sampler__strategy": "fne"}, "targets.name albef: sampler.strategy fne leaves candidates out of the"),
+        (SOFT | {"targets__name": "sinkhorn"}, "targets.name sinkhorn: memory.size 1024: the plan is one of a batch"),
+        (SOFT | {"targets__name": "xclr"}, "targets.name xclr: compares captions by a frozen encoder; add captions to"),
+        (
+            ENCODED | SOFT | {"targets__name": "cusa"},
+            "targets.name cusa: compares images by a frozen encoder; add regression to evidence.kinds",
+        ),
+        ({"loss__debias": 0.1}, "loss.debias 0.1: corrects loss.name infonce; with triplet use null"),
+        ({"sampler__strategy": "lg"}, "sampler.strategy lg: compares captions by a frozen encoder; add captions to"),
+        (
+            {"sampler__strategy": "gist", "sampler__guide": "regression"},
+            "sampler.guide regression: evidence.kinds lacks",
+        ),
+        (
+            {"sampler__strategy": "gist", "evidence__kinds": [], **UNPOSTERIOR},
+            "sampler.strategy gist: evidence.kinds is empty; name a kind, for example [words]",
         ),
         ({"sampler__strategy": "semi_hard", "loss__margin": 0}, "sampler.strategy semi_hard needs loss.margin above 0"),
         ({"model__train": "heads", "train__augment": "fne"}, "train.augment fne: model.train heads"),

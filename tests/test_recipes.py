@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,22 @@ def test_every_recipe_of_this_project_fits_its_params_yaml() -> None:
     assert check_recipes(PARAMS, folder=ROOT / "recipes") == len(recipe_names(ROOT / "recipes")) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("flickr8k-infonce", "baselines"),
+        ("fne-flickr30k", "which negatives (weights, margins)"),
+        ("flickr8k-lg", "which negatives (weights, margins)"),
+        ("flickr8k-pseudo-positive", "targets"),
+        ("flickr8k-dcl", "losses"),
+        ("flickr8k-siglip", "losses"),
+        ("scenes-npc", "trust in pairs"),
+    ],
+)
+def test_a_recipe_is_listed_with_those_that_are_special_in_the_same_way(name: str, group: str) -> None:
+    assert read_recipe(name, ROOT / "recipes").group == group
+
+
 def test_references_differ_from_their_recipes_in_quirks_alone() -> None:
     folder = ROOT / "recipes"
     references = [name for name in recipe_names(folder) if name.endswith("-reference")]
@@ -152,10 +169,12 @@ def test_the_command_applies_and_shows_the_difference(clone: Path) -> None:
 
 
 def test_list_and_check_write_nothing(clone: Path) -> None:
-    assert [line.split() for line in invoke_with("recipe", "--list").output.splitlines()] == [
-        ["base", "base"],
-        ["over", "over"],
-    ]
+    write(clone / "recipes", soft="# soft\ntargets: {name: xclr}\nsampler: {strategy: fne}\n")
+    expected = ["baselines:", "  base base", "  over over", "which negatives (weights, margins):", "targets:"]
+    expected += ["  soft soft", "losses:", "trust in pairs:"]
+    said = invoke_with("recipe", "--list").output.splitlines()
+    assert [re.sub(r"(\w) +", r"\1 ", line) for line in said] == expected
+    (clone / "recipes/soft.yaml").unlink()
     assert invoke_with("recipe", "--check").output == "recipes: 2 fit params.yaml\n"
     assert (clone / "params.yaml").read_text() == PARAMS
 

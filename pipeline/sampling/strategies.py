@@ -68,8 +68,8 @@ class SamplerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A strategy's weights, and which candidates FNE suspects and cuts down, and which are dropped (bool, for metrics;
-    None: nothing is ever dropped).
+    """A strategy's weights, and bool, for metrics: which candidates FNE suspects; which FNE cuts down, or another method
+    leaves out; which are dropped (None: nothing is ever dropped).
     """
 
     weights_BC: Tensor
@@ -188,6 +188,7 @@ def sample(
             if weigh is None:
                 raise ValueError(f"unknown sampling strategy {unknown!r}")
             weights_BC = weigh(excluded_BC)
+            return Sample(weights_BC, fne.suspected_BC, (weights_BC == 0) & ~excluded_BC, dropped_BC)
     return Sample(weights_BC, fne.suspected_BC, torch.zeros_like(fne.cut_down_BC), dropped_BC)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
+from pipeline.training.setup import learn_bias
 from pipeline.training.trust import LearnedTrust
 from tests.paper import paper_content
 
@@ -36,6 +38,10 @@ METHODS: dict[str, Changes] = {
     "random": TRIPLET | {"memory": {"size": 5}, "sampler": {"strategy": "random"}},
     "CLIP, after a triplet warm-up": INFONCE | {"memory": {"size": 0}},
     "FNE, two batches a step": TRIPLET | {"memory": {"size": 16}, "train": {"accumulate": 2}},
+    "GloFND": {**INFONCE, "sampler": {"strategy": "glofnd", "false_share": 0.2}, "memory": {"size": 16}},
+    "ALBEF": INFONCE | {"targets": {"name": "albef"}, "memory": {"size": 16}},
+    "Sinkhorn": INFONCE | {"targets": {"name": "sinkhorn"}, "memory": {"size": 0}},
+    "SigLIP, after a triplet warm-up": INFONCE | {"loss": {"name": "sigmoid"}, "memory": {"size": 0}},
     "CRCL": INFONCE | {"memory": {"size": 0}, "pairs": {"weighting": "crcl"}},
     "NPC": NPC,
     "NPC, as published": NPC | {"pairs": {"weighting": "npc", "reweigh": "batch", "siamese_gradient": 2.0}},
@@ -66,7 +72,9 @@ def trained(params: Params) -> dict[str, Tensor]:
     learned = None
     if params.pairs.weighting == "crcl":
         learned = LearnedTrust("crcl", TEXTS, 1, None, torch.device("cpu"))
-    inputs, checkpoint = cast(Inputs, None), cast(Checkpoint, None)
+    learn_bias(model, params.loss)
+    inputs = cast(Inputs, SimpleNamespace(names=range(IMAGES), caption_image=caption_image))
+    checkpoint = cast(Checkpoint, None)
     training = Training(
         params, model, inputs, inputs, Accelerator(cpu=True), checkpoint, impact=impact, learned=learned
     )
@@ -86,6 +94,8 @@ def trained(params: Params) -> dict[str, Tensor]:
         training.at.step += 1
         losses.append(training.accelerator.reduce(logged["train/loss"], "mean"))
     weights = {name: value.detach().clone() for name, value in training.model.state_dict().items()}
+    if training.thresholds is not None:
+        weights |= {f"thresholds {side}": part.value_N for side, part in enumerate(training.thresholds)}
     if impact is not None:
         weights |= {"weight of each pair": impact.weight_M.nan_to_num(), "ratio": impact.ratio_M.nan_to_num()}
     if learned is not None:

@@ -93,3 +93,12 @@ def test_a_target_of_the_own_pair_alone_is_no_target(name: str) -> None:
         loss_of(objective(loss=name, strategy="all", targets=target), batch)[0] for target in ("own", "same_image")
     )
     torch.testing.assert_close(same, plain)
+
+
+def test_what_a_method_leaves_out_is_logged() -> None:
+    truth_NM = torch.zeros(4, 200, dtype=torch.bool)
+    truth_NM[[1, 2, 3, 1], [100, 101, 102, 101]] = True  # the second caption matches the first image too
+    made = objective(strategy="oracle", loss="infonce", truth_NM=truth_NM)
+    _, logged = loss_of(made, pairs([1, 2, 3], 0))
+    assert logged["sampler/cut_down_share"].item() == pytest.approx(1 / 6)
+    assert logged["sampler/false_negative_share"].item() == 0
