@@ -85,7 +85,8 @@ def main() -> None:
         metrics=metrics,
         intervals=read_record(INTERVALS) if INTERVALS.exists() else {},
         published=[
-            {"method": row.method, **row.recalls, "noise": row.noise, "source": row.source, "remark": row.remark}
+            {"method": row.method, **row.recalls, "rsum": row.rsum}
+            | {"noise": row.noise, "source": row.source, "remark": row.remark}
             for row in published(params.data.name, params.evaluate.folds)
         ],
         charts=run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold),

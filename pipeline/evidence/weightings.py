@@ -8,8 +8,6 @@ features, k neighbours, B rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -45,29 +43,26 @@ def weighting_trust(
     """
     if len(caption_image_M.unique()) < 2:
         return torch.ones(len(caption_image_M), dtype=torch.float64)
-    every_M = torch.arange(len(caption_MV), device=caption_MV.device)
-
-    def similarity(image_M: Tensor) -> Tensor:
-        return pair_similarity(image_NV, caption_MV, image_M, every_M)
-
-    score: Callable[[Tensor], Tensor] = similarity
     if weighting == "gsc":
         assert frozen_NW is not None
         agreement_M = structure_agreement(frozen_NW, caption_MV, caption_image_M)
         return clean_probability(-agreement_M, seed).clean_probability_M
+    every_M = torch.arange(len(caption_MV), device=caption_MV.device)
+    given = caption_image_M, random_images(caption_image_M, len(image_NV), seed)[caption_image_M]
+    own_M, random_M = (pair_similarity(image_NV, caption_MV, image_M, every_M) for image_M in given)
     if weighting.startswith("osa"):
-        other_N = random_images(caption_image_M, len(image_NV), seed)
-        threshold = float(similarity(other_N[caption_image_M]).mean())
-        return osa_weights(similarity(caption_image_M), threshold, monotone=weighting == "osa_monotone", seed=seed)
+        return osa_weights(own_M, float(random_M.mean()), monotone=weighting == "osa_monotone", seed=seed)
     if weighting == "negclip":
         image_N, caption_M = log_normalisers(image_NV, caption_MV, caption_image_M, NEGCLIP_TEMPERATURE)
-        score = lambda image_M: similarity(image_M) - NEGCLIP_TEMPERATURE / 2 * (image_N[image_M] + caption_M)  # noqa: E731
+        own_M, random_M = (
+            score_M - NEGCLIP_TEMPERATURE / 2 * (image_N[image_M] + caption_M)
+            for score_M, image_M in zip((own_M, random_M), given, strict=True)
+        )
     elif weighting == "lemon":
         near = nearest_pairs(image_NV, caption_MV, caption_image_M, NEIGHBOURS)
-        score = lambda image_M: -lemon_scores(image_NV, caption_MV, caption_image_M, image_M, *near)  # noqa: E731
-    other_N = random_images(caption_image_M, len(image_NV), seed)
-    score_M, random_M = (score(image_M).double().cpu() for image_M in (caption_image_M, other_N[caption_image_M]))
-    p_M, order_M = mixture_posterior(score_M[:, None], random_M[:, None]), score_M.argsort(stable=True)
+        own_M, random_M = (-lemon_scores(image_NV, caption_MV, caption_image_M, image_M, *near) for image_M in given)
+    own_M, random_M = own_M.double().cpu(), random_M.double().cpu()
+    p_M, order_M = mixture_posterior(own_M[:, None], random_M[:, None]), own_M.argsort(stable=True)
     return p_M.scatter(0, order_M, p_M[order_M].cummax(0).values)
 
 

@@ -43,8 +43,10 @@ def recalls_table(
             table.add_row("95 % interval", *("" if pair is None else f"{pair[0]:.0f}–{pair[1]:.0f}" for pair in pairs))
     for row in published:
         noise = "noise ?" if row.noise is None else f"noise {row.noise:g}"
-        figures = [f"{row.recalls[name]:.1f}{MARK if name in row.wrong else ''}" for name in recall_names()]
-        table.add_row(f"{row.method}, {noise}", *figures, *_numbers([row.rsum]), "", "")
+        figures = _numbers([*map(row.recalls.get, recall_names()), row.rsum])
+        names = (*recall_names(), "rsum")
+        marked = [f"{text}{MARK}" if name in row.wrong else text for name, text in zip(names, figures, strict=True)]
+        table.add_row(f"{row.method}, {noise}", *marked, "", "")
     return Group(table, "", *_notes(metrics, published))
 
 

@@ -26,8 +26,10 @@ class Published:
     noise: float | None
     """Share of shuffled training captions; None: unknown."""
     recalls: Mapping[str, float]
+    """Empty where only their sum was published, or seen."""
     source: str
     remark: str
+    only_sum: float | None = None
 
     @property
     def wrong(self) -> tuple[str, ...]:
@@ -37,6 +39,8 @@ class Published:
     @property
     def rsum(self) -> float | None:
         """The sum of the six recalls; None if one of them is wrong."""
+        if self.only_sum is not None:
+            return self.only_sum
         return None if self.wrong else sum(self.recalls.values())
 
 
@@ -52,9 +56,10 @@ def published(data_set: str, folds: int = 1) -> list[Published]:
                 row["method"],
                 row["protocol"],
                 float(row["noise"]) if row["noise"] else None,
-                {name: float(row[name]) for name in recall_names()},
+                {name: float(row[name]) for name in recall_names() if row[name]},
                 row["source"],
                 row["remark"],
+                float(row["rsum"]) if row["rsum"] else None,
             )
             for row in csv.DictReader(lines)
             if row["dataset"] == data_set and row["protocol"] == protocols.get(folds)

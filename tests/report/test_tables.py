@@ -36,6 +36,7 @@ def test_in_eighty_columns_no_figure_is_cut() -> None:
     assert limits[3:] == ["89–100"] * 6 + ["500–560"] + ["10–20"] * 2
     (npc,) = (line.split() for line in lines if "NPC, noise 0.6" in line)
     assert npc[3:] == ["83.0", "95.9", "98.6", "68.1", "89.6", "94.2", "529.4"]
+    assert any(line.split()[-7:] == ["–"] * 6 + ["526.3"] for line in lines), "CUSA's sum alone is known"
 
 
 def test_published_errors_are_marked_and_what_is_missing_is_said() -> None:

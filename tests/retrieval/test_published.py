@@ -30,6 +30,13 @@ def test_npcs_1k_column_is_the_only_known_error_and_enters_no_sum() -> None:
         assert {row.wrong for row in published(data_set, 1)} == {()}
 
 
+def test_a_method_of_which_only_the_sum_is_known_has_no_recalls() -> None:
+    (row,) = (row for row in published("flickr30k") if row.method == "CUSA, CLIP B/32")
+    assert (row.recalls, row.rsum, row.wrong) == ({}, 526.3, ())
+    osa = {row.noise: row.rsum for row in published("mscoco") if row.method == "OSA, CLIP B/32"}
+    assert osa == pytest.approx({0.0: 455.4, 0.2: 454.0, 0.5: 447.7})  # as the authors add them
+
+
 def test_a_row_is_read_as_it_stands() -> None:
     (row,) = (row for row in published("flickr30k") if row.method == "NPC" and row.noise == 0.2)
     assert list(row.recalls.values()) == [87.3, 97.5, 98.8, 72.9, 92.1, 95.8]
