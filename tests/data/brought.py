@@ -268,8 +268,8 @@ def names_that_nearly_fit(folder: Path) -> Copy:
     rows = "".join(f"{name},{texts[0]}\n" for name, (_, texts) in pictures.items())
     pictures = {name: ("", texts[:1]) for name, (_, texts) in pictures.items()}
     content = contents(pictures)
-    files = dict(zip(there, content.values(), strict=True))
-    write_files(folder, {"captions.csv": "image,caption\n" + rows.replace(", written", " written")} | files)
+    write_files(folder, {"captions.csv": "image,caption\n" + rows.replace(", written", " written")})
+    write_files(folder, dict(zip(there, content.values(), strict=True)))
     clean = {name: ("", [texts[0].replace(", written", " written")]) for name, (_, texts) in pictures.items()}
     return Copy("folder", "auto", clean, content, folder)
 

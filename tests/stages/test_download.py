@@ -387,8 +387,8 @@ def test_two_tables_need_a_choice_and_one_of_something_else_does_not(tmp_path: P
 
 
 def test_a_table_without_known_columns_is_named_with_those_that_it_has(tmp_path: Path) -> None:
-    good_then(tmp_path, lambda mine: [path.unlink() for path in mine.glob("*.json")])
-    write_files(tmp_path / "mine", {"labels.csv": "id,label\n0,a\n"})
+    write_files(tmp_path / "mine", {"images/0.jpg": jpeg(0), "labels.csv": "id,label\n0,a\n"})
+    write_copy_params(Path(), Copy("folder", "auto", {}, {}, tmp_path / "mine"), None)
     said = refused("download")
     assert "no annotations of karpathy, fne, scan, table, coco, shards there" in said
     assert f"{tmp_path}/mine/labels.csv: the columns are id, label; expected one for the image" in said
