@@ -39,7 +39,8 @@ def describe(
         InputError: where no picture is left.
     """
     if not pictures:
-        raise InputError(f"{name}: no image is left: all are missing or do not decode")
+        why = "; ".join(notes) or "all are missing or do not decode"
+        raise InputError(f"{name}: no image with a caption is left: {why}")
     source = SOURCES[name]
     files = sorted(path for path in (folder / ANNOTATIONS.name).rglob("*") if path.is_file())
     annotations = [about_file(path, folder / ANNOTATIONS.name) for path in files]

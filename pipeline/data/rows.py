@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def has_splits(self) -> bool:
         """Whether any picture has a split."""
         return any(picture.split is not None for picture in self.pictures)

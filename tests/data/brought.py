@@ -225,7 +225,7 @@ def img2dataset(folder: Path) -> Copy:
     pictures = {f"{number // 5:05d}/{number:09d}.jpg": ("", captions(number, 1)) for number in range(10)}
     content = contents(pictures)
     for shard in ("00000", "00001"):
-        members = {}
+        members: dict[str, bytes] = {}
         rows = []
         for name, (_, texts) in pictures.items():
             if name.startswith(shard):
@@ -258,9 +258,7 @@ def clip_benchmark(folder: Path) -> Copy:
 
 def names_that_nearly_fit(folder: Path) -> Copy:
     """Another case, accents in another Unicode form, base names of images in sub-folders, no suffix, another one."""
-    told = [
-        *("Day 0.jpg", "DAY 1.JPG", "café 2.jpg", "3.jpg", "4", "five", "6.jfif", "deep/7.jpg", "8.jpg", "9.jpg"),
-    ]
+    told = ["Day 0.jpg", "DAY 1.JPG", "café 2.jpg", "3.jpg", "4", "five", "6.jfif", "deep/7.jpg", "8.jpg", "9.jpg"]
     there = [
         *("images/day 0.JPG", "images/Day 1.jpg", unicodedata.normalize("NFD", "images/café 2.jpg")),
         *("images/sea/3.jpg", "images/4.jpg", "images/five", "images/6.jfif", "other/deep/7.jpg"),
@@ -270,8 +268,8 @@ def names_that_nearly_fit(folder: Path) -> Copy:
     rows = "".join(f"{name},{texts[0]}\n" for name, (_, texts) in pictures.items())
     pictures = {name: ("", texts[:1]) for name, (_, texts) in pictures.items()}
     content = contents(pictures)
-    files = dict(zip(there, content.values(), strict=True))
-    write_files(folder, {"captions.csv": "image,caption\n" + rows.replace(", written", " written")} | files)
+    write_files(folder, {"captions.csv": "image,caption\n" + rows.replace(", written", " written")})
+    write_files(folder, dict(zip(there, content.values(), strict=True)))
     clean = {name: ("", [texts[0].replace(", written", " written")]) for name, (_, texts) in pictures.items()}
     return Copy("folder", "auto", clean, content, folder)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import base64
 import functools
 import json
 import shutil
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -15,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.data.acquire.layouts import Files, files_in_archive
+from pipeline.data.acquire.layouts import Files, ImageFiles, files_in_archive
+from pipeline.data.acquire.scan import Scan
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.archives import check_archive
 from pipeline.data.images import check_image, decode
@@ -25,7 +30,7 @@ from pipeline.data.scenes.scenes import generate
 from pipeline.data.splits.annotations import read_annotations
 from pipeline.data.splits.format import SPLITS, Split, read_split, write_split
 from pipeline.data.splits.noise import make_noise, noisy
-from pipeline.data.splits.partition import seeded_split
+from pipeline.data.splits.partition import completed
 from pipeline.data.splits.truth import write_truth
 from pipeline.data.splits.truth_file import read_truths
 from pipeline.errors import InputError
@@ -64,9 +69,7 @@ def _layout(layout: str, source: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         files: Files = {path.name: path for path in sorted(folder.iterdir())}
         annotations = read_annotations(layout, files, SOURCES[source])
-        pictures = annotations.pictures
-        if not annotations.has_splits:
-            pictures = tuple(seeded_split(pictures, DEFAULTS.data.split, folder))
+        pictures, _ = completed(annotations.pictures, DEFAULTS.data.split, folder)
         splits = {
             name: Split.of([(picture.image, picture.captions) for picture in pictures if picture.split == name])
             for name in SPLITS
@@ -79,6 +82,45 @@ def _layout(layout: str, source: str) -> Callable[[Path], object]:
         return read_truths(written, "test")
 
     return read
+
+
+def _shards(folder: Path) -> object:
+    """Scan them, and read every image at its place."""
+    images = ImageFiles(str)
+    shards = {path.name: path for path in sorted(folder.iterdir()) if not path.name.endswith(".jsonl")}
+    found = Scan(shards, DEFAULTS.data, images).annotations()
+    assert all(isinstance(image.read(), bytes) for image in images.images)
+    return found
+
+
+def _parquet() -> bytes:
+    rows = [
+        {"image": {"bytes": jpeg(number), "path": name}, "caption": texts, "split": split}
+        for number, (name, (split, texts)) in enumerate(_few().items())
+    ]
+    content = BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), content, row_group_size=2)
+    return content.getvalue()
+
+
+def _tar() -> bytes:
+    content = BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, (_, texts) in _few().items():
+            for kind, data in (("jpg", jpeg(1)), ("txt", "\n".join(texts).encode()), ("json", b'{"caption": "a"}')):
+                member = tarfile.TarInfo(f"{name[:-4]}.{kind}")
+                member.size = len(data)
+                archive.addfile(member, BytesIO(data))
+    return content.getvalue()
+
+
+def _coco() -> dict[str, bytes]:
+    files = {}
+    for part in ("train", "val"):
+        images = [{"id": number, "file_name": f"{part}{number}.jpg"} for number in range(3)]
+        rows = [{"image_id": number, "caption": f"A dog number {number} ."} for number in range(3)]
+        files[f"captions_{part}2014.json"] = json.dumps({"images": images, "annotations": rows}).encode()
+    return files
 
 
 def _scenes() -> bytes:
@@ -198,6 +240,16 @@ def readers() -> list[Reader]:
     table = "image,caption,split\n" + "".join(
         f'{name},"{text}",{split}\n' for name, (split, texts) in _few().items() for text in texts
     )
+    lines = [
+        json.dumps({"file_name": name, "captions": texts, "split": split}) for name, (split, texts) in _few().items()
+    ]
+    bars = "image| number| caption| split\n" + "".join(
+        f"{name}| 0| {texts}| {split}\n" for name, (split, texts) in _few().items()
+    )
+    mapping = json.dumps({str(number): f"{number}.jpg" for number in range(4)})
+    mapped = scan_text(_few(), lambda _, number: str(number)) | {"id_mapping.json": mapping}
+    base64_lines = b"".join(b"%d\t%s\n" % (number, base64.b64encode(jpeg(number))) for number in range(4))
+    texts = b"".join(b'{"text": "a dog", "image_ids": [%d]}\n' % number for number in range(4))
     scan = scan_text(_few(), lambda _, number: str(number)) | {"image_name.txt": "0.jpg\n1.jpg\n2.jpg\n3.jpg\n"}
     made = [
         Reader("FNE's JSON", _encoded(fne_json(_few(), "own")), _layout("fne", "folder")),
@@ -205,6 +257,13 @@ def readers() -> list[Reader]:
         Reader("SCAN's text", _encoded(scan), _layout("scan", "folder")),
         Reader("a CSV table", {"a.csv": table.encode()}, _layout("table", "folder")),
         Reader("a TSV table", {"a.tsv": table.replace(",", "\t").encode()}, _layout("table", "folder")),
+        Reader("a JSON-lines table", {"a.jsonl": "\n".join(lines).encode()}, _layout("table", "folder")),
+        Reader("a table with bars", {"a.csv": bars.encode()}, _layout("table", "folder")),
+        Reader("COCO's own JSON", _coco(), _layout("coco", "folder")),
+        Reader("SCAN's text by a mapping", _encoded(mapped), _layout("scan", "folder")),
+        Reader("a parquet shard", {"a.parquet": _parquet()}, _shards),
+        Reader("a tar shard", {"a.tar": _tar()}, _shards),
+        Reader("base64 lines", {"train_imgs.tsv": base64_lines, "train_texts.jsonl": texts}, _shards),
         Reader("Flickr8k's text and judgments", _flickr8k(), _layout("flickr8k", "flickr8k")),
         Reader("scenes.json", {"scenes.json": _scenes()}, _layout("scenes", "scenes"), 40),
         Reader("a noise index", {"noise.npy": _npy(numpy.arange(12)[::-1].copy())}, _noise("noise.npy")),

@@ -15,9 +15,10 @@ import pytest
 
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import read_split
+from pipeline.errors import InputError
 from pipeline.report.recall_table import read_metrics
 from pipeline.training.record import PLACE
-from tests.data.brought import BROUGHT, serve_hub
+from tests.data.brought import BROUGHT, parquet, serve_hub
 from tests.data.published import (
     COPIES,
     Copy,
@@ -84,9 +85,12 @@ def test_every_source_becomes_splits(build: Callable[[Path], Copy], tmp_path: Pa
     assert Path("data/split/truth.json").exists() == Path("data/split/truth.parquet").exists() == copy.has_truth
 
 
-@pytest.mark.parametrize(("train", "copy"), [("towers", "folder, TSV without splits"), ("heads", "flickr8k")])
+@pytest.mark.parametrize(
+    ("train", "copy"),
+    [("towers", "folder, TSV without splits"), ("heads", "flickr8k"), ("heads", "parquet on the hub")],
+)
 def test_pictures_of_others_go_through_all_stages(train: str, copy: str, tmp_path: Path) -> None:
-    download(COPIES[copy](tmp_path / "published"), **TINY_TOWERS, model__train=train, model__width=8)
+    download((COPIES | BROUGHT)[copy](tmp_path / "published"), **TINY_TOWERS, model__train=train, model__width=8)
     evaluated = run(*STAGES[1:])
     metrics = read_metrics()
     for model in ("last", "test"):
@@ -101,6 +105,40 @@ def test_pictures_of_others_go_through_all_stages(train: str, copy: str, tmp_pat
     assert header[: len(PLACE)] == list(PLACE)
     assert "sampler/false_negative_share" not in header, "unknown where the truth is"
     assert Path("models/trained/image").exists() == (train == "towers")
+
+
+@pytest.mark.parametrize("name", ["img2dataset's tars", "Chinese-CLIP's", "parquet, numbered captions"])
+def test_shards_are_read_where_they_lie(name: str, tmp_path: Path) -> None:
+    copy = BROUGHT[name](tmp_path / "published")
+    download(copy, **TINY_TOWERS)
+    assert copy.root is not None
+    assert sorted(path.name for path in Path("data/raw").rglob("*.*")) == [
+        *("images.parquet", "pictures.parquet", "source.json")
+    ]
+    kept = sorted(path for path in copy.root.iterdir() if path.name in {"00000.tar", "00001.tar", "0000.parquet"})
+    kept = kept or sorted(copy.root.glob("*_imgs.tsv"))
+    expected = [
+        {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path.read_bytes()).hexdigest()}
+        for path in kept
+    ]
+    assert json.loads(Path("data/raw/source.json").read_text())["shards"] == expected
+    assert "features for towers (images/captions)" in run("split", "base", "features")
+    kept[0].write_bytes(kept[0].read_bytes().replace(b"JFIF", b"JFIX").replace(b"SkZJRg", b"SkZJWA"))
+    with pytest.raises(InputError, match="has changed since stage download"):
+        packed()
+
+
+def test_a_broken_image_in_a_shard_is_named_or_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    rows = [{"image": jpeg(number)[: -60 if number == 3 else None], "text": "a dog"} for number in range(5)]
+    parquet(folder / "0.parquet", rows)
+    copy = Copy("folder", "auto", {}, {}, folder)
+    write_copy_params(Path(), copy, None)
+    assert f"{folder}/0.parquet: row 3: does not decode" in refused("download")
+    assert "skipped: 1 images that are missing or do not decode: 0/000000003" in download(
+        copy, data__on_bad_image="skip"
+    )
+    assert len(packed()) == 4
 
 
 def test_what_was_downloaded_is_used_again_without_a_server(tmp_path: Path) -> None:
@@ -154,6 +192,20 @@ def test_only_the_missing_half_of_coco_is_fetched(tmp_path: Path) -> None:
     download(copy)
     assert packed() == copy.content
     assert sorted(path.name for path in Path(".downloads").rglob("*.zip")) == ["caption_datasets.zip", "val2014.zip"]
+
+
+def test_nothing_is_fetched_where_the_folder_holds_other_images(tmp_path: Path) -> None:
+    copy = mscoco(tmp_path / "published", "karpathy")
+    copy.root = tmp_path / "mine"
+    write_files(copy.root, {f"train2014/{number}.jpg": jpeg(number) for number in range(3)})
+    with serve(copy.served) as mirror:
+        write_copy_params(Path(), copy, mirror)
+        said = invoke("download").output
+    assert f"holds 3 images, such as {copy.root}/train2014/0.jpg" in said
+    assert (
+        "none that the annotations name, such as train2014/COCO_train2014_000000000000.jpg; nothing was fetched" in said
+    )
+    assert sorted(path.name for path in Path(".downloads").rglob("*.zip")) == ["caption_datasets.zip"]
 
 
 def test_coco_images_are_found_under_the_names_that_npc_gives_them(tmp_path: Path) -> None:
@@ -213,6 +265,47 @@ def test_fne_json_is_read_and_written_as_published(prefix: str, tmp_path: Path) 
         for before, after in zip(*identities, strict=True) if identities else ():
             assert isinstance(after, int)
             assert before == f"id_{after}"
+
+
+def test_one_picture_under_two_names_is_told(tmp_path: Path) -> None:
+    copy = own_folder(tmp_path / "mine", "csv")
+    write_files(tmp_path / "mine/images/holiday", {f"day {number}.jpg": jpeg(0) for number in (1, 8)})
+    said = download(copy)
+    names = "holiday/day 0.jpg (train) and holiday/day 1.jpg (train)"
+    assert f"kept: 1 pictures that are in several splits under several names, such as {names}" in said
+    assert said.splitlines()[-1] in json.loads(Path("data/raw/source.json").read_text())["notes"]
+
+
+def test_a_row_that_is_there_twice_is_left_out_and_told(tmp_path: Path) -> None:
+    copy = own_folder(tmp_path / "mine", "csv")
+    path = tmp_path / "mine/captions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3]]))
+    said = download(copy)
+    assert "folder: 10 images with 50 captions (train 6, val 2, test 2), from 51 rows" in said
+    assert f"left out: 1 rows that repeat an earlier one; the first is {path}: line 52" in said
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"train": 7, "test": 3}, "val is drawn from train"),
+        ({"train": 7, "val": 3}, "no image is named test: val is the test split, and val is drawn from train"),
+        ({"test": 10}, "all images are named test; train, val and test are drawn from them"),
+    ],
+)
+def test_missing_splits_are_drawn_and_told(named: dict[str, int], expected: str, tmp_path: Path) -> None:
+    splits = [split for split, count in named.items() for _ in range(count)]
+    table = "".join(f"{number}.jpg,a dog {number},{split}\n" for number, split in enumerate(splits))
+    files = {f"images/{number}.jpg": jpeg(number) for number in range(10)}
+    write_files(tmp_path / "mine", files | {"a.csv": f"image,caption,split\n{table}"})
+    download(Copy("folder", "auto", {}, {}, tmp_path / "mine"))
+    assert run("split").splitlines()[0] == expected
+    made = {split: read_split(Path(f"data/split/{split}.json")).images for split in ("train", "val", "test")}
+    assert sorted(image for images in made.values() for image in images) == sorted(f"{n}.jpg" for n in range(10))
+    assert [len(made[split]) for split in made] == ([6, 1, 3] if "train" in named else [8, 1, 1])
+    if "train" in named:
+        assert made["test"] == ("7.jpg", "8.jpg", "9.jpg")
 
 
 # Bad input: one line, and nothing that existed is lost.
@@ -281,6 +374,36 @@ def test_two_layouts_in_one_folder_need_a_choice(tmp_path: Path) -> None:
     assert "2 layouts: fne, table; set data.annotations" in refused("download")
     write_params(Path(), data__name="folder", data__root=str(tmp_path / "mine"), data__annotations="table")
     run("download")
+
+
+def test_two_tables_need_a_choice_and_one_of_something_else_does_not(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    copy = own_folder(mine, "csv")
+    write_files(mine, {"labels.csv": "id,label\n0,a\n"})
+    download(copy)
+    write_files(mine, {"more.csv": (mine / "captions.csv").read_bytes()})
+    assert f"is it {mine}/captions.csv or {mine}/more.csv? Name one in data.files" in refused("download")
+    download(copy, data__files="more.csv")
+
+
+def test_a_table_without_known_columns_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    write_files(tmp_path / "mine", {"images/0.jpg": jpeg(0), "labels.csv": "id,label\n0,a\n"})
+    write_copy_params(Path(), Copy("folder", "auto", {}, {}, tmp_path / "mine"), None)
+    said = refused("download")
+    assert "no annotations of karpathy, fne, scan, table, coco, shards there" in said
+    assert f"{tmp_path}/mine/labels.csv: the columns are id, label; expected one for the image" in said
+
+
+def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    copy = Copy("folder", "auto", {}, {}, mine)
+    rows = "".join(f"{number}.jpg,a dog\n" for number in range(3))
+    write_files(
+        mine, {f"images/{number}.jpg": jpeg(number) for number in range(2)} | {"a.csv": f"image,caption\n{rows}"}
+    )
+    write_files(mine, {"images/cat/2.jpg": jpeg(2), "images/dog/2.JPG": jpeg(3)})
+    write_copy_params(Path(), copy, None)
+    assert f"image '2.jpg': is it {mine}/images/cat/2.jpg or {mine}/images/dog/2.JPG?" in refused("download")
 
 
 def test_half_of_a_layout_is_named(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{name}.lock"):
             if not path.exists():
-                fetch_item(item, path, self.mirror, self.limits)
+                self._fetch(item, path)
             found = sha256(path)
             if item.sha256 is not None:
                 check_digest(item, found, f"{path}{'' if own else ' (delete it to have it fetched again)'}")
@@ -72,6 +72,14 @@ class Store:
                 "if the file is right as it is"
             )
         return Kept(path, found, item.address)
+
+    def _fetch(self, item: Item, path: Path) -> None:
+        try:
+            fetch_item(item, path, self.mirror, self.limits)
+        except InputError as error:
+            if self.root is None:
+                raise
+            raise InputError(f"{error}. {self.root} holds no {item.name}; with it there, nothing is fetched") from None
 
     def _own(self, item: Item) -> Path | None:
         if self.root is None:

@@ -123,8 +123,7 @@ def fetch(
                 kept = (
                     f"; {_size(part)} bytes are kept and the next attempt goes on from there" if part.exists() else ""
                 )
-                reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{url}: no answer after {attempts} attempts ({reason}){kept}") from None
+                raise InputError(f"{url}: no answer after {attempts} attempts ({_reason(error)}){kept}") from None
             time.sleep(min(pause_s * 2**failures, 30))
         except requests.RequestException as error:
             raise InputError(f"{url}: cannot be fetched: {error}") from None
@@ -168,6 +167,13 @@ def _continue(url: str, part: Path, timeout_s: tuple[float, float]) -> None:
             count = math.ceil((total_bytes - start_bytes) / PIECE_BYTES) if total_bytes is not None else None
             for piece in progress(pieces, label=f"{Path(urlsplit(url).path).name} (64 KiB each)", total=count):
                 handle.write(piece)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason of a failed request, which requests and urllib3 wrap: a name that is unknown, a time-out."""
+    while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
+        error = inner
+    return " ".join(str(error).rpartition("): ")[2].split())[:200]
 
 
 def _asked(url: str, headers: Mapping[str, str], timeout_s: tuple[float, float]) -> requests.Response:

@@ -93,8 +93,8 @@ def _own_layouts(
         elif files:
             partial.append(f"{name}: {files}")
     if {"table", "shards"} & layouts.keys():
-        places = _places(store.root, params)
-        shards = find_shards(store.root, params)
+        places = files_named(store.root, params)
+        shards = find_shards(places)
         if "shards" in layouts and shards:
             own["shards"] = shards
         if "table" in layouts and (tables := _tables(places, source, params, bool(shards), refused)):
@@ -104,17 +104,17 @@ def _own_layouts(
     return own
 
 
-def _places(root: Path, params: DataParams) -> dict[str, Path]:
+def files_named(root: Path, params: DataParams) -> dict[str, Path]:
     """The files below the user's folder that are no images, by path; only those that `data.files` names."""
     names = {path.relative_to(root).as_posix(): path for path in files_below(root) if not is_image(path.name)}
     pattern = params.files
     return {name: path for name, path in names.items() if pattern is None or matches(name, pattern)}
 
 
-def find_shards(root: Path, params: DataParams) -> dict[str, Path]:
+def find_shards(places: Mapping[str, Path]) -> dict[str, Path]:
     """Files that hold images and captions, by path: tar, parquet with images, Chinese-CLIP's base64 lines."""
     found = {}
-    for name, path in _places(root, params).items():
+    for name, path in places.items():
         kind = name.lower()
         if kind.endswith((".tar", "_imgs.tsv")) or (kind.endswith(".parquet") and parquet_columns(path)[1]):
             found[name] = path
@@ -134,7 +134,8 @@ def _tables(
     left_out = (".parquet", "_imgs.tsv", "_texts.jsonl") if has_shards else ()  # what lies beside shards describes them
     candidates = [name for name in places if name.lower().endswith(SUFFIXES) and not name.lower().endswith(left_out)]
     near = [name for name in candidates if (name.rpartition("/")[0] or ".") in source.annotation_folders]
-    for names in (near, [name for name in candidates if name not in set(near)]):
+    far = [name for name in candidates if name not in set(near) and not name.lower().endswith(".txt")]
+    for names in (near, far):
         found = []
         for name in names:
             table = open_table(places[name], params.columns)
@@ -202,7 +203,7 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
             kept.append(store.get(item))
             images.add_archive(kept[-1].path, store.limits)
     if store.root is not None and not all(map(images.find, wanted)):
-        for _ in Scan(find_shards(store.root, params), params, images).rows():
+        for _ in Scan(find_shards(files_named(store.root, params)), params, images).rows():
             pass
     if store.root is not None and not all(map(images.find, wanted)):
         used = {file.path for file in kept}

@@ -21,6 +21,7 @@ COCO_SHA256 = {
     "val": "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
 }
 NPC_TEXT = "https://drive.google.com/drive/folders/1VULI0Pxa4Turimkndpb7LoXP34wEGmtS"
+FOLDERS = (".", "annotations", "annotations/scan_split")
 SCAN_FILES = tuple(f"{split}_{part}.txt" for split in ("train", "dev", "test") for part in ("ids", "caps"))
 
 
@@ -78,7 +79,7 @@ class Source:
     layouts: Mapping[str, Layout]
     images: tuple[Item, ...] = ()
     image_folders: tuple[str, ...] = ("images", ".")
-    annotation_folders: tuple[str, ...] = (".", "annotations", "annotations/scan_split", "f30k", "coco")
+    annotation_folders: tuple[str, ...] = FOLDERS
     by_hand: str = "set data.root to the folder that holds them"
     member: Callable[[str], str] = field(default=str)
     identity: Callable[[str], str] = field(default=str)
@@ -136,6 +137,7 @@ SOURCES: dict[str, Source] = {
             "table": TABLE,
         },
         image_folders=("flickr30k-images", "flickr30k_images", "images", "."),
+        annotation_folders=(*FOLDERS, "f30k"),
         by_hand="the publisher gives them out after a signed form: fill in the one at "
         "https://shannon.cs.illinois.edu/DenotationGraph/, unpack flickr30k-images.tar.gz, and set data.root to the "
         "folder that then holds flickr30k-images/ with its 31783 files <id>.jpg; or name in data.repository a copy on "
@@ -161,6 +163,7 @@ SOURCES: dict[str, Source] = {
             Item(f"{part}2014.zip", f"{COCO}{part}2014.zip", f"{part}2014", digest)
             for part, digest in COCO_SHA256.items()
         ),
+        annotation_folders=(*FOLDERS, "coco"),
         identity=coco_identity,
         scan_image=lambda identity: f"COCO_2014_{identity:0>12}.jpg",  # as NPC's rename script leaves them
     ),
@@ -188,6 +191,7 @@ SOURCES: dict[str, Source] = {
             "coco": COCO_JSON,
             "shards": SHARDS,
         },
+        annotation_folders=(*FOLDERS, "f30k", "coco"),
         by_hand="set data.root to a folder that holds images/ (or the images themselves) and one of: <any>_train.json, "
         "<any>_val.json and <any>_test.json (FNE), dataset<any>.json (Karpathy), {train,dev,test}_{ids,caps}.txt "
         "(SCAN), captions_val<year>.json (COCO), a table (.csv, .tsv, .txt, .jsonl) with a column for the image, one "
