@@ -2,8 +2,8 @@
 
     python -m benchmarks.frozen flickr8k-infonce -S data.root=… -S model.image=… -S model.text=…
 
-Needs the data and the towers of a recipe with `model.train: heads`. Each speed is taken in a process of its own, because
-the C library's settings hold for a process; quality is that of the recipe, trained with each precision and three seeds.
+Needs the data and the towers of a recipe with `model.train: heads`. Each speed is taken in a process of its own, since
+the C library's settings are a process's; quality is that of the recipe, trained with each precision and three seeds.
 """
 
 from __future__ import annotations
