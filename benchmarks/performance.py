@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from benchmarks import gpu_table
+from benchmarks import frozen, gpu_table
 
 GROUPS = ("losses", "ranking", "two_models", "towers", "commands", "tracking")
 FIGURES = Path("docs/results/performance.json")
@@ -81,6 +81,8 @@ def page_of(figures: dict[str, Any]) -> str:
     parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
     if "steps" in figures:
         parts.append(_steps(figures["steps"]))
+    if "frozen" in figures:
+        parts.append(frozen.section(figures["frozen"]))
     if gpu_table.FIGURES.exists():
         parts.append(gpu_table.section())
     taken = [

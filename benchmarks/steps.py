@@ -45,7 +45,9 @@ def measure() -> dict[str, float]:
     from pipeline.training import loop
     from pipeline.training.checkpoint import Checkpoint
     from pipeline.training.setup import open_training
+    from stages.command import keep_memory
 
+    keep_memory()
     params = load_params()
     train = params.train.model_copy(update={"epochs": EPOCHS, "warmup_epochs": 1})
     params = params.model_copy(update={"train": train})

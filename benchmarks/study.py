@@ -102,12 +102,12 @@ class Driver:
         self.rows = read_rows(path)
         self.content = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
         if self.study.recipe is not None:
-            _set(self.content, read_recipe(self.study.recipe, ROOT / RECIPES).values)
+            set_values(self.content, read_recipe(self.study.recipe, ROOT / RECIPES).values)
 
     def params(self, trial: Trial) -> Params:
         """All parameters of a trial; raises InputError for those that params.yaml does not have or allow."""
         content = json.loads(json.dumps(self.content))
-        _set(content, {**trial.overrides, **self.given, "seed": trial.seed})
+        set_values(content, {**trial.overrides, **self.given, "seed": trial.seed})
         return parse_params(content, f"{self.name}, {trial.method}")
 
     def tune_trials(self) -> list[Trial]:
@@ -238,7 +238,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name, parse_yaml(value, f"-S {name}")
 
 
-def _set(content: dict[str, Any], values: Mapping[str, Any]) -> None:
+def set_values(content: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Put values by dotted name into nested sections."""
     for name, value in values.items():
         *sections, key = name.split(".")

@@ -160,6 +160,7 @@ class ModelParams(Section):
     weights: str | None
     train: Literal["towers", "heads"]
     features_dtype: Literal["float32", "float16"]
+    features_precision: Literal["auto", "float32", "bf16"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
     resize: Literal["square", "crop"]
     words: Annotated[int, Field(ge=1, le=200)]

@@ -31,6 +31,7 @@ ENVIRONMENT = {
 DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
 """Environment variables of a stage started by DVC or torch's launcher, which a kill would leave running."""
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -44,6 +45,7 @@ def stage(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: object, **options: object) -> None:
         if any(name in os.environ for name in DIE_WITH_PARENT):
             _die_with_parent()
+        keep_memory()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from pipeline.paths import maker
@@ -84,6 +86,18 @@ def _die_with_parent() -> None:
     """On Linux, request SIGTERM when the parent process ends; on other systems an orphan runs to its end."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def keep_memory() -> None:
+    """Make glibc keep the memory that a process frees, up to blocks of 1 GiB; without glibc, do nothing.
+
+    Otherwise it returns large activations to the system after each batch and requests them again, and the system
+    clears every page: three quarters of the time of a convolutional tower.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _no_room(error: BaseException | None) -> BaseException | None:

@@ -38,17 +38,19 @@ def _make(model: ModelParams) -> None:
     from pipeline.data.splits.format import SPLITS, read_split
     from pipeline.dependencies import checkpoint_folder
     from pipeline.features.make import make_features
+    from pipeline.features.precision import precision_on
     from pipeline.files import digest_of, move_folder, sha256, write_json
     from pipeline.models import pretrained
     from pipeline.paths import BASE, FEATURES, IMAGES, SOURCE, SPLIT
-    from pipeline.runtime.processes import wait_for_all
+    from pipeline.runtime.processes import own_device, wait_for_all
 
     paths = {name: SPLIT / f"{name}.json" for name in SPLITS}
     splits = {name: read_split(path) for name, path in paths.items()}
     inputs = [sha256(path) for path in (*paths.values(), SOURCE, BASE / "base.json")]
     archive = ImageArchive(IMAGES)
     # finished shards of an interrupted run are outside of the output, which DVC deletes before the stage
-    key = digest_of(model.model_dump(), inputs, archive.digest())  # other pictures may have the same names
+    precision = precision_on(own_device(), model.features_precision)  # another device may mean another
+    key = digest_of(model.model_dump(), precision, inputs, archive.digest())  # other pictures may have the same names
     main = os.environ.get("RANK", "0") == "0"
     # queued experiments with the same features use the same folder, one after the other
     with FileLock(checkpoint_folder("features", key).with_suffix(".lock")) if main else nullcontext():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.data.scenes.scenes import Scene, generate, generate_splits, vocabulary
+from pipeline.errors import InputError
 from pipeline.features.pixels import square_pixels
-from pipeline.features.tokens import padded, tokenised
+from pipeline.features.tokens import MOST_TOKENS, fixed_length, padded, tokenised
 from pipeline.models import pretrained
 from pipeline.models.clip import image_tower, small_clip, text_tower
 from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF
@@ -20,7 +21,7 @@ from pipeline.models.pretrained import Pretrained
 from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
-from pipeline.params import Params
+from pipeline.params import ModelParams, Params
 from pipeline.progress import progress
 from pipeline.runtime.processes import own_device, use_threads
 
@@ -43,11 +44,10 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
     """
     model = params.model
     if model.family == "clip" and model.image is not None:
-        return pretrained.fetch_clip(model.image, revision=model.image_revision)
+        return tried(pretrained.fetch_clip(model.image, revision=model.image_revision), model, words)
     if model.image is not None and model.text is not None:
-        return pretrained.fetch(
-            model.image, model.text, image_revision=model.image_revision, text_revision=model.text_revision
-        )
+        revisions = {"image_revision": model.image_revision, "text_revision": model.text_revision}
+        return tried(pretrained.fetch(model.image, model.text, **revisions), model, words)
     base = params.base
     torch.manual_seed(base.seed)
     scenes = params.data.name == "scenes"
@@ -58,6 +58,39 @@ def make_base(params: Params, words: Sequence[tuple[str, int]]) -> Pretrained:
     if scenes and base.epochs:
         _learn_scenes(made, params)
     return made
+
+
+@torch.inference_mode()
+def tried(fetched: Pretrained, model: ModelParams, words: Sequence[tuple[str, int]]) -> Pretrained:
+    """The towers, after each has encoded once: an image of the size set, and a caption longer than any.
+
+    Raises:
+        InputError: when one cannot, or gives no vector of finite numbers.
+    """
+    pixels = torch.arange(3 * model.image_size**2, dtype=torch.float32).view(1, 3, model.image_size, model.image_size)
+    caption = " ".join([word for word, _ in words] or ["a"]) + " a" * MOST_TOKENS
+    unlimited = model.model_copy(update={"words": MOST_TOKENS})
+    rows = tokenised(fetched.tokenizer, [caption], unlimited)
+    tokens = padded(rows, fetched.tokenizer.pad_token_id, fixed_length(model))
+    inputs: dict[str, tuple[Any, Any]] = {
+        "image": (image_tower(fetched.image), pixels / pixels.numel()),
+        "text": (text_tower(fetched.text, model.pooling), tokens),
+    }
+    for side, (tower, example) in inputs.items():
+        what = (
+            f"an image of {model.image_size} pixels"
+            if side == "image"
+            else f"a caption of {tokens.ids.shape[1]} tokens"
+        )
+        key = "model.image" if side == "image" or model.text is None else "model.text"
+        place = f"{key} = {fetched.source[side]['name']!r}: a {tower.backbone.config.model_type} does not encode {what}"
+        try:
+            feature_1W = tower.eval()(example)
+        except Exception as error:  # models raise any type
+            raise InputError(f"{place}: {' '.join(str(error).split())[:200]}") from error
+        if feature_1W.ndim != 2 or not feature_1W.isfinite().all():
+            raise InputError(f"{place} as one vector of finite numbers: shape {tuple(feature_1W.shape)}")
+    return fetched
 
 
 def _small_towers(params: Params, tokenizer: PreTrainedTokenizerFast) -> Pretrained:

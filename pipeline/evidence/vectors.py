@@ -19,6 +19,7 @@ from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.moments import mean_direction
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.features.pixels import PixelSettings, encoded_images
+from pipeline.features.precision import Precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
 from pipeline.features.tokens import encoded_captions
 from pipeline.models.clip import image_tower, text_tower
@@ -72,7 +73,7 @@ def _captions(
     )
     tower = text_tower(backbone, "masked_mean").eval().to(own_device())
     settings = params.model.model_copy(update={"pooling": "masked_mean"})
-    encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings)
+    encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings, precision=_precision(params))
     return {name: _encoded(encode, split.captions, f"{name} captions") for name, split in splits.items()}
 
 
@@ -87,8 +88,12 @@ def _images(
     )
     tower, archive = image_tower(backbone).eval().to(own_device()), ImageArchive(images)
     settings = PixelSettings(size, params.model.resize, mean, std)
-    encode = partial(encoded_images, tower, own_device(), archive, settings=settings)
+    encode = partial(encoded_images, tower, own_device(), archive, settings=settings, precision=_precision(params))
     return {name: _encoded(encode, split.images, f"{name} images") for name, split in splits.items()}
+
+
+def _precision(params: Params) -> Precision:
+    return precision_on(own_device(), params.model.features_precision)
 
 
 def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], label: str) -> Tensor:

@@ -149,7 +149,7 @@ def open_inputs(model: ModelParams, features: Path, split_folder: Path, name: st
     """
     path = features / "features.json"
     manifest = read_record(path, "features")
-    for key in ("train", "image_size", "resize", "features_dtype"):
+    for key in ("train", "image_size", "resize", "features_dtype", "features_precision"):
         wanted = getattr(model, key)
         if manifest.get(key) != wanted:
             raise InputError(

@@ -21,6 +21,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 from pipeline.features.pixels import PixelSettings, encoded_images
+from pipeline.features.precision import Precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, pack, write_shards
 from pipeline.features.tokens import encoded_captions, tokenised
 from pipeline.files import sha256
@@ -49,13 +50,15 @@ def make_features(
         InputError: when the disk has too little space, an image does not decode, or a feature is too large for float16.
     """
     mean, std = base.normalisation(model.normalisation)
+    precision: Precision = "float32"
     _check_room(folder, splits, archive, model)
     if model.train == "heads":
         device = own_device()
         image, text = image_tower(base.image).eval().to(device), text_tower(base.text, model.pooling).eval().to(device)
         pixels = PixelSettings(model.image_size, model.resize, mean, std)
-        encode_images = partial(encoded_images, image, device, archive, settings=pixels)
-        encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model)
+        precision = precision_on(device, model.features_precision)
+        encode_images = partial(encoded_images, image, device, archive, settings=pixels, precision=precision)
+        encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model, precision=precision)
         make_image = partial(_stored, encode_images, model.features_dtype)
         make_text = partial(_stored, encode_captions, model.features_dtype)
     else:
@@ -69,6 +72,8 @@ def make_features(
     return {
         "train": model.train,
         "features_dtype": model.features_dtype,
+        "features_precision": model.features_precision,
+        "computed_in": precision,
         "image_size": model.image_size,
         "resize": model.resize,
         "pad": base.tokenizer.pad_token_id,

@@ -5,14 +5,15 @@ Shapes: N images, W features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.features.precision import Precision, autocast
 from pipeline.models.normalisation import normalised
 
 if TYPE_CHECKING:
@@ -54,17 +55,20 @@ def square_pixels(image: Image, size: int, resize: Resize = "square") -> Tensor:
 
 @torch.inference_mode()
 def encoded_images(
-    tower: Callable[[Tensor], Tensor],
+    tower: nn.Module,
     device: torch.device,
     archive: ImageArchive,
     names: Sequence[str],
     settings: PixelSettings,
+    precision: Precision = "float32",
 ) -> Tensor:
-    """Encode images with an image tower on `device`; (N, W) on the CPU. Other threads decode while the tower runs."""
-    encoded = []
-    with ThreadPoolExecutor() as pool:
+    """Encode images with an image tower on `device`; (N, W), float32, on the CPU. Other threads decode meanwhile."""
+    # channels last: convolutions read it directly, other layouts are converted for each of them
+    tower, encoded = tower.to(memory_format=torch.channels_last), []
+    with ThreadPoolExecutor() as pool, autocast(device, precision):
         pixels = pool.map(lambda name: square_pixels(archive.decode(name), settings.size, settings.resize), names)
         for _ in range(0, len(names), BATCH):
             batch = torch.stack(list(islice(pixels, BATCH)))
-            encoded.append(tower(normalised(batch.to(device), settings.mean, settings.std)).cpu())
+            ready = normalised(batch.to(device), settings.mean, settings.std)
+            encoded.append(tower(ready.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(encoded)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from pipeline.models.dual import DualImageTower, DualTextTower, is_dual_encoder
 from pipeline.models.towers import ImageTower, TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -52,11 +53,15 @@ class ClipTextTower(nn.Module):
 
 def image_tower(backbone: nn.Module) -> nn.Module:
     """The tower for any image backbone."""
+    if is_dual_encoder(backbone):
+        return DualImageTower(backbone)
     return ClipImageTower(backbone) if _type(backbone) == VISION else ImageTower(backbone)  # type: ignore[arg-type]
 
 
 def text_tower(backbone: nn.Module, pooling: Pooling) -> nn.Module:
-    """The tower for any text backbone; CLIP's has its own pooling."""
+    """The tower for any text backbone; a dual encoder's has its own pooling."""
+    if is_dual_encoder(backbone):
+        return DualTextTower(backbone)
     return ClipTextTower(backbone) if _type(backbone) == TEXT else TextTower(backbone, pooling)  # type: ignore[arg-type]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, users_path, write_json
-from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, channels
+from pipeline.models.dual import PARTS, half_class, is_dual_encoder, split_dual
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, channels
 from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
@@ -76,7 +78,10 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     Raises:
         InputError: when it cannot be loaded, with advice; `key` is the parameter that names it.
     """
-    model, place = _load_half(key, name, revision, "pixel_values")
+    model, place = _load_backbone(key, name, revision)
+    _check_input(key, name, model, "pixel_values")
+    tokenizer = _tokenizer(key, name, place, revision, model) if _is_whole(model) else None
+    model = _half(key, name, model, tokenizer, "pixel_values")
     with _explained(key, name):
         preprocessor = _preprocessor(place, revision)
         mean, std = _normalisation(preprocessor, model.config)
@@ -88,22 +93,23 @@ def fetch_text(
     key: str, name: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Source]:
     """Load a text tower and its tokenizer, as `fetch_image`."""
-    model, place = _load_half(key, name, revision, "input_ids")
-    return model, _tokenizer(key, name, place, revision), _source(name, place, revision)
+    model, place = _load_backbone(key, name, revision)
+    _check_input(key, name, model, "input_ids")
+    tokenizer = _tokenizer(key, name, place, revision, model)
+    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
-    """Load a CLIP from the hub or from a local folder; raises as `fetch`."""
-    from pipeline.models.clip import split_clip
-
+    """Load a CLIP, or another dual encoder, from the hub or from a local folder; raises as `fetch`."""
     model, place = _load_backbone("model.image", name, revision)
-    if model.config.model_type != "clip":
+    if not is_dual_encoder(model):
         raise InputError(
-            f"model.image = {name!r}: model.family is clip, but this is a {model.config.model_type}; "
-            "use model.family vit_bert for two towers of their own"
+            f"model.image = {name!r}: model.family is clip, but a {model.config.model_type} does not encode both "
+            "images and captions; use model.family vit_bert for two towers of their own"
         )
-    image, text, logit_scale = split_clip(model)  # type: ignore[arg-type]
-    tokenizer = _tokenizer("model.image", name, place, revision)
+    tokenizer = _tokenizer("model.image", name, place, revision, model)
+    with _explained("model.image", name):
+        image, text, logit_scale = _halves(model, tokenizer)
     with _explained("model.image", name):
         mean, std = _normalisation(_preprocessor(place, revision), image.config)
     origin = _source(name, place, revision)
@@ -127,8 +133,9 @@ def local_folder(key: str, name: str) -> Path | None:
 
 def save(folder: Path, pretrained: Pretrained) -> None:
     """Write `image/`, `text/` (with its tokenizer) and `base.json`: sources, normalisation, digests of all files."""
-    pretrained.image.save_pretrained(folder / "image")
-    pretrained.text.save_pretrained(folder / "text")
+    for side, tower in (("image", pretrained.image), ("text", pretrained.text)):
+        # a half keeps the names of its own parameters: those of the published whole are mapped back only for a whole
+        tower.save_pretrained(folder / side, save_original_format=not hasattr(tower.config, PARTS))
     pretrained.tokenizer.save_pretrained(folder / "text")
     files = [file for side in ("image", "text") for file in sorted((folder / side).iterdir())]
     record = {
@@ -183,23 +190,46 @@ def silence_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _load_half(key: str, name: str, revision: str | None, takes: str) -> tuple[PreTrainedModel, str]:
-    """A backbone whose only input are pixels or token ids (`takes`): of a CLIP one of its two towers."""
+def _halves(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedModel, float | None]:
+    """Both towers of a dual encoder, and the logarithm of its factor on similarities."""
     from pipeline.models.clip import split_clip
 
-    model, place = _load_backbone(key, name, revision)
-    if model.config.model_type == "clip":
-        image, text, _ = split_clip(model)  # type: ignore[arg-type]
-        model = image if takes == "pixel_values" else text
-    if INPUTS & inspect.signature(model.forward).parameters.keys() != {takes}:
+    return split_clip(model) if model.config.model_type == "clip" else split_dual(model, tokenizer)  # type: ignore[arg-type]
+
+
+def _is_whole(model: PreTrainedModel) -> bool:
+    return is_dual_encoder(model) and not hasattr(model.config, PARTS)
+
+
+def _half(
+    key: str, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, takes: str
+) -> PreTrainedModel:
+    """A backbone whose only input are pixels or token ids (`takes`): of a dual encoder one of its two towers."""
+    if not _is_whole(model):
+        return model
+    assert tokenizer is not None
+    with _explained(key, name):
+        image, text, _ = _halves(model, tokenizer)
+    return image if takes == "pixel_values" else text
+
+
+def _check_input(key: str, name: str, model: PreTrainedModel, takes: str) -> None:
+    """Refuse a model whose only input are not pixels or token ids (`takes`); a dual encoder has both, in two halves."""
+    if INPUTS & inspect.signature(model.forward).parameters.keys() != {takes} and not is_dual_encoder(model):
         what = "images" if takes == "pixel_values" else "captions"
         raise InputError(f"{key} = {name!r}: a {model.config.model_type} cannot encode {what} alone")
-    return model, place
 
 
 def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
     from safetensors import safe_open
-    from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        CLIPTextModelWithProjection,
+        CLIPVisionModelWithProjection,
+    )
     from transformers.utils import cached_file
 
     from pipeline.models.clip import TEXT, VISION
@@ -215,17 +245,20 @@ def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTraine
     place = name if local is None else str(local)
     with _explained(key, name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        own = halves.get(config.model_type)
+        if parts := getattr(config, PARTS, None):
+            own = half_class(config, parts)
         weights = cached_file(
             place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
         )
         if weights is not None:  # None for weights in several files: the hub's configuration is trusted for their sizes
-            build = halves.get(config.model_type, functools.partial(AutoModel.from_config, trust_remote_code=False))
+            build = own or functools.partial(AutoModel.from_config, trust_remote_code=False)
             with safe_open(weights, "pt") as opened:
                 keys = opened.keys()
                 shapes = [opened.get_slice(key).get_shape() for key in keys]
             check_size(config.to_dict(), lambda: build(config), shapes)
         torch.manual_seed(0)  # a pooler missing in the checkpoint gets the same weights at every fetch
-        model, report = halves.get(config.model_type, AutoModel).from_pretrained(
+        model, report = (own or AutoModel).from_pretrained(
             place,
             revision=revision,
             use_safetensors=True,
@@ -242,7 +275,10 @@ def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTraine
     return model, place
 
 
-def _tokenizer(key: str, name: str, place: str, revision: str | None) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    key: str, name: str, place: str, revision: str | None, model: PreTrainedModel
+) -> PreTrainedTokenizerBase:
+    """The tokenizer; it cuts captions at the model's own number of positions at the latest."""
     from transformers import AutoTokenizer
 
     with _explained(key, name):
@@ -250,7 +286,17 @@ def _tokenizer(key: str, name: str, place: str, revision: str | None) -> PreTrai
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
         raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """The most tokens of a caption; a model without a table of positions has no limit."""
+    config = getattr(model.config, "text_config", model.config)
+    limit = getattr(config, "max_position_embeddings", None)
+    table = next((part for name, part in model.named_modules() if name.endswith("position_embeddings")), None)
+    padding = getattr(table, "padding_idx", None)  # RoBERTa counts positions from here
+    return sys.maxsize if not isinstance(limit, int) else limit if padding is None else limit - padding - 1
 
 
 @contextmanager
@@ -297,6 +343,8 @@ def _preprocessor(place: str, revision: str | None) -> dict[str, Any] | None:
 
 def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The image model's own mean and std: of its preprocessor, of timm's configuration, or ViT's."""
+    if preprocessor is not None and preprocessor.get("do_normalize") is False:
+        return (HALF, HALF) if preprocessor.get("rescale_offset") else ((0.0,) * 3, (1.0,) * 3)  # ALIGN: from -1 to 1
     if preprocessor is not None:
         return channels(preprocessor.get("image_mean")), channels(preprocessor.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
@@ -305,6 +353,7 @@ def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tu
 
 def _image_size(preprocessor: Mapping[str, Any], config: Any) -> int:
     """Pixels a side: what the preprocessor's crop leaves, else its size, the configuration's, or timm's."""
+    config = getattr(config, "vision_config", config)
     timm = getattr(config, "pretrained_cfg", None) or {}
     crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop") else None
     for size in (crop, preprocessor.get("size"), getattr(config, "image_size", None), timm.get("input_size")):

@@ -167,12 +167,16 @@ def recompute_activations(tower: nn.Module, name: str) -> None:
         InputError: when the model `name` does not support it.
     """
     backbone: Any = tower.backbone
-    if not getattr(backbone, "supports_gradient_checkpointing", False):
+    # half a dual encoder looks for its other half: ask its parts
+    parts = backbone.children() if hasattr(backbone, "get_text_features") else [backbone]
+    supporting = [part for part in parts if getattr(part, "supports_gradient_checkpointing", False)]
+    if not supporting:
         raise InputError(
             f"train.gradient_checkpointing = True: {type(backbone).__name__} of model.{name} does not support it"
         )
-    # the re-entrant kind does not support autograd.grad, which NPC's siamese step needs
-    backbone.activation_checkpointing_enable({"use_reentrant": False})
+    for part in supporting:
+        # the re-entrant kind does not support autograd.grad, which NPC's siamese step needs
+        part.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def unit(feature_BD: Tensor) -> Tensor:

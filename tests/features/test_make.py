@@ -155,3 +155,20 @@ def test_a_feature_too_large_for_half_precision_is_refused(
     model = model_params("heads").model_copy(update={"features_dtype": "float16"})
     with pytest.raises(InputError, match=r"model\.features_dtype = 'float16': a feature of .* does not fit"):
         features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+
+
+def test_features_computed_in_bf16_are_close_and_stored_as_float32(
+    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path
+) -> None:
+    made = {}
+    for precision in ("float32", "bf16"):
+        model = model_params("heads").model_copy(update={"features_precision": precision})
+        manifest = features.make_features(tmp_path / precision, {"train": split}, archive, base, model)
+        assert manifest["computed_in"] == precision
+        inputs = Inputs(tmp_path / precision / "train", split, model, 0, augment=False)
+        made[precision] = inputs.images(EVERY), inputs.texts(EVERY, training=True)
+    for exact, near in zip(made["float32"], made["bf16"], strict=True):
+        assert isinstance(exact, torch.Tensor) and isinstance(near, torch.Tensor)
+        assert near.dtype == torch.float32
+        assert not torch.equal(near, exact)
+        assert torch.cosine_similarity(near, exact, dim=1).min() > 0.999

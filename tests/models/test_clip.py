@@ -85,7 +85,7 @@ def test_a_caption_does_not_depend_on_its_neighbours(clip_folder: Path) -> None:
 def test_two_towers_of_their_own_are_no_clip(tmp_path: Path) -> None:
     shape = {"width": 16, "layers": 1, "heads": 2}
     small_image_backbone(size=32, patch=16, **shape).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"model.family is clip, but this is a vit"):
+    with pytest.raises(InputError, match=r"model.family is clip, but a vit does not encode both"):
         pretrained.fetch_clip(str(tmp_path), revision=None)
 
 

@@ -194,3 +194,24 @@ def test_a_command_does_the_same_in_an_interpreter_of_its_own(ready: Path) -> No
 
 def test_nothing_of_an_earlier_run_stays_in_a_stages_output(ready: Path) -> None:
     assert not list(ready.rglob(EARLIER)), "it may be a file that a run writes only with other parameters"
+
+
+FAULTS_OF_A_STAGE = """
+import resource, sys
+from stages.command import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(20):
+    bytearray(b"1") * (32 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_a_stage_requests_the_memory_of_a_large_array_once() -> None:
+    """32 MiB, twenty times: 8192 pages each time, unless what was freed is kept."""
+    faults = {}
+    for way in ("returned", "kept"):
+        command = [sys.executable, "-c", FAULTS_OF_A_STAGE, way]
+        faults[way] = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert faults["returned"] > 4 * faults["kept"]
