@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.images import ImageArchive
-from pipeline.files import atomic_folder, write_table, write_text
+from pipeline.files import atomic_folder, write_json, write_table, write_text
 from pipeline.params import AuditParams
 from pipeline.report.evidence import ListedEvidence
 from pipeline.report.false_negatives import by_evidence, false_negative_list
@@ -20,6 +22,7 @@ from pipeline.report.pair_list import CUTOFFS, Pair, PairList
 from pipeline.report.pictures import Pictures
 
 SEED = 1  # of the pairs to judge
+FACTS = "audit.json"
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,30 @@ def write_report(folder: Path, contents: Contents, found: Findings, archive: Pat
         }
         for name, table in listed.items():
             table.to_csv(made / f"{name}.csv", index=False)
+        write_json(made / FACTS, facts(contents, found))
         write_table(made / "pairs.parquet", every_pair(found.splits, trust))
         write_table(made / "matches.parquet", every_match(found.splits, match_columns(found.evidence)))
     return len(page.encode())
+
+
+def facts(contents: Contents, found: Findings) -> dict[str, Any]:
+    """The page's head for other programs: how many pairs of both lists, by the probabilities and by judgments."""
+    record: dict[str, Any] = {
+        "title": contents.title,
+        "statements": [f"{one.figure}: {one.words}" for one in contents.statements],
+        "evidence": found.evidence.kinds,
+        "prior": None if isnan(found.evidence.prior) else found.evidence.prior,
+        "made_by": dict(contents.footer),
+    }
+    for name, listing in (("matches", found.false_negatives), ("wrong", found.suspects)):
+        if listing.measured is not None:
+            judged = listing.measured.judged
+            record[name] = {
+                "expected": list(listing.measured.expected),
+                "judged": list(judged[0]["total"]) if judged else None,
+                "asked": listing.measured.levels["asked"][0],
+            }
+    return record
 
 
 def said(found: Findings) -> list[str]:
