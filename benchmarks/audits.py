@@ -36,14 +36,14 @@ def main() -> None:
 @click.option("--seeds", default=5, show_default=True)
 @click.argument("options", nargs=-1)
 def planted(root: Path, pictures: int, wrong: int, seeds: int, options: tuple[str, ...]) -> None:
-    """Plant wrong captions, drawn from other pictures, and count them among the first of the list of wrong pairs."""
+    """Pass the captions of some pictures round, and count them among the first of the list of wrong pairs."""
     captions, images = _published(root)
     for seed in range(1, seeds + 1):
         draw = random.Random(seed)
         chosen = draw.sample(sorted(captions), pictures)
         rows = [(name, text) for name in chosen for text in captions[name]]
-        places = draw.sample(range(len(rows)), wrong)
-        foreign = [draw.choice([text for name, text in rows if name != rows[place][0]]) for place in places]
+        places = _from_different_pictures(draw, rows, wrong)
+        foreign = [rows[place][1] for place in (*places[1:], places[0])]
         for place, text in zip(places, foreign, strict=True):
             rows[place] = (rows[place][0], text)
         lies = {rows[place] for place in places}
@@ -68,12 +68,20 @@ def judged(root: Path, options: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "data")
         _write(folder, images, rows, root)
-        found = _audit(folder, Path(scratch, "out"), options, "matches.parquet")["matches"]
+        found = _audit(folder, Path(scratch, "out"), options)["matches"]
     test = found[found["split"] == "test"]
     known = [votes.get((row.image, row.caption)) for row in test.head(max(FIRST)).itertuples()]
     for first in FIRST:
         answers = [share for share in known[:first] if share is not None]
         click.echo(f"first {first}: {sum(share >= 0.5 for share in answers)} of {len(answers)} judged match")
+
+
+def _from_different_pictures(draw: random.Random, rows: list[tuple[str, str]], count: int) -> list[int]:
+    """Rows in a circle, none beside a row of the same picture."""
+    while True:
+        places = draw.sample(range(len(rows)), count)
+        if all(rows[one][0] != rows[other][0] for one, other in zip(places, places[1:] + places[:1], strict=True)):
+            return places
 
 
 def _published(root: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -121,7 +129,7 @@ def _write(folder: Path, images: dict[str, str], rows: list[tuple[str, ...]], ro
         writer.writerows(rows)
 
 
-def _audit(folder: Path, out: Path, options: tuple[str, ...], *_: str) -> dict[str, pandas.DataFrame]:
+def _audit(folder: Path, out: Path, options: tuple[str, ...]) -> dict[str, pandas.DataFrame]:
     subprocess.run(
         [sys.executable, "-m", "commands.audit", str(folder), "--to", str(out), *options],
         check=True,

@@ -5,6 +5,7 @@ It runs the stages `download`, `split` and `evidence` in a folder of its own, an
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import tempfile
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.report.page import Contents
 
 IMAGE, TEXT = "timm/tf_efficientnet_lite0.in1k", "sentence-transformers/all-MiniLM-L6-v2"
-PATH = click.Path(path_type=Path, exists=True)
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 SHARES = {"val": 0.2, "test": 0.05, "seed": 1}
 """Of images where the data names no split: the posterior is fitted on `val`, and the lists cover all of them."""
@@ -44,8 +45,9 @@ SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 10
 def main(to: Path, against: str | None, **asked: Any) -> None:
     """Find which unpaired captions match a picture after all, and which pairs are wrong.
 
-    FOLDER holds images/ and one table with the columns image and caption. With --against, the page is that of the last
-    run here, and shows which queries it wins and loses against another run: its name or id in MLflow.
+    FOLDER holds images/ and one table with the columns image and caption, or is a data set's id on the hub. With
+    --against, the page is that of the last run here, and shows which queries it wins and loses against another run: its
+    name or id in MLflow.
     """
     from pipeline.errors import InputError
     from pipeline.files import users_path
@@ -62,7 +64,8 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
         contents, found = _run_against(against, command)
         size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
     else:
-        asked = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asked.items()}
+        paths = {name: value for name, value in asked.items() if isinstance(value, Path)}
+        asked |= {name: str(value.absolute() if value.exists() else value) for name, value in paths.items()}
         for name in ("model", "image_encoder", "text_encoder"):
             if asked[name] is not None and (place := users_path(asked[name], f"--{name}")).is_dir():
                 asked[name] = str(place)
@@ -88,8 +91,8 @@ def _check(asked: dict[str, Any], against: str | None) -> None:
             raise InputError("--against: compares runs of this repository; leave out the FOLDER and its options")
     elif folder is None and (images is None or captions is None):
         raise InputError("name a FOLDER, or both --images and --captions")
-    elif folder is not None and not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
+    elif folder is not None and not folder.is_dir() and not HUB.fullmatch(str(folder)):
+        raise InputError(f"{folder}: there is no such folder, and it is no id of a data set on the hub (owner/name)")
 
 
 def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
@@ -99,7 +102,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     from pipeline.data.splits.judgments import write_judgments
     from pipeline.data.splits.truth_file import read_truth
     from pipeline.evidence.table import has_evidence
-    from pipeline.evidence.whole import WHOLE, write_whole
+    from pipeline.evidence.whole import WHOLE, write_audited, write_whole
     from pipeline.files import read_record, write_json
     from pipeline.params import load_params
     from pipeline.paths import EVIDENCE, FEATURES, SOURCE, SPLIT
@@ -125,11 +128,14 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     _stage("evidence")
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
+    train = splits["train"]
     if "not split yet" in read_record(SOURCE)["counts"] and has_evidence(EVIDENCE):
-        splits = {WHOLE: write_whole(EVIDENCE, splits, params.evidence.seed)}
+        splits = {WHOLE: write_whole(EVIDENCE, splits)}
         if asked["judgments"] is not None:
             write_judgments(asked["judgments"], splits, SPLIT)
         truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
+    if has_evidence(EVIDENCE):
+        write_audited(EVIDENCE, splits, train, params.evidence.seed)
     evidence = read_evidence(EVIDENCE, splits, "all", params.sampler)
     labelled = {name: Labelled(splits[name], truths[name], judged[name]) for name in splits}
     largest = max(splits, key=lambda name: len(splits[name].images))
@@ -176,14 +182,16 @@ def _params(asked: dict[str, Any]) -> dict[str, Any]:
 
     path = ROOT / "params.yaml"
     content: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), path)
-    content["data"] |= {
-        **{"name": "folder", "root": _root(asked), "annotations": "auto", "on_bad_image": "skip"},
-        **{"judgments": asked["judgments"], "split": SHARES},
-    }
+    hub = asked["folder"] is not None and not Path(asked["folder"]).is_dir()
+    place = {"name": "hub", "repository": asked["folder"]} if hub else {"name": "folder", "root": _root(asked)}
+    unset = {"root": None, "repository": None, "revision": None, "files": None, "annotations": "auto"}
+    chosen = {"on_bad_image": "skip", "judgments": asked["judgments"], "split": SHARES}
+    content["data"] |= unset | place | chosen
     content["data"]["noise"] |= {"ratio": 0.0, "file": None}
     content["sampler"] |= {"posterior": "evidence", "prior": "estimated"}
     content["audit"] |= SHOWN
-    evidence: dict[str, Any] = {"kinds": ["words", "phrases"], "text": None, "image": None, "seed": 1}
+    evidence: dict[str, Any] = dict.fromkeys(("text", "image", "text_revision", "image_revision"))
+    evidence |= {"kinds": ["words", "phrases"], "seed": 1}
     if asked["model"] is not None:
         evidence |= {"kinds": ["captions", "similarity", "pictures"], "text": asked["model"], "image": asked["model"]}
         content["model"] |= {"captions": "raw", "words": 77, "resize": "crop"}

@@ -18,8 +18,8 @@ def main() -> None:
     take_gpus(1)
     from pipeline.base.links import link_local_towers
     from pipeline.data.splits.format import SPLITS, read_split
-    from pipeline.data.splits.truth_file import read_noise
     from pipeline.data.splits.judgment_file import read_judged
+    from pipeline.data.splits.truth_file import read_noise
     from pipeline.evidence.make import described, make_evidence
     from pipeline.evidence.vectors import write_vectors
     from pipeline.files import atomic_folder
