@@ -109,6 +109,7 @@ class DataParams(Section):
     annotations: Literal["auto", "karpathy", "fne", "scan", "table", "coco", "shards", "flickr8k"]
     on_bad_image: Literal["fail", "skip"]
     limits: LimitsParams
+    judgments: str | None
     split: SplitParams
     noise: NoiseParams
     scenes: ScenesParams
@@ -193,7 +194,12 @@ OF_THE_IMAGE = ("same_image", "albef", "cusa")
 ONE_TARGET = ("triplet", "hinge", "rince", "rcl")
 """Losses that know no other target than the own pair."""
 
-ENCODED = {"captions": ("text",), "regression": ("text", "image"), "pictures": ("text", "image")}
+ENCODED = {
+    "captions": ("text",),
+    "regression": ("text", "image"),
+    "similarity": ("text", "image"),
+    "pictures": ("text", "image"),
+}
 """The encoders that kinds of evidence compare with."""
 
 
@@ -206,7 +212,7 @@ IN_TRAINING = ("ncr", "crcl")
 class EvidenceParams(Section):
     """What is known about pairs before training, from captions and frozen encoders."""
 
-    kinds: list[Literal["words", "phrases", "captions", "regression", "pictures"]]
+    kinds: list[Literal["words", "phrases", "captions", "regression", "similarity", "pictures"]]
     text: str | None
     image: str | None
     text_revision: str | None
@@ -217,6 +223,10 @@ class EvidenceParams(Section):
     def _once(self) -> EvidenceParams:
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds: {', '.join(self.kinds)}: one is named twice")
+        if {"regression", "similarity"} <= set(self.kinds):
+            raise ValueError(
+                "kinds: regression and similarity: images are mapped to the captions' space, or there already; name one"
+            )
         for side in ("text", "image"):
             if getattr(self, side) is not None and side not in self.sides:
                 kinds = ", ".join(kind for kind, needed in ENCODED.items() if side in needed)

@@ -13,8 +13,10 @@ VOCABULARY = SPLIT / "vocabulary.txt"
 TRUTH = SPLIT / "truth.parquet"
 TRUTH_KIND = SPLIT / "truth.json"
 NOISE = SPLIT / "noise.json"
+JUDGMENTS = SPLIT / "judgments.parquet"
 
 LOCAL_TOWERS, LOCAL_ENCODERS = Path(".towers"), Path(".encoders")  # links, see pipeline.base.links
+JUDGMENT_LINKS = Path(".judgments")  # a link to data.judgments
 BASE = Path("models/base")
 FEATURES = Path("features")
 MANIFEST = FEATURES / "features.json"

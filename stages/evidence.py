@@ -18,6 +18,7 @@ def main() -> None:
     take_gpus(1)
     from pipeline.base.links import link_local_towers
     from pipeline.data.splits.format import SPLITS, read_split
+    from pipeline.data.splits.judgment_file import read_judged
     from pipeline.data.splits.truth_file import read_noise
     from pipeline.evidence.make import described, make_evidence
     from pipeline.evidence.vectors import write_vectors
@@ -30,7 +31,9 @@ def main() -> None:
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     with atomic_folder(EVIDENCE) as folder:
         encoders = write_vectors(folder, splits, FEATURES, IMAGES, params)
-        record = make_evidence(folder, splits, FEATURES, params, encoders, read_noise(SPLIT))
+        record = make_evidence(
+            folder, splits, FEATURES, params, encoders, read_noise(SPLIT), read_judged(SPLIT, "train")
+        )
     for line in described(record):
         click.echo(line)
 

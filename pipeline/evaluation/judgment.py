@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.data.splits.truth_file import Truth
+from pipeline.data.splits.truth_file import JUDGED, Truth
 from pipeline.errors import InputError
 from pipeline.evaluation.encoded import Encoded, pair_similarities
 from pipeline.evaluation.unpaired import (
@@ -90,7 +90,7 @@ def judge(
     queries = _queries(encoded, ranks)
     unpaired = {}
     for number, (source, truth) in enumerate(truths.items()):
-        suffix = f"_{source}" if number else ""
+        suffix = _suffix(number, source)
         graded: dict[str, dict[str, float]] = {}
         for direction in DIRECTIONS:
             query_A, metrics = _graded(encoded, truth, direction)
@@ -107,6 +107,10 @@ def judge(
             unpaired[source] = pairs
             report |= {name + suffix: found for name, found in quality.items()}
     return Judgment(report, queries, unpaired)
+
+
+def _suffix(number: int, source: str) -> str:
+    return f"_{source}" if number or source == JUDGED else ""
 
 
 def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
@@ -164,7 +168,7 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
         inner[last] = list(interval)
     for number, (source, pairs) in enumerate(judgment.unpaired.items()):
         for name, found in quality_limits(pairs, replicates, seed).items():
-            nested[f"{name}_{source}" if number else name] = found
+            nested[name + _suffix(number, source)] = found
     return nested
 
 

@@ -17,7 +17,9 @@ from pipeline.evidence.words import WordCoverage
 
 WORDED = {"words": 1, "phrases": 2}
 """Kinds that need no vectors: the number of neighbouring words that count as one term."""
-ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression")
+DIRECT = ("regression", "similarity")
+"""The cosine of image and caption: images are mapped by a regression, or a dual encoder has one space for both."""
+ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression", "similarity")
 """Kinds that compare a caption with its own image or siblings; `pictures` compares only the siblings with the image."""
 
 
@@ -73,7 +75,7 @@ class SplitEvidence:
         if kind == "captions":
             return caption_agreement(caption_MV, self.caption_image_M, image_K, caption_K)
         assert image_NV is not None
-        if kind == "regression":
+        if kind in DIRECT:
             return pair_similarity(image_NV, caption_MV, image_K, caption_K)
         return picture_agreement(image_NV, caption_MV, self.caption_image_M, image_K, caption_K)
 
@@ -85,7 +87,7 @@ class SplitEvidence:
         if kind == "captions":
             return self._nearest_captions(image_I, caption_MV)
         assert image_NV is not None
-        if kind == "regression":
+        if kind in DIRECT:
             return image_NV[image_I] @ caption_MV.T
         # the mean cosine of an image with the references is its product with their mean
         caption_T, place_T = self._captions.members(image_I)

@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Noise
 from pipeline.errors import InputError
 from pipeline.evidence.alignment import fit_cca
 from pipeline.evidence.alignment_file import write_alignment
+from pipeline.evidence.judged import judged_trust
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
@@ -41,10 +43,12 @@ def make_evidence(
     params: Params,
     encoders: Mapping[str, Any],
     noise: Noise | None = None,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
     """Fill `folder`, which holds what `write_vectors` wrote, and return the record that `evidence.json` holds.
 
     `encoders`: what `write_vectors` returned. `noise`: the wrong training pairs, against which trust is judged.
+    `judged`: training pairs that somebody judged, whose verdict counts in the alignment instead of the trust.
     """
     kinds = params.evidence.kinds
     opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
@@ -56,18 +60,14 @@ def make_evidence(
             trust_M = _trust(evidence, params.evidence.seed)
             if name == "train" and params.pairs.weighting in BEFORE_TRAINING:
                 trust_M = _published_trust(evidence, folder / name, features / name, params)
-            pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{name} pairs"))
-            record[name] = {
-                "trust_mean": float(trust_M.mean()),
-                "listed": len(pairs["image_P"]),
-                "pairs": len(splits[name].images) * len(splits[name].captions),
-            }
+            record[name] = write_pairs(folder / name / PAIRS, evidence, posterior, trust_M)
             if name == "train" and (quality := quality_of(trust_M.float(), noise)):
                 record[name]["trust"] = quality
-            write_tensors(folder / name / PAIRS, {"trust_M": trust_M.float(), **pairs})
     weighted = params.pairs.by_evidence and "posterior" in record
     if params.model.anchor == "cca":
         weight_M = read_tensors(folder / "train" / PAIRS, "evidence")["trust_M"] if weighted else None
+        if judged is not None:
+            weight_M = judged_trust(weight_M, judged, len(splits["train"].captions))
         image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
         caption_image_M = torch.tensor(splits["train"].caption_image)
         write_alignment(folder, fit_cca(image_NW, caption_MV, caption_image_M, weight_M=weight_M))
@@ -75,6 +75,14 @@ def make_evidence(
     record["sha256"] = {str(path.relative_to(folder)): sha256(path) for path in made}
     write_json(folder / RECORD, record)
     return record
+
+
+def write_pairs(path: Path, evidence: SplitEvidence, posterior: Posterior, trust_M: Tensor) -> dict[str, Any]:
+    """Write the trust in each pair of a split and its listed unpaired pairs; returns their numbers, for the record."""
+    pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{path.parent.name} pairs"))
+    write_tensors(path, {"trust_M": trust_M.float(), **pairs})
+    every = evidence.images * len(evidence.caption_image_M)
+    return {"trust_mean": float(trust_M.mean()), "listed": len(pairs["image_P"]), "pairs": every}
 
 
 def described(record: Mapping[str, Any]) -> list[str]:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Noise, read_noise
 from pipeline.errors import InputError
-from pipeline.evidence.kinds import WORDED, SplitEvidence, Vectors
+from pipeline.evidence.kinds import DIRECT, WORDED, SplitEvidence, Vectors
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.evidence.posterior import Posterior
 from pipeline.evidence.words import WordCoverage, caption_terms, inverse_document_frequencies
@@ -45,7 +46,7 @@ def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequ
     if set(kinds) - set(WORDED):
         caption_MV = all_features(folder / name, "captions").float().to(device)
         image_NV = None
-        if {"regression", "pictures"} & set(kinds):
+        if {*DIRECT, "pictures"} & set(kinds):
             image_NV = all_features(folder / name, "images").float().to(device)
         vectors = Vectors(caption_MV, image_NV)
     return SplitEvidence(kinds, caption_image_M.to(device), worded, vectors)
@@ -97,14 +98,22 @@ def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
     return pairs
 
 
-def read_listed(folder: Path, name: str, split: Split, prior: float | str) -> ListedPosterior:
-    """The posterior of one split's pairs by id; `prior`: K, or "estimated". 0 everywhere where there is no evidence."""
+def read_listed(
+    folder: Path, name: str, split: Split, prior: float | str, judged: Judged | None = None
+) -> ListedPosterior:
+    """The posterior of one split's pairs by id; `prior`: K, or "estimated". 0 everywhere where there is no evidence.
+
+    0 as well for a pair that was `judged` not to match: the evidence is wrong about it.
+    """
     images, captions = len(split.images), len(split.captions)
     if not has_evidence(folder):
         nothing = torch.empty(0, dtype=torch.long)
         return ListedPosterior(nothing, nothing, torch.empty(0), images, captions)
     pairs = read_pairs(folder, name, split)
     posterior_P = torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior_of(prior, folder) - 1)).float()
+    if judged is not None:
+        key_J = torch.from_numpy(judged.image_J * captions + judged.caption_J)[torch.from_numpy(~judged.match_J)]
+        posterior_P[torch.isin(pairs["image_P"].long() * captions + pairs["caption_P"], key_J)] = 0
     return ListedPosterior(pairs["image_P"].long(), pairs["caption_P"].long(), posterior_P, images, captions)
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
+from pipeline.errors import InputError
 from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.moments import mean_direction
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
@@ -37,7 +38,9 @@ def write_vectors(
     """Write what the kinds of evidence need below `folder`; returns the source of each encoder that was named.
 
     Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by one
-    without that image. For `gsc` also the standardised image features. `images` is the archive.
+    without that image. For `gsc` also the standardised image features. With kind `similarity` the encoder has one space
+    for both: its vectors are only centred, each side by its own mean, which differ ("modality gap", Liang et al. 2022).
+    `images` is the archive.
 
     Raises:
         InputError: when an encoder cannot be loaded, or stage `features` froze nothing.
@@ -47,19 +50,33 @@ def write_vectors(
         captions = _captions(splits, features, params, sources)
         mean_V = mean_direction(captions["train"])
         for name, caption_MV in captions.items():
-            _write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
+            write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
     if "image" in params.evidence.sides:
         pictures = _images(splits, features, images, params, sources)
+        if "similarity" in params.evidence.kinds:
+            _check_widths(pictures["train"], captions["train"])
+            image_mean_V = mean_direction(pictures["train"])
+            for name, image_NV in pictures.items():
+                write_rows(folder / name, "images", centred_captions(image_NV, image_mean_V))
+            return sources
         caption_image_M = torch.tensor(splits["train"].caption_image, device=own_device())
         pairs = pictures["train"], captions["train"], caption_image_M
         ridge = fit_ridge(*pairs)
-        _write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
+        write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
         for name in pictures.keys() - {"train"}:
-            _write_rows(folder / name, "images", ridge.image(pictures[name]))
+            write_rows(folder / name, "images", ridge.image(pictures[name]))
         if params.pairs.weighting == "gsc":
             frozen_NW = normalize(ridge.frame.image(pictures["train"].float()), dim=1)
-            _write_rows(folder / "train", "pictures", frozen_NW)
+            write_rows(folder / "train", "pictures", frozen_NW)
     return sources
+
+
+def _check_widths(image_NW: Tensor, caption_MV: Tensor) -> None:
+    if image_NW.shape[1] != caption_MV.shape[1]:
+        raise InputError(
+            f"evidence.kinds: similarity: image vectors of width {image_NW.shape[1]} and caption vectors of width "
+            f"{caption_MV.shape[1]} are in no common space; take regression, or a dual encoder"
+        )
 
 
 def _captions(
@@ -102,7 +119,9 @@ def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], lab
     return torch.cat(parts).to(own_device())
 
 
-def _write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
+def write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
+    """Write vectors (N, V) as shards of float16; `kind` is "images" or "captions"."""
+
     def make(rows: range) -> dict[str, Tensor]:
         return {"feature": row_NV[rows.start : rows.stop].half().cpu()}
 

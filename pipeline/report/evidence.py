@@ -18,12 +18,15 @@ from pipeline.params import SamplerParams
 
 @dataclass(frozen=True)
 class ListedEvidence:
-    """By split: the listed pairs (see `read_pairs`) and the evidence about any pair; K, and what the list is by."""
+    """By split: the listed pairs (see `read_pairs`) and the evidence about any pair; K, what the list is by, and the
+    kinds of evidence in words.
+    """
 
     pairs: Mapping[str, Mapping[str, Tensor]]
     opened: Mapping[str, SplitEvidence]
     prior: float
     how: str
+    kinds: str = ""
 
     @property
     def trust(self) -> dict[str, Tensor]:
@@ -49,4 +52,6 @@ def read_evidence(folder: Path, splits: dict[str, Split], chosen: str, sampler: 
     )
     pairs = {name: read_pairs(folder, name, splits[name]) for name in names}
     opened = {name: open_evidence(folder, splits, name, record["kinds"]) for name in names}
-    return ListedEvidence(pairs, opened, prior, how)
+    encoders = ", ".join(dict.fromkeys(Path(encoder["name"]).name for encoder in record["encoders"].values()))
+    kinds_said = ", ".join(record["kinds"]) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
+    return ListedEvidence(pairs, opened, prior, how, kinds_said)

@@ -20,14 +20,10 @@ REPEATS = 8  # search this many times the requested pairs: see `varied`
 
 
 def by_evidence(
-    listed: Mapping[str, Mapping[str, Tensor]], prior: float, splits: Mapping[str, Labelled], count: int
+    columns: Mapping[str, tuple[Tensor, Tensor, Tensor]], splits: Mapping[str, Labelled], count: int
 ) -> list[Pair]:
-    """The pairs with the highest posterior over the splits in `listed`, each as of `read_pairs`; `prior` is K."""
-    columns = {
-        name: (pairs["image_P"], pairs["caption_P"], torch.sigmoid(pairs["log_ratio_P"].double() - math.log(prior - 1)))
-        for name, pairs in listed.items()
-    }
-    return varied(best_pairs(columns), {name: splits[name].split for name in listed}, count)
+    """The pairs with the highest posterior, `columns` as `match_columns` gives them."""
+    return varied(best_pairs(columns), {name: splits[name].split for name in columns}, count)
 
 
 def by_similarity(embedded: Embedded, name: str, posterior: Callable[[Tensor], Tensor], count: int) -> list[Pair]:

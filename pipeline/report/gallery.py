@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.format import read_split
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Truth
 from pipeline.errors import InputError
 from pipeline.paths import EMBEDDINGS
@@ -28,7 +29,7 @@ READABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # torc
 Direction = Literal["i2t", "t2i"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Embedded(Labelled):
     """A split with the unit vectors of its images and captions, (N, D) and (M, D)."""
 
@@ -66,7 +67,9 @@ class Group:
     queries: tuple[Query, ...]
 
 
-def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) -> tuple[Embedded, str]:
+def read_embedded(
+    split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS, judged: Judged | None = None
+) -> tuple[Embedded, str]:
     """A split with the vectors from stage `evaluate`, and the key of that evaluation.
 
     Raises:
@@ -94,7 +97,7 @@ def read_embedded(split: Path, truth: Truth | None, vectors: Path = EMBEDDINGS) 
             f"{vectors}: holds {len(image_ND)} images and {len(text_MD)} captions, {split} "
             f"{len(content.images)} and {len(content.captions)}; run `dvc repro evaluate`"
         )
-    return Embedded(content, truth, image_ND, text_MD), key
+    return Embedded(content, truth, judged, image_ND=image_ND, text_MD=text_MD), key
 
 
 def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:

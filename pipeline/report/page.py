@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.splits.format import Split
+from pipeline.files import digest_of
 from pipeline.report.curves import Chart
-from pipeline.report.gallery import Embedded, Group
-from pipeline.report.pair_list import PairList
+from pipeline.report.findings import Listing, one_a_pair
+from pipeline.report.judging import LEVELS
+from pipeline.report.labels import Labelled
 from pipeline.report.pictures import Picture, Pictures
+from pipeline.report.retrieval import Against, Retrieval
 
 TEMPLATES = Path(__file__).parent / "templates"
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
@@ -27,29 +31,40 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The content of the page."""
+class Statement:
+    """One line of the page's head: a figure, and in words what it says."""
 
-    title: str
-    facts: Sequence[tuple[str, str]]
-    """Short name and value, shown at the top."""
+    figure: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A trained run's metrics as in `metrics.json`, intervals or {}, published rows, and charts of the training."""
+
     metrics: Mapping[str, Any]
-    """Of `read_metrics`: `test` (the best weights) and `last`."""
     intervals: Mapping[str, Any]
-    """`{"i2t": {"R1": [low, high], …}, "t2i": {…}, "rsum": [low, high]}`; may be empty."""
     published: Sequence[Mapping[str, Any]]
-    """Rows with `method`, `i2t_R1` … `t2i_R10`, `source`, `remark`."""
     charts: Sequence[Chart]
     chart_note: str
-    embedded: Embedded
-    split_name: str
-    groups: Sequence[Group]
-    splits: Mapping[str, Split]
-    """Of all pairs in the lists."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The content of the page; what there is none of has no section."""
+
+    title: str
+    statements: Sequence[Statement]
+    splits: Mapping[str, Labelled]
     truth: str
     """Where the labels of the pairs come from; empty if there are none."""
-    false_negatives: PairList
-    suspects: PairList
+    false_negatives: Listing
+    suspects: Listing
+    footer: Sequence[tuple[str, str]]
+    """What made the page: short name and value."""
+    evaluated: Evaluated | None = None
+    retrieval: Retrieval | None = None
+    against: Against | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,33 @@ class Album:
         return self.image(self.split.caption_image[row])
 
 
+def cards(
+    listing: Listing, splits: Mapping[str, Labelled], measure: str, *, blind: bool = False
+) -> list[dict[str, Any]]:
+    """A card for each picture of a list, in the order of its first pair: `split`, `image` and its `pairs`.
+
+    `measure` is the column of the value by which the page's slider hides a pair, as a probability. `blind`: a card for
+    each of the pairs to judge next, without any number.
+    """
+    made: dict[Any, dict[str, Any]] = {}
+    pairs = one_a_pair(listing) if blind else listing.pairs
+    chosen = {pair[:3] for pair in listing.to_judge}
+    for number, row in enumerate(pairs.rows()):
+        name, image, caption = row["split"], row["image"], row["caption"]
+        known, yes = splits[name].answers(*_one(image, caption))
+        value = float(row[measure if measure in row else pairs.measure])
+        chance = 1 - value if measure == "trust" and not blind else value
+        row |= {
+            "answer": "" if not known[0] else "yes" if yes[0] else "no",
+            "chance": chance,
+            "stratum": listing.stratum(chance),
+            "chosen": "proposed" if (name, image, caption) in chosen else "by hand",
+        }
+        card = made.setdefault(number if blind else (name, image), {"split": name, "image": image, "pairs": []})
+        card["pairs"].append(row)
+    return list(made.values())
+
+
 def render_page(contents: Contents, pictures: Pictures) -> str:
     """The page as HTML. All text from a dataset is escaped: captions, names of images, titles."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -101,26 +143,36 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "figure": _figure, "count": _count}
+    environment.filters |= {"percent": _percent, "figure": _figure, "count": count}
+    environment.filters |= {"json": lambda value: json.dumps(value, separators=(",", ":"))}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    found, wrong, splits = contents.false_negatives, contents.suspects, contents.splits
     body = environment.get_template("body.html.j2").render(
         contents=contents,
-        album=Album(contents.embedded.split, pictures),
-        albums={name: Album(split, pictures) for name, split in contents.splits.items()},
-        false_negatives=contents.false_negatives.rows(),
-        suspects=contents.suspects.rows(),
+        albums={name: Album(labelled.split, pictures) for name, labelled in splits.items()},
+        found_cards=cards(found, splits, "posterior"),
+        wrong_cards=cards(wrong, splits, "trust"),
+        to_judge=cards(found, splits, "probability", blind=True) + cards(wrong, splits, "probability", blind=True),
+        levels=LEVELS,
         directions=DIRECTIONS,
         marks=MARKS,
+        key=digest_of([(name, one.split.images, one.split.captions) for name, one in splits.items()])[:16],
     )
     return environment.get_template("page.html.j2").render(
         title=contents.title,
         body=body,
-        pictures=pictures.all(),  # those that the body uses
+        pictures=pictures.embedded(),  # those that the body uses
         style=style,
         script=script,
         style_digest=_digest(style),
         script_digest=_digest(script),
     )
+
+
+def _one(image: int, caption: int) -> tuple[Any, Any]:
+    import numpy as np
+
+    return np.array([image]), np.array([caption])
 
 
 def _digest(text: str) -> str:
@@ -137,5 +189,6 @@ def _figure(value: float) -> str:
     return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
-def _count(value: int) -> str:
-    return f"{value:,}".replace(",", " ")  # a thin space
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{round(value):,}".replace(",", " ")

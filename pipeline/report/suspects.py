@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.truth_file import Noise
 from pipeline.errors import InputError
+from pipeline.paths import BANK_PAIRS, WEIGHTS
 from pipeline.report.gallery import Embedded
 from pipeline.report.pair_list import CUTOFFS, PairList, best_pairs, precision_at
 
@@ -34,11 +35,11 @@ def true_images(splits: Mapping[str, Split], noise: Noise | None, clean: bool) -
 def suspected_pairs(
     splits: Mapping[str, Split],
     trust: Mapping[str, Tensor],
-    embedded: Embedded,
-    weights: Path,
-    bank: Path,
     count: int,
     true_image: Mapping[str, Sequence[int]],
+    embedded: Embedded | None = None,
+    weights: Path = WEIGHTS,
+    bank: Path = BANK_PAIRS,
 ) -> PairList:
     """The pairs with the lowest trust; without evidence, with the lowest weight, clean probability or similarity.
 
@@ -47,22 +48,31 @@ def suspected_pairs(
     Args:
         splits: all, by name.
         trust: the trust in each pair of some splits; empty without evidence.
-        embedded: the test split.
-        weights, bank: parquets of training pairs with their last `weight` and their `clean_probability`, if they exist.
         count: number of pairs.
         true_image: see `true_images`.
+        embedded: the test split, if a model was trained.
+        weights, bank: parquets of training pairs with their last `weight` and their `clean_probability`, if they exist.
 
     Raises:
         InputError: naming a file that exists but is not as expected.
     """
-    table = _read(weights, measure := "weight", splits["train"])
+    import pandas
+
+    table = _read(weights, measure := "weight", splits["train"]) if "train" in splits else None
     how = "the training pairs that counted least: lowest last weight (pairs.weighting)"
     if trust:
         table, measure = _least_trusted(splits, trust, table, max(count, *CUTOFFS)), "trust"
         how = f"the pairs of {' and '.join(trust)} that the evidence trusts least, before any training"
-    elif table is None and (table := _read(bank, measure := "clean_probability", splits["train"])) is not None:
+    elif (
+        table is None
+        and "train" in splits
+        and (table := _read(bank, measure := "clean_probability", splits["train"])) is not None
+    ):
         how = "the training pairs of the lowest probability of being clean, by the base model"
+    elif table is None and embedded is None:
+        table, measure, how = pandas.DataFrame(columns=["split", "image", "caption", "trust"]), "trust", "none"
     elif table is None:
+        assert embedded is not None
         table, measure = _similarities(embedded), "similarity"
         how = "the test split's own pairs that the trained model finds least alike: this run weighted no pairs"
     worst = table.sort_values(measure, kind="stable").head(max(count, *CUTOFFS)).reset_index(drop=True)

@@ -98,6 +98,7 @@ class Training:
         trust_M: the weight of each training pair's loss; None: 1.
         learned: the same, as the training learns it.
         known: what frozen encoders say of pairs, for the methods that ask.
+        matches: 1 for unpaired images and captions that are known to match, by id.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Training:
         trust_M: Tensor | None = None,
         learned: LearnedTrust | None = None,
         known: KnownPairs | None = None,
+        matches: ListedPosterior | None = None,
     ) -> None:
         """Prepare everything; `run` trains."""
         self.params, self.train_inputs, self.val_inputs = params, train, val
@@ -139,6 +141,7 @@ class Training:
             targets=params.targets,
             known=None if known is None else known.to(self.device),
             thresholds=self.thresholds,
+            matches=None if matches is None else matches.to(self.device),
         )
         self.trust_M = None if trust_M is None else trust_M.to(self.device)
         self.impact, self.learned = impact, learned

@@ -80,6 +80,7 @@ class MatchingObjective:
         targets: what anchors should match.
         known: what presets ask of a pair before training.
         thresholds: of images and of captions, for `glofnd`.
+        matches: 1 for unpaired pairs that are known to match, by their ids; they are never negatives.
     """
 
     def __init__(
@@ -95,13 +96,14 @@ class MatchingObjective:
         targets: TargetsParams = OWN,
         known: Evidence | None = None,
         thresholds: Sequence[Thresholds] | None = None,
+        matches: ListedPosterior | None = None,
     ) -> None:
         """Store the settings and the state.
 
         Raises:
             InputError: when a function or the truth that a setting names is not there.
         """
-        self.thresholds = thresholds
+        self.thresholds, self.matches = thresholds, matches
         self.evidence, self.known = evidence, known
         self.presets = Settings(sampler, targets, loss)
         check_own_functions(self.presets)
@@ -172,13 +174,15 @@ class MatchingObjective:
                 similarity_bC = _similarities(candidate, remembered, anchor)
             own_b = (anchor * candidate[place_b]).sum(dim=1)
             ids_C = ids.caption if to_text else ids.image
-            evidence_bC = None
+            anchor_ids_b, never_bC, evidence_bC = own.image_id if to_text else own.caption_id, known_bC, None
             if self.evidence is not None:
-                evidence_bC = self.evidence(own.image_id if to_text else own.caption_id, ids_C, to_text=to_text)
+                evidence_bC = self.evidence(anchor_ids_b, ids_C, to_text=to_text)
+            if self.matches is not None:
+                never_bC = known_bC | (self.matches(anchor_ids_b, ids_C, to_text=to_text) > 0)
             similar = partial(_similarities, candidate, remembered)
             averaged, everyone = ((part.image if to_text else part.text) for part in (momentum or batch, batch))
             seen = Candidates(
-                *(similarity_bC, own_b, known_bC, place_b, anchor_ids, ids, to_text, temperature, moment),
+                *(similarity_bC, own_b, never_bC, place_b, anchor_ids, ids, to_text, temperature, moment),
                 momentum=None if momentum is None else partial(similar, averaged, place_b),
                 whole=partial(similar, everyone),
                 truth=None if self.truth_NM is None else partial(self._true, own, ids_C, to_text),
@@ -199,7 +203,7 @@ class MatchingObjective:
                 terms = Terms(similarity_bC, own_b, sampled.weights_BC, temperature, bias, None, margins)
                 added_b = self._loss(terms, seen, warming_up)
             loss_b = added_b if loss_b is None else loss_b + added_b
-            both_shares.append(self._shares(sampled, known_bC, own, ids_C, to_text))
+            both_shares.append(self._shares(sampled, never_bC, own, ids_C, to_text))
         assert loss_b is not None
         logged = {f"sampler/{name}": torch.stack([one[name] for one in both_shares]).mean() for name in both_shares[0]}
         return loss_b, logged | {"similarity/collapse": collapse(batch.image, batch.text, same_BB)}

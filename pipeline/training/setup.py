@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.bank.table import bank_metrics, read_bank
 from pipeline.data.splits.format import Split, read_split
+from pipeline.data.splits.judgment_file import read_judged
 from pipeline.data.splits.truth_file import Truth, read_noise
 from pipeline.errors import InputError
+from pipeline.evidence.judged import judged_matches, judged_trust
 from pipeline.evidence.lookup import read_known
 from pipeline.evidence.start import start_model
 from pipeline.evidence.table import read_listed, read_pairs
@@ -70,11 +72,14 @@ def open_training(
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     split = read_split(split_folder / "train.json")
     table = _truth_table(truth, split)
-    listed = trust_M = None
+    listed = trust_M = matches = None
+    judged = read_judged(split_folder, "train")
     if params.sampler.posterior == "evidence":
-        listed = read_listed(evidence_folder, "train", split, params.sampler.prior)
+        listed = read_listed(evidence_folder, "train", split, params.sampler.prior, judged)
     if params.pairs.by_evidence:
         trust_M = read_pairs(evidence_folder, "train", split)["trust_M"]
+    if judged is not None:
+        matches, trust_M = judged_matches(judged, split), judged_trust(trust_M, judged, len(split.captions))
     known = impact = learned = None
     if params.needs_known_pairs:
         by_posterior = params.sampler.strategy in GUIDED and params.sampler.guide == "posterior"
@@ -98,6 +103,7 @@ def open_training(
         trust_M=trust_M,
         learned=learned,
         known=known,
+        matches=matches,
     )
 
     def save(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from PIL import Image
 
 from pipeline.data.images import ImageArchive, write_images
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Truth
 from pipeline.report.curves import posterior_note, run_charts
 from pipeline.report.false_negatives import by_similarity, false_negative_list
-from pipeline.report.gallery import Embedded, retrieval_groups
-from pipeline.report.page import Contents, render_page
+from pipeline.report.findings import Listing
+from pipeline.report.gallery import Embedded
+from pipeline.report.judging import Right, matching, measured, mismatched, proposed
+from pipeline.report.labels import Labelled
+from pipeline.report.page import Contents, Evaluated, Statement, render_page
 from pipeline.report.pair_list import PairList, Reason
 from pipeline.report.pictures import Pictures
+from pipeline.report.retrieval import retrieval_of
 
 COLOURS = ("red", "green", "blue", "black")
 HOSTILE = (
@@ -46,7 +51,7 @@ def truth_of(*true: tuple[int, int], false: tuple[tuple[int, int], ...] = (), ex
 def embedded_of(similarity_NM: list[list[float]], truth: Truth | None = None, split: Split | None = None) -> Embedded:
     """Vectors whose products are these similarities: the texts are the axes."""
     image_ND = torch.tensor(similarity_NM)
-    return Embedded(split or split_of(), truth, image_ND, torch.eye(image_ND.shape[1]))
+    return Embedded(split or split_of(), truth, image_ND=image_ND, text_MD=torch.eye(image_ND.shape[1]))
 
 
 def write_pictures(folder: Path, names: Sequence[str] = NAMES) -> ImageArchive:
@@ -66,10 +71,10 @@ def report_of(side: dict[str, float]) -> dict[str, object]:
     return {"i2t": side, "t2i": side, "rsum": 6 * side["R1"]}
 
 
-def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> Path:
+def write_page(folder: Path, split: Split, truth: Truth | None, judged: Judged | None = None, **more: Any) -> Path:
     """The page of a model that confuses red and green; all else is right. `more` replaces parts of its contents."""
     similarity = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
-    embedded = embedded_of(similarity, truth, split)
+    embedded = replace(embedded_of(similarity, truth, split), judged=judged)
     curves = pandas.DataFrame(
         {
             "similarity": [0.0, 0.5, 1.0],
@@ -81,26 +86,38 @@ def write_page(folder: Path, split: Split, truth: Truth | None, **more: Any) -> 
     )
     found = by_similarity(embedded, "test", torch.Tensor.double, 5)
     listed = false_negative_list(found, {"test": embedded}, "by hand", 5)
+    listed = replace(listed, reasons=[[Reason("words", 0.5, HOSTILE)]] * 5)
     table = pandas.DataFrame({"split": "test", "image": [3, 1], "caption": [3, 1], "trust": [0.1, 0.2]})
     record = pandas.DataFrame({"step": [1, 2], "train/loss": [0.4, 0.2], "val_rsum": [100.0, 200.0]})
     figures = report_of({"R1": 75.0, "R5": 100.0, "R10": 100.0, "median_rank": 1.0})
-    contents = Contents(
-        title="Audit: squares",
-        facts=[("seed", "1")],
+    evaluated = Evaluated(
         metrics={"test": figures, "last": figures},
         intervals={},
         published=[],
         charts=run_charts(curves, record, record, threshold=0.3),
         chart_note=posterior_note(curves),
-        embedded=embedded,
-        split_name="test",
-        groups=retrieval_groups(embedded, 2),
-        splits={"test": split},
+    )
+    contents = Contents(
+        title="Audit: squares",
+        statements=[Statement("5", "pairs probably match")],
+        splits={"test": embedded},
         truth="" if truth is None else truth.how,
-        false_negatives=replace(listed, reasons=[[Reason("words", 0.5, HOSTILE)]] * 5),
-        suspects=PairList(table, "trust", "by hand", []),
+        false_negatives=listing(embedded, listed, matching),
+        suspects=listing(embedded, PairList(table, "trust", "by hand", []), lambda splits: mismatched(splits, {})),
+        footer=[("run", "by hand"), ("command", "python -m tests")],
+        evaluated=replace(evaluated, **{name: more.pop(name) for name in ("intervals", "published") if name in more}),
+        retrieval=retrieval_of("test", embedded, "vectors made by hand", 2),
     )
     path = folder / "index.html"
     contents = replace(contents, **more)
     path.write_text(render_page(contents, Pictures(write_pictures(folder, split.images), 32)), encoding="utf-8")
     return path
+
+
+def listing(labelled: Labelled, pairs: PairList, right: Callable[[dict[str, Labelled]], Right]) -> Listing:
+    """A list whose pairs are all that there are, so that their probabilities are those of the whole list."""
+    values = torch.tensor(pairs.table[pairs.measure].to_numpy(), dtype=torch.float64)
+    image, caption = (torch.tensor(pairs.table[name].to_numpy()) for name in ("image", "caption"))
+    columns = {"test": (image, caption, 1 - values if pairs.measure == "trust" else values)}
+    compared = right({"test": labelled})
+    return Listing(pairs, measured(columns, compared), proposed(columns, compared, 3, seed=1))

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pipeline.data.splits.format import Split
 from pipeline.report import false_negatives
+from pipeline.report.evidence import ListedEvidence
 from pipeline.report.false_negatives import by_evidence, by_similarity, false_negative_list
+from pipeline.report.findings import match_columns
 from pipeline.report.gallery import Embedded
 from pipeline.report.labels import Labelled
 from pipeline.report.lists import false_negative_table
@@ -27,7 +29,7 @@ def random_embedded(images: int = 30, captions: int = 70, width: int = 3) -> Emb
     text_MD = torch.nn.functional.normalize(torch.randn(captions, width, generator=generator), dim=1)
     owners = tuple(row % images for row in range(captions))
     split = Split(tuple(f"{row}.png" for row in range(images)), tuple(f"caption {n}" for n in range(captions)), owners)
-    return Embedded(split, None, image_ND, text_MD)
+    return Embedded(split, None, image_ND=image_ND, text_MD=text_MD)
 
 
 def listed(*pairs: tuple[int, int, float]) -> dict[str, Tensor]:
@@ -69,7 +71,8 @@ def test_by_similarity_the_list_is_that_of_all_pairs_sorted_with_few_of_each_ima
 def test_the_evidence_of_several_splits_makes_one_list() -> None:
     splits: dict[str, Labelled] = {"train": Labelled(split_of(), truth_of((0, 2))), "test": embedded_of(SIMILARITY)}
     evidence = {"train": listed((0, 1, 3.0), (0, 2, 5.0)), "test": listed((1, 0, 4.0), (2, 0, 1.0))}
-    found = by_evidence(evidence, 11, splits, 3)
+    columns = match_columns(ListedEvidence(evidence, {}, 11, "by hand"))
+    found = by_evidence(columns, splits, 3)
     assert [pair[:3] for pair in found] == [("train", 0, 2), ("test", 1, 0), ("train", 0, 1)]
     table = false_negative_list(found, splits, "by hand", 2).table
     assert table["posterior"].tolist() == pytest.approx([1 / (1 + 10 * math.exp(-ratio)) for ratio in (5, 4)])
@@ -81,8 +84,9 @@ def test_the_evidence_of_several_splits_makes_one_list() -> None:
 def test_of_equal_evidence_no_image_fills_the_list() -> None:
     splits = {"train": Labelled(Split(*zip(*((f"{n}.png", f"caption {n}", n) for n in range(40)), strict=True)), None)}
     evidence = {"train": listed(*((image, (image + step) % 40, 2.0) for image in range(40) for step in range(1, 20)))}
-    found = by_evidence(evidence, 11, splits, 20)
-    assert found == by_evidence(evidence, 11, splits, 20), "the same list every time"
+    columns = match_columns(ListedEvidence(evidence, {}, 11, "by hand"))
+    found = by_evidence(columns, splits, 20)
+    assert found == by_evidence(columns, splits, 20), "the same list every time"
     assert len({image for _, image, *_ in found}) > 10
 
 

@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas
 import pytest
 from PIL import Image
 
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.judgment_file import Judged
+from pipeline.report.findings import Listing
 from pipeline.report.pair_list import PairList, Precision
+from pipeline.report.retrieval import Against, Duel
 from tests.report.making import COLOURS, HOSTILE, split_of, truth_of, write_page
 
 if TYPE_CHECKING:
@@ -70,7 +74,7 @@ def test_it_loads_offline_in_one_request_and_without_a_complaint(browser: Browse
 def test_pictures_show_their_colours(browser: Browser, path: Path, scripts: bool) -> None:
     page = opened(browser, path, [], scripts=scripts)
     for row, colour in enumerate(COLOURS[:3]):
-        drawn = page.locator(f'svg.picture:has(use[href="#{_key(page, colour)}"])').first
+        drawn = page.locator(f'svg.picture:has(use[href="#{_key(page, colour)}"])').locator("visible=true").first
         pixels = Image.open(io.BytesIO(drawn.screenshot())).convert("RGB")
         middle = pixels.getpixel((pixels.width // 2, pixels.height // 2))
         assert isinstance(middle, tuple)
@@ -85,7 +89,7 @@ def _key(page: Page, colour: str) -> str:
 
 def test_each_picture_is_embedded_once(path: Path) -> None:
     text = path.read_text()
-    assert len(re.findall("data:image/(?:png|jpeg)", text)) == len(COLOURS)
+    assert len(re.findall("data:image/(?:png|webp)", text)) == len(COLOURS)
     assert text.count("<use ") > len(COLOURS)
 
 
@@ -96,10 +100,11 @@ def test_search_and_filter_narrow_the_list_and_say_so(browser: Browser, path: Pa
     form.get_by_label("Search").fill("GREEN square")
     shown = page.locator(FOUND).all_inner_texts()
     assert 0 < len(shown) < 5
-    assert all("green" in text for text in shown)
+    texts = [item.get_attribute("data-text") or "" for item in page.locator(FOUND).all()]
+    assert all("green" in text for text in texts)
     form.get_by_label("Search").fill("no such words")
     assert page.locator(FOUND).count() == 0
-    assert form.locator("output").text_content() == "0 of 5 pairs shown"
+    assert form.locator(".shown").text_content() == "0 of the 5 pairs on this page"
     form.get_by_role("button", name="Clear").click()
     page.wait_for_function("document.querySelectorAll('#found [data-item]:not([hidden])').length === 5")
     form.get_by_label("Truth").select_option("true")
@@ -114,9 +119,15 @@ def test_the_keyboard_reaches_everything(browser: Browser, path: Path) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
-    page.get_by_text("Collected with").first.focus()
+    page.get_by_text("Why, and the caption's own picture").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("details[open]").count() == 1
+    page.locator("#found .picture").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()
+    assert "Image" in (page.locator("dialog title").text_content() or "")
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
 
 
 def test_without_scripts_all_is_there_and_no_form_pretends_to_work(browser: Browser, path: Path) -> None:
@@ -125,7 +136,7 @@ def test_without_scripts_all_is_there_and_no_form_pretends_to_work(browser: Brow
     assert page.locator("form:visible").count() == 0
 
 
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [1440, 390])
 def test_nothing_is_wider_than_the_screen(browser: Browser, path: Path, width: int) -> None:
     page = opened(browser, path, [], width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -148,10 +159,10 @@ def test_a_hostile_file_name_run_name_and_parameter_are_shown_and_do_nothing(bro
     complaints: list[str] = []
     split = split_of()
     split = Split((HOSTILE, *split.images[1:]), split.captions, split.caption_image)
-    facts = [("run", HOSTILE), (HOSTILE, "javascript:document.title = 1")]
+    footer = [("run", HOSTILE), (HOSTILE, "javascript:document.title = 1")]
     figures = {f"{way}_{cutoff}": 12.3 for way in ("i2t", "t2i") for cutoff in ("R1", "R5", "R10")}
     published = [{"method": HOSTILE, "noise": 0.2, "source": HOSTILE, "remark": HOSTILE, **figures}]
-    path = write_page(tmp_path, split, None, title=HOSTILE, facts=facts, split_name=HOSTILE, published=published)
+    path = write_page(tmp_path, split, None, title=HOSTILE, footer=footer, published=published)
     page = opened(browser, path, complaints)
     assert page.title() == HOSTILE
     assert page.locator("script").count() == 1
@@ -195,7 +206,7 @@ def test_where_the_noise_is_known_each_suspect_says_whether_it_is_wrong(browser:
     table = pandas.DataFrame(
         {"split": "test", "image": [0, 1], "caption": [0, 1], "trust": [0.1, 0.2], "weight": [0.7, float("nan")]}
     ).assign(written_for=[2, 1])
-    suspects = PairList(table, "trust", "by hand", [Precision(2, 1, 2)])
+    suspects = Listing(PairList(table, "trust", "by hand", [Precision(2, 1, 2)]), None)
     page = opened(browser, write_page(tmp_path, split_of(), None, suspects=suspects), [])
     said = [" ".join(text.split()) for text in page.locator("#wrong .badge").all_inner_texts()]
     assert said == ["wrong in truth", "right in truth"]
@@ -209,3 +220,99 @@ def test_precision_is_above_the_list_where_the_truth_is_known(browser: Browser, 
     said = opened(browser, path, []).locator("#false-negatives .precision").inner_text()
     assert said == "Precision at the top of the list: 1 of 5 match in truth."
     assert opened(browser, write_page(tmp_path, split_of(), None), []).locator(".precision").count() == 0
+
+
+def test_a_picture_has_one_card_and_more_cards_come_on_demand(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, write_page(tmp_path, split_of(), None), [])
+    titles = page.locator("#found > article > .picture > title").all_text_contents()
+    assert len(titles) == len(set(titles)) < page.locator("#found [data-item]").count()
+    long = pandas.DataFrame({"split": "test", "image": range(4), "caption": range(4), "trust": 0.1})
+    suspects = Listing(PairList(long, "trust", "by hand", []), None)
+    path = write_page(tmp_path, split_of(), None, suspects=suspects)
+    path.write_text(path.read_text().replace('id="wrong" class="cards" data-more="12"', 'id="wrong" data-more="2"'))
+    page = opened(browser, path, [])
+    shown = page.locator("#wrong > article:visible")
+    assert shown.count() == 2
+    page.locator("#wrong + .more").click()
+    assert shown.count() == 4
+    assert not page.locator("#wrong + .more").is_visible()
+
+
+def test_the_slider_says_how_many_and_how_right_and_the_list_follows(browser: Browser, path: Path) -> None:
+    page = opened(browser, path, [])
+    form, slider = page.locator('[data-filters="found"]'), page.locator('[data-filters="found"] [type=range]')
+    said = form.locator(".precise")
+    assert said.text_content() == "5 pairs; by their probabilities 2 of them match (34 %); in truth 1 of 5 known (20 %)"
+    slider.fill("49")  # probability 0.5
+    assert page.locator(FOUND).count() == 1
+    assert (said.text_content() or "").endswith("1 of them match (70 %); in truth 1 of 1 known (100 %)")
+    slider.fill("98")
+    assert page.locator(FOUND).count() == 0
+    assert said.text_content() == "0 pairs; by their probabilities 0 of them match"
+
+
+def test_it_is_dark_where_the_system_is_and_long_names_are_cut_not_broken(browser: Browser, tmp_path: Path) -> None:
+    name = f"{'a_long_name' * 12}.png"
+    split = split_of()
+    path = write_page(tmp_path, Split((name, *split.images[1:]), split.captions, split.caption_image), None)
+    page = opened(browser, path, [], width=390)
+    page.emulate_media(color_scheme="dark")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert sum(int(part) for part in re.findall(r"\d+", paper)[:3]) < 150
+    shown = page.locator(f'#found .name[title="{name}"]').first
+    assert shown.evaluate("name => name.getClientRects().length") == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_judgments_are_kept_downloaded_and_opened_again(browser: Browser, tmp_path: Path) -> None:
+    complaints: list[str] = []
+    path = write_page(tmp_path, split_of('a "red", square'), None)
+    page = opened(browser, path, complaints)
+    first = page.locator("#found .question").first
+    first.focus()
+    page.keyboard.press("y")
+    page.locator("#wrong .question").first.get_by_role("button", name="no").click()
+    page.keyboard.press("j")
+    page.keyboard.press("u")
+    page.reload()
+    pressed = '.question button[aria-pressed="true"]'
+    answers = page.locator(".tally").text_content() or ""
+    assert int(answers.split()[0]) == len({tuple(row) for row in _asked(page, pressed)}) >= 3
+    with page.expect_download() as waiting:
+        page.get_by_text("Download judgments.csv").click()
+    file = tmp_path / "judgments.csv"
+    waiting.value.save_as(file)
+    table = pandas.read_csv(file)
+    assert list(table) == ["split", "image", "caption", "verdict", "list", "stratum", "chosen"]
+    assert set(table["verdict"]) == {"yes", "no", "unsure"}
+    assert table["caption"].isin(['a "red", square', *(f"a {colour} square" for colour in COLOURS)]).all()
+    drawn = page.locator("#judge .question").evaluate_all("all => all.map(one => one.dataset.caption)")
+    assert (table["chosen"] == "proposed").tolist() == table["caption"].isin(drawn).tolist()
+    before = _asked(page, pressed)
+    other = opened(browser, path, complaints)  # a browser that has no answers yet
+    assert other.locator(pressed).count() == 0
+    other.locator('.judging [type="file"]').set_input_files(file)
+    other.wait_for_function(f"document.querySelectorAll('{pressed}').length > 0")
+    assert _asked(other, pressed) == before
+    assert complaints == []
+
+
+def _asked(page: Page, pressed: str) -> list[list[str]]:
+    """The picture, the caption and the answer of every question with one."""
+    script = "all => all.map(one => [one.parentNode.dataset.image, one.parentNode.dataset.caption, one.value])"
+    return list(page.eval_on_selector_all(pressed, script))
+
+
+def test_answers_of_the_data_are_there_from_the_start(browser: Browser, tmp_path: Path) -> None:
+    judged = Judged(np.array([3]), np.array([3]), np.array([False]), np.array([True]), np.array([True]))
+    page = opened(browser, write_page(tmp_path, split_of(), None, judged), [])
+    assert page.locator('#wrong .question button[value="no"][aria-pressed="true"]').count() == 1
+    assert "share" in page.locator("#suspects .judged").inner_text()
+
+
+def test_what_another_run_wins_and_loses_is_shown_with_pictures(browser: Browser, tmp_path: Path) -> None:
+    other = Against("other", {"t2i": 1}, {"i2t": 2}, [Duel("t2i", 0, 0, 1, 7), Duel("i2t", 1, None, 3, 1)])
+    page = opened(browser, write_page(tmp_path, split_of(), None, against=other), [])
+    shown = [" ".join(text.split()) for text in page.locator("#against article").all_inner_texts()]
+    assert shown[0] == "a red square won: rank 1 here, 7 there red.png"
+    assert "lost: rank 3 here, 1 there" in shown[1]

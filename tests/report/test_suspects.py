@@ -27,7 +27,7 @@ def suspects_in(folder: Path, true: list[int] | None = None, **trust: list[float
     paths = (folder / "weights.parquet", folder / "bank.parquet")
     trusted = {name: torch.tensor(values) for name, values in trust.items()}
     known = {} if true is None else {"train": true, "test": range(4)}
-    return suspected_pairs(splits, trusted, embedded_of(SIMILARITY), *paths, 2, known)
+    return suspected_pairs(splits, trusted, 2, known, embedded_of(SIMILARITY), *paths)
 
 
 def places(pairs: PairList) -> list[tuple[str, int]]:

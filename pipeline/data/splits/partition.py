@@ -13,6 +13,7 @@ from pipeline.data.captions import clean_caption
 from pipeline.data.images import ImageArchive
 from pipeline.data.rows import Picture, read_pictures
 from pipeline.data.splits.format import SPLITS, Split, write_split
+from pipeline.data.splits.judgments import write_judgments
 from pipeline.data.splits.noise import make_noise, noise_file, noisy, write_noise
 from pipeline.data.splits.truth import scene_objects, write_truth
 from pipeline.errors import InputError
@@ -23,8 +24,11 @@ from pipeline.paths import ANNOTATIONS, IMAGES, PICTURES, SOURCE, VOCABULARY
 ALL_WORDS = 10**6  # more than any caption has
 
 
-def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) -> list[str]:
-    """Fill `folder` with the three splits, vocabulary.txt, noise.json and the truth; returns lines for the user.
+def partition(
+    raw: Path, params: SplitParams, noise: NoiseParams, folder: Path, judgments: str | None = None
+) -> list[str]:
+    """Fill `folder` with the three splits, vocabulary.txt, noise.json, the truth and a person's `judgments` of pairs;
+    returns lines for the user.
 
     Raises:
         InputError: naming the file and the wrong row, or a split without an image.
@@ -57,6 +61,7 @@ def partition(raw: Path, params: SplitParams, noise: NoiseParams, folder: Path) 
         + lines
         + ([noise_line] if noise_line else [])
         + write_truth(source["layout"], files, splits, folder, None if shuffle is None else shuffle.permutation_M)
+        + ([] if judgments is None else [write_judgments(judgments, written, folder)])
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.splits.format import read_split
+from pipeline.data.splits.judgment_file import read_judged
 from pipeline.errors import InputError
 from pipeline.files import read_record
 from pipeline.paths import NOISE, TRUTH, TRUTH_KIND
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TRUE_FROM = {"scenes": 1.0, "crowd": 0.5, "expert": 3.0, "eccv": 1.0, "cxc": 1.0}
 UNLISTED_IS_FALSE = ("exact", "pooled")
 DIRECTIONS = ("i2t", "t2i")
+JUDGED = "judgments"
+"""The source of `data.judgments`: reported apart from the data set's own truth."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Truth:
 
 
 def read_truths(folder: Path, split: str) -> dict[str, Truth]:
-    """The labels of a split's pairs, by source; the first is the main one. Empty if there are none.
+    """The labels of a split's pairs, by source; the first is the main one, and a person's own judgments are the last.
+    Empty if there are none.
 
     Raises:
         InputError: when the files exist but cannot be read.
@@ -47,7 +51,7 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
 
     kind_path, table_path = folder / TRUTH_KIND.name, folder / TRUTH.name
     if not kind_path.exists():
-        return {}
+        return _judged(folder, split)
     kind = read_record(kind_path, "split")
     try:
         exact, how = kind["kind"] in UNLISTED_IS_FALSE, str(kind["how"])
@@ -69,7 +73,17 @@ def read_truths(folder: Path, split: str) -> dict[str, Truth]:
                 )
     except Exception as error:  # Arrow's reader raises many types on a damaged file
         raise InputError(f"{table_path} or {kind_path.name}: not readable ({error}); run `dvc repro split`") from None
-    return truths
+    return truths | _judged(folder, split)
+
+
+def _judged(folder: Path, split: str) -> dict[str, Truth]:
+    judged = read_judged(folder, split)
+    if judged is None or not len(judged.image_J):
+        return {}
+    every_J = judged.match_J | ~judged.match_J
+    how = f"{len(every_J)} judgments (data.judgments)"
+    asked = dict.fromkeys(DIRECTIONS, every_J)
+    return {JUDGED: Truth(False, how, judged.image_J, judged.caption_J, judged.match_J, asked)}
 
 
 @dataclass(frozen=True)
@@ -110,5 +124,5 @@ def read_noise(folder: Path) -> Noise | None:
 
 
 def read_truth(folder: Path, split: str) -> Truth | None:
-    """The first of `read_truths`, or None."""
-    return next(iter(read_truths(folder, split).values()), None)
+    """The data set's own truth, the first of `read_truths`, or None."""
+    return next((truth for source, truth in read_truths(folder, split).items() if source != JUDGED), None)

@@ -1,35 +1,182 @@
 "use strict";
-// Search, filter and order of the lists; without it the page shows everything.
-for (const form of document.querySelectorAll("[data-filters]")) {
+// Filters, the threshold, "show more", larger pictures and judgments; without it the page shows everything.
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+// A list shows its first cards; a card without a pair that the form lets through is no card of the list.
+const pagers = new Map();
+for (const list of all("[data-more]")) {
+  const step = Math.ceil(Number(list.dataset.more) / (innerWidth < 600 ? 2 : 1));
+  const cards = all("[data-card]", list);
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "more";
+  let limit = step;
+  const show = () => {
+    const left = cards.filter((card) => !card.matches("[data-item][data-out]") &&
+      (card.matches("[data-item]") || !card.querySelector("[data-item]") || card.querySelector("[data-item]:not([hidden])")));
+    const shown = new Set(left.slice(0, limit));
+    for (const card of cards) card.hidden = !shown.has(card);
+    button.hidden = left.length <= limit;
+    button.textContent = `Show ${Math.min(step * 2, left.length - limit)} more of ${left.length - limit}`;
+  };
+  button.addEventListener("click", () => {
+    const next = cards.filter((card) => card.hidden);
+    limit += step * 2;
+    show();
+    const first = next.find((card) => !card.hidden);
+    if (first) { first.tabIndex = -1; first.focus({ preventScroll: true }); }
+  });
+  list.after(button);
+  pagers.set(list, show);
+  show();
+}
+
+for (const form of all("[data-filters]")) {
   const list = document.getElementById(form.dataset.filters);
-  const items = [...list.querySelectorAll("[data-item]")];
+  const items = all("[data-item]", list);
   const field = (name) => form.elements.namedItem(name);
-  const output = form.querySelector("output");
+  const slider = field("level");
+  const at = slider ? JSON.parse(slider.dataset.at) : [];
+  const levels = slider ? JSON.parse(slider.dataset.levels) : {};
+
+  function measured() {
+    const place = Number(slider.value);
+    const [pairs, expected, known, right, asked, yes] =
+      ["pairs", "expected", "known", "right", "asked", "yes"].map((name) => levels[name][place]);
+    const share = (part, whole) => `${Math.round((100 * part) / whole)} %`;
+    form.querySelector(".at").textContent = at[place].toFixed(2);
+    let said = `${pairs} pairs; by their probabilities ${Math.round(expected)} of them ${slider.dataset.what}`;
+    if (pairs) said += ` (${share(expected, pairs)})`;
+    if (known) said += `; in truth ${right} of ${known} known (${share(right, known)})`;
+    if (asked) said += `; ${yes} of ${asked} judged`;
+    form.querySelector(".precise").value = said;
+  }
 
   function show() {
     const words = field("words").value.toLowerCase().split(/\s+/).filter(Boolean);
     const choice = field("choice") ? field("choice").value : "";
+    const least = slider && slider.value > 0 ? at[slider.value] : -1;
     let shown = 0;
     for (const item of items) {
       const text = item.dataset.text.toLowerCase();
-      const hit = (!choice || item.dataset.choice === choice) && words.every((word) => text.includes(word));
+      const hit = (!choice || item.dataset.choice === choice) && words.every((word) => text.includes(word)) &&
+        !(item.dataset.chance < least);
       item.hidden = !hit;
+      item.toggleAttribute("data-out", !hit);
       shown += hit;
     }
-    output.value = `${shown} of ${items.length} ${form.dataset.noun} shown`;
-  }
-
-  function order() {
-    const by = field("order").value;
-    const first = field("order").options[0].value; // the order of the page: ties stay as they are
-    const sorted = by === first ? items : [...items].sort((a, b) => b.dataset[by] - a.dataset[by]);
-    list.append(...sorted);
+    form.querySelector(".shown").value = `${shown} of the ${items.length} ${form.dataset.noun} on this page`;
+    if (slider) measured();
+    for (const [pager, again] of pagers) if (pager === list || list.contains(pager)) again();
   }
 
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
-  if (field("order")) field("order").addEventListener("change", order);
-  form.addEventListener("reset", () => setTimeout(() => { show(); if (field("order")) order(); }));
+  form.addEventListener("reset", () => setTimeout(show));
   form.hidden = items.length === 0;
   show();
 }
+
+// Pictures enlarge.
+const dialog = document.getElementById("enlarged");
+function enlarge(picture) {
+  const shown = dialog.querySelector("svg");
+  shown.setAttribute("viewBox", picture.getAttribute("viewBox"));
+  shown.querySelector("title").textContent = picture.querySelector("title").textContent;
+  shown.querySelector("use").setAttribute("href", picture.querySelector("use").getAttribute("href"));
+  dialog.showModal();
+}
+document.addEventListener("click", (event) => {
+  const picture = event.target.closest(".picture");
+  if (picture) enlarge(picture);
+  else if (dialog.open && (event.target === dialog || event.target.closest("#enlarged"))) dialog.close();
+});
+
+// Judgments: one answer to each picture and caption, wherever the page asks; kept in this browser.
+const questions = all(".question");
+const main = document.getElementById("main");
+const store = `judgments-${main.dataset.key}`;
+const idOf = (question) => JSON.stringify([question.dataset.image, question.dataset.caption]);
+const answers = new Map();
+const escaped = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function shownAnswer(question) {
+  const answer = answers.get(idOf(question))?.verdict ?? "";
+  question.dataset.answer = answer;
+  for (const button of all("button", question)) button.setAttribute("aria-pressed", String(button.value === answer));
+}
+
+function keep() {
+  try { localStorage.setItem(store, JSON.stringify([...answers])); } catch { /* a browser without it: download */ }
+  const panel = document.querySelector(".judging");
+  if (!panel) return;
+  const drawn = new Set(all("#judge .question").map(idOf));
+  const done = [...drawn].filter((id) => answers.has(id)).length;
+  panel.querySelector(".tally").value = `${answers.size} answers; ${done} of the ${drawn.size} pairs of this section`;
+  const columns = ["split", "image", "caption", "verdict", "list", "stratum", "chosen"];
+  const rows = [...answers.values()].map((row) => columns.map((name) => escaped(row[name] ?? "")).join(","));
+  const content = `${columns.join(",")}\n${rows.map((row) => `${row}\n`).join("")}`;
+  panel.querySelector("a").href = `data:text/csv;charset=utf-8,${encodeURIComponent(content)}`;
+}
+
+function answer(question, verdict) {
+  const { image, caption, split, list, stratum, chosen } = question.dataset;
+  const before = answers.get(idOf(question));
+  if (before?.verdict === verdict) answers.delete(idOf(question));
+  else answers.set(idOf(question), { split, image, caption, verdict, list, stratum, chosen: before?.chosen ?? chosen });
+  for (const other of questions) if (idOf(other) === idOf(question)) shownAnswer(other);
+  keep();
+}
+
+function parsed(text) {
+  const rows = [[""]];
+  let quoted = false;
+  for (let place = 0; place < text.length; place += 1) {
+    const character = text[place], row = rows.at(-1);
+    if (quoted && character === '"' && text[place + 1] === '"') { row[row.length - 1] += '"'; place += 1; }
+    else if (character === '"') quoted = !quoted;
+    else if (!quoted && character === ",") row.push("");
+    else if (!quoted && character === "\n") rows.push([""]);
+    else if (quoted || character !== "\r") row[row.length - 1] += character;
+  }
+  const [header, ...content] = rows.filter((row) => row.length > 1);
+  return content.map((row) => Object.fromEntries(header.map((name, column) => [name, row[column]])));
+}
+
+function open(rows) {
+  for (const row of rows) {
+    if (row.image && row.caption && ["yes", "no", "unsure"].includes(row.verdict)) answers.set(JSON.stringify([row.image, row.caption]), row);
+  }
+  questions.forEach(shownAnswer);
+  keep();
+}
+
+for (const question of questions) {
+  question.hidden = false;
+  const { image, caption, split, list, stratum, chosen, answer: verdict } = question.dataset;
+  if (verdict) answers.set(idOf(question), { split, image, caption, verdict, list, stratum, chosen });
+  for (const button of all("button", question)) button.addEventListener("click", () => answer(question, button.value));
+}
+try { for (const [id, row] of JSON.parse(localStorage.getItem(store) ?? "[]")) answers.set(id, row); } catch { /* none */ }
+questions.forEach(shownAnswer);
+const panel = document.querySelector(".judging");
+if (panel) {
+  panel.hidden = false;
+  panel.querySelector("[type=file]").addEventListener("change", async (event) => open(parsed(await event.target.files[0].text())));
+}
+keep();
+
+const KEYS = { y: "yes", n: "no", u: "unsure" };
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
+  const picture = event.target.closest?.(".picture");
+  if (picture && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); enlarge(picture); return; }
+  const here = event.target.closest?.(".question");
+  if (event.key in KEYS && here) answer(here, KEYS[event.key]);
+  if (event.key === "j" || event.key === "k") {
+    const within = here ? here.closest("section") : document.getElementById("to-judge") ?? document;
+    const seen = all(".question", within).filter((question) => question.offsetParent);
+    const place = here ? seen.indexOf(here) + (event.key === "j" ? 1 : -1) : 0;
+    seen[Math.max(0, Math.min(place, seen.length - 1))]?.focus();
+  }
+});

@@ -1,0 +1,244 @@
+"""Audit captioned pictures without parameters, training or git (no DVC stage): a page and tables in a folder.
+
+It runs the stages `download`, `split` and `evidence` in a folder of its own, and then what stage `audit` runs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stages.command import stage
+
+if TYPE_CHECKING:
+    from pipeline.report.audit import Findings
+    from pipeline.report.page import Contents
+
+IMAGE, TEXT = "timm/tf_efficientnet_lite0.in1k", "sentence-transformers/all-MiniLM-L6-v2"
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+SHARES = {"val": 0.2, "test": 0.05, "seed": 1}
+"""Of images where the data names no split: the posterior is fitted on `val`, and the lists cover all of them."""
+SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 100, "split": "all", "thumbnail": 256}
+
+
+@click.command(name="audit")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of pictures.")
+@click.option("--captions", type=FILE, help="Their captions: .csv or .tsv (image, caption), or Karpathy's .json.")
+@click.option("--embeddings", type=FILE, help="Vectors of both by a model with one space: .npz, see docs/audit.md.")
+@click.option("--model", help="A dual encoder (CLIP) for the evidence, hub name or folder.")
+@click.option("--image-encoder", default=IMAGE, show_default=True, help="Hub name or folder.")
+@click.option("--text-encoder", default=TEXT, show_default=True, help="Hub name or folder.")
+@click.option("--words", is_flag=True, help="No encoder: only the words that captions share.")
+@click.option("--judgments", type=FILE, help="judgments.csv of an earlier page.")
+@click.option("--against", metavar="RUN", help="Instead of a FOLDER: the run of this repository and another one.")
+@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made or replaced.")
+@stage
+def main(to: Path, against: str | None, **asked: Any) -> None:
+    """Find which unpaired captions match a picture after all, and which pairs are wrong.
+
+    FOLDER holds images/ and one table with the columns image and caption, or is a data set's id on the hub. With
+    --against, the page is that of the last run here, and shows which queries it wins and loses against another run: its
+    name or id in MLflow.
+    """
+    from pipeline.errors import InputError
+    from pipeline.files import users_path
+    from pipeline.report.audit import said, write_report
+
+    _check(asked, against)
+    target = to.absolute()
+    if target.exists() and not (target / "index.html").exists() and any(target.iterdir()):
+        raise InputError(f"--to {to}: holds other files than a report; name another folder")
+    command = shlex.join(["python", "-m", "commands.audit", *sys.argv[1:]])
+    if against is not None:
+        from pipeline.paths import IMAGES
+
+        contents, found = _run_against(against, command)
+        size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
+    else:
+        paths = {name: value for name, value in asked.items() if isinstance(value, Path)}
+        asked |= {name: str(value.absolute() if value.exists() else value) for name, value in paths.items()}
+        for name in ("model", "image_encoder", "text_encoder"):
+            if asked[name] is not None and (place := users_path(asked[name], f"--{name}")).is_dir():
+                asked[name] = str(place)
+        with tempfile.TemporaryDirectory(prefix="audit-") as scratch, chdir(scratch):
+            from pipeline.paths import IMAGES
+
+            contents, found = _audit(asked, command)
+            size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
+    click.echo(f"{to / 'index.html'}: {size / 1e6:.1f} MB")
+    for line in said(found):
+        click.echo(line)
+
+
+def _check(asked: dict[str, Any], against: str | None) -> None:
+    from pipeline.errors import InputError
+
+    folder, images, captions = (asked[name] for name in ("folder", "images", "captions"))
+    given = [name for name in ("embeddings", "model", "words") if asked[name]]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]} and --{given[1]}: the evidence comes from one of them")
+    if against is not None:
+        if folder or images or captions or given or asked["judgments"]:
+            raise InputError("--against: compares runs of this repository; leave out the FOLDER and its options")
+    elif folder is None and (images is None or captions is None):
+        raise InputError("name a FOLDER, or both --images and --captions")
+    elif folder is not None and not folder.is_dir() and not HUB.fullmatch(str(folder)):
+        raise InputError(f"{folder}: there is no such folder, and it is no id of a data set on the hub (owner/name)")
+
+
+def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
+    """Run the stages in the working directory, and return the page and what was found."""
+    from pipeline.data.splits.format import SPLITS, read_split
+    from pipeline.data.splits.judgment_file import read_judged
+    from pipeline.data.splits.judgments import write_judgments
+    from pipeline.data.splits.truth_file import read_truth
+    from pipeline.evidence.table import has_evidence
+    from pipeline.evidence.whole import WHOLE, write_audited, write_whole
+    from pipeline.files import read_record, write_json
+    from pipeline.params import load_params
+    from pipeline.paths import EVIDENCE, FEATURES, SOURCE, SPLIT
+    from pipeline.report.audit import findings, made_by, statements
+    from pipeline.report.evidence import read_evidence
+    from pipeline.report.gallery import Embedded
+    from pipeline.report.labels import Labelled
+    from pipeline.report.maps import embedding_map
+    from pipeline.report.page import Contents
+    from pipeline.report.retrieval import retrieval_of
+    from pipeline.report.suspects import suspected_pairs
+    from pipeline.retrieval.ranks import retrieval_ranks
+
+    write_json(Path("params.yaml"), _params(asked))
+    params = load_params()
+    for name in ("download", "split"):
+        _stage(name)
+    splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
+    if asked["embeddings"] is not None:
+        from pipeline.features.given import write_given
+
+        write_given(FEATURES, splits, Path(asked["embeddings"]))
+    _stage("evidence")
+    truths = {name: read_truth(SPLIT, name) for name in SPLITS}
+    judged = {name: read_judged(SPLIT, name) for name in SPLITS}
+    train = splits["train"]
+    if "not split yet" in read_record(SOURCE)["counts"] and has_evidence(EVIDENCE):
+        splits = {WHOLE: write_whole(EVIDENCE, splits)}
+        if asked["judgments"] is not None:
+            write_judgments(asked["judgments"], splits, SPLIT)
+        truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
+    if has_evidence(EVIDENCE):
+        write_audited(EVIDENCE, splits, train, params.evidence.seed)
+    evidence = read_evidence(EVIDENCE, splits, "all", params.sampler)
+    labelled = {name: Labelled(splits[name], truths[name], judged[name]) for name in splits}
+    largest = max(splits, key=lambda name: len(splits[name].images))
+    retrieval, embedded = None, None
+    vectors = evidence.opened[largest].vectors if evidence.opened else None
+    if vectors is not None and vectors.image_NV is not None:
+        one = labelled[largest]
+        image_ND, text_MD = vectors.image_NV.cpu(), vectors.caption_MV.cpu()
+        embedded = Embedded(one.split, one.truth, one.judged, image_ND=image_ND, text_MD=text_MD)
+        labelled[largest] = embedded
+        failed_M = retrieval_ranks(image_ND, text_MD, embedded.caption_image_M)[1] > 0
+        charts = [embedding_map(embedded, failed_M)]
+        of = "a regression from frozen features, each image by one without it"
+        if "similarity" in params.evidence.kinds:
+            of = f"the vectors of {asked['model'] or Path(asked['embeddings'] or '').name}"
+        retrieval = retrieval_of(largest, embedded, of, params.audit.queries, charts)
+    worst = suspected_pairs(splits, evidence.trust, params.audit.noisy_pairs, {})
+    found = findings(evidence, labelled, params.audit, worst, {})
+    where = asked["folder"] or asked["images"]
+    contents = Contents(
+        title=f"Audit: {Path(where).name}",
+        statements=statements(found),
+        splits=labelled,
+        truth=next((truth.how for truth in truths.values() if truth is not None), ""),
+        false_negatives=found.false_negatives,
+        suspects=found.suspects,
+        footer=made_by(command, "none: nothing was trained", ""),
+        retrieval=retrieval,
+    )
+    return contents, found
+
+
+def _stage(name: str) -> None:
+    """Run a stage in this process and working directory."""
+    import importlib
+
+    importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
+
+
+def _params(asked: dict[str, Any]) -> dict[str, Any]:
+    """What params.yaml would say: the repository's values, and what an audit needs."""
+    from pipeline.dependencies import ROOT
+    from pipeline.yaml_text import parse_yaml
+
+    path = ROOT / "params.yaml"
+    content: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), path)
+    hub = asked["folder"] is not None and not Path(asked["folder"]).is_dir()
+    place = {"name": "hub", "repository": asked["folder"]} if hub else {"name": "folder", "root": _root(asked)}
+    unset = {"root": None, "repository": None, "revision": None, "files": None, "annotations": "auto"}
+    chosen = {"on_bad_image": "skip", "judgments": asked["judgments"], "split": SHARES}
+    content["data"] |= unset | place | chosen
+    content["data"]["noise"] |= {"ratio": 0.0, "file": None}
+    content["sampler"] |= {"posterior": "evidence", "prior": "estimated"}
+    content["audit"] |= SHOWN
+    evidence: dict[str, Any] = dict.fromkeys(("text", "image", "text_revision", "image_revision"))
+    evidence |= {"kinds": ["words", "phrases"], "seed": 1}
+    if asked["model"] is not None:
+        evidence |= {"kinds": ["captions", "similarity", "pictures"], "text": asked["model"], "image": asked["model"]}
+        content["model"] |= {"captions": "raw", "words": 77, "resize": "crop"}
+    elif asked["embeddings"] is not None:
+        evidence |= {"kinds": ["captions", "similarity", "pictures"]}
+        content["model"] |= {"train": "heads"}
+    elif not asked["words"]:
+        towers = {"text": asked["text_encoder"], "image": asked["image_encoder"]}
+        evidence |= {"kinds": ["captions", "regression", "pictures"], **towers}
+    content["evidence"] = evidence
+    return content
+
+
+def _root(asked: dict[str, Any]) -> str:
+    """The folder to read; one of links where pictures and captions are in two places."""
+    if asked["images"] is None and asked["captions"] is None:
+        return str(asked["folder"])
+    folder = Path("source").absolute()
+    folder.mkdir()
+    (folder / "images").symlink_to(asked["images"] or Path(asked["folder"]) / "images")
+    captions = Path(asked["captions"])
+    (folder / ("dataset.json" if captions.suffix == ".json" else f"captions{captions.suffix}")).symlink_to(captions)
+    return str(folder)
+
+
+def _run_against(name: str, command: str) -> tuple[Contents, Findings]:
+    from pipeline.comparison.paired import read_queries
+    from pipeline.errors import InputError
+    from pipeline.params import load_params
+    from pipeline.paths import QUERIES
+    from pipeline.report.retrieval import against
+    from pipeline.tracking import finished_runs, run_file
+    from stages.audit import audited_run
+
+    params = load_params()
+    runs = finished_runs(params.tracking.experiment)
+    named = [run for run in runs if name in (run["run_id"], run["name"])]
+    if len(named) != 1:
+        known = ", ".join(str(run["name"]) for run in runs[:8])
+        raise InputError(f"--against {name}: {len(named)} runs of this name or id; there are {known or 'none'}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = run_file(named[0]["run_id"], "ranks.parquet", Path(folder))
+        if path is None:
+            raise InputError(f"--against {name}: that run has no ranks.parquet")
+        other = against(named[0]["name"], read_queries(QUERIES, str(QUERIES)), read_queries(path, name), name)
+    return audited_run(params, command, other)[:2]
+
+
+if __name__ == "__main__":
+    main()

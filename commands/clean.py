@@ -1,0 +1,72 @@
+"""Give audited data back: wrong pairs left out, matches added, in the format of another tool (no DVC stage)."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from stages.command import stage
+
+FORMATS = ("pairs", "eccv", "ignore", "sentence-transformers", "open_clip", "webdataset", "karpathy", "fne")
+SHARE = click.FloatRange(0, 1)
+
+
+@click.command(name="clean")
+@click.argument("report", required=False, type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True)
+@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made or replaced.")
+@click.option("--trust", default=0.5, show_default=True, type=SHARE, help="A pair that is trusted less is left out.")
+@click.option("--posterior", default=0.5, show_default=True, type=SHARE, help="From here an unpaired pair matches.")
+@click.option("--weighted", is_flag=True, help="Keep pairs with their trust as weight; leave out those judged wrong.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the pictures.")
+@stage
+def main(
+    report: Path | None, form: str, to: Path, trust: float, posterior: float, weighted: bool, images: Path | None
+) -> None:
+    """Write the data that REPORT is about (a folder of `commands.audit`; report/ by default), and a card of it.
+
+    A person's judgments count before the evidence. Pictures are read from --images, else from data/raw/images.zip.
+    """
+    from pipeline.data.images import ImageArchive
+    from pipeline.errors import InputError
+    from pipeline.files import atomic_folder, write_text
+    from pipeline.paths import IMAGES, REPORT
+    from pipeline.report.cleaned import cleaned, data_card
+    from pipeline.report.give_back import FORMATS as WRITERS
+    from pipeline.report.give_back import WITH_IMAGES
+
+    data = cleaned(report or REPORT, trust, posterior, weighted=weighted)
+    if not len(data.pairs):
+        raise InputError(f"--trust {trust}: no pair is left; take a smaller number")
+    if form in WITH_IMAGES and images is None and report is not None:
+        raise InputError(f"--format {form}: holds the pictures too: name their folder with --images")
+    archive = ImageArchive(IMAGES)
+
+    def read(name: str) -> bytes:
+        if images is None:
+            return archive.read(name)
+        place = images / name
+        try:
+            return place.read_bytes()
+        except OSError as error:
+            raise InputError(f"--images {images}: {name}: {error.strerror}") from None
+
+    if to.exists() and not (to / "README.md").exists() and any(to.iterdir()):
+        raise InputError(f"--to {to}: holds other files; name another folder")
+    with atomic_folder(to) as folder:
+        names = WRITERS[form](data, folder, read)
+        write_text(
+            folder / "README.md",
+            data_card(data, form, names, shlex.join(["python", "-m", "commands.clean", *sys.argv[1:]])),
+        )
+    click.echo(
+        f"{to}: {', '.join([*names, 'README.md'])}: {len(data.pairs)} pairs kept, {len(data.removed)} left out, "
+        f"{len(data.matches)} matches added"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""An audit's two lists and the page's head, for a trained run as for data without any training; and the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.images import ImageArchive
+from pipeline.files import atomic_folder, write_json, write_table, write_text
+from pipeline.params import AuditParams
+from pipeline.report.evidence import ListedEvidence
+from pipeline.report.false_negatives import by_evidence, false_negative_list
+from pipeline.report.findings import Listing, listings, match_columns
+from pipeline.report.labels import Labelled
+from pipeline.report.lists import every_match, every_pair, false_negative_table, suspect_table
+from pipeline.report.page import Contents, Statement, count, render_page
+from pipeline.report.pair_list import CUTOFFS, Pair, PairList
+from pipeline.report.pictures import Pictures
+
+SEED = 1  # of the pairs to judge
+FACTS = "audit.json"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Both lists with the evidence that they come from."""
+
+    evidence: ListedEvidence
+    splits: Mapping[str, Labelled]
+    false_negatives: Listing
+    suspects: Listing
+
+
+def findings(
+    evidence: ListedEvidence,
+    splits: Mapping[str, Labelled],
+    settings: AuditParams,
+    worst: PairList,
+    true_image: Mapping[str, Sequence[int]],
+    otherwise: Callable[[int], list[Pair]] | None = None,
+) -> Findings:
+    """What an audit finds in these splits.
+
+    Args:
+        evidence: about some of the splits.
+        splits: all, by name.
+        settings: how much is listed.
+        worst: the suspected pairs.
+        true_image: see `true_images`.
+        otherwise: so many unpaired pairs, most probable first, where there is no evidence.
+    """
+    count = settings.false_negatives
+    found: list[Pair] = []
+    if evidence.pairs:
+        found = by_evidence(match_columns(evidence), splits, max(count, *CUTOFFS))
+    elif otherwise is not None:
+        found = otherwise(max(count, *CUTOFFS))
+    listed = false_negative_list(found, splits, evidence.how, count)
+    return Findings(evidence, splits, *listings(listed, worst, evidence, splits, true_image, SEED))
+
+
+def statements(found: Findings) -> list[Statement]:
+    """The page's head: how many of both, how right the lists are, and what the evidence was."""
+    matches, wrong = found.false_negatives, found.suspects
+    said = []
+    if matches.measured is None or wrong.measured is None:
+        return [Statement("–", f"There is no evidence about this data: {found.evidence.how}.")]
+    splits = [found.splits[name].split for name in found.evidence.pairs]
+    unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
+    for listing, what, of in (
+        (matches, "images and captions that were not put together probably match", f"{count(unpaired)} such pairs"),
+        (wrong, "pairs of the data set are probably wrong", f"{count(sum(len(s.captions) for s in splits))} pairs"),
+    ):
+        assert listing.measured is not None
+        by = "the sum of their probabilities; as right as these are"
+        total = listing.measured.expected
+        if listing.measured.judged:
+            total, by = listing.measured.judged[0]["total"], "by your judgments of pairs drawn at random"
+        said.append(
+            Statement(count(total.value), f"{what}, of {of} (95 %: {count(total.low)} to {count(total.high)}; {by})")
+        )
+        if listing.measured.judged:
+            expected = listing.measured.expected
+            said[-1] = Statement(said[-1].figure, f"{said[-1].words}; by the probabilities {count(expected.value)}")
+    for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
+        if listing.pairs.precision:
+            first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]
+            share = f"{100 * first.right / first.judged:.0f} %" if first.judged else "–"
+            said.append(Statement(share, f"of the first {first.first} {what} in truth: {first}"))
+        assert listing.measured is not None
+        asked, yes = listing.measured.levels["asked"][0], listing.measured.levels["yes"][0]
+        if asked:
+            said.append(Statement(f"{yes:.0f} of {asked:.0f}", f"judged {what}, by hand and at random"))
+    said.append(
+        Statement(
+            f"1 in {count(found.evidence.prior)}", f"unpaired pairs match beforehand; evidence: {found.evidence.kinds}"
+        )
+    )
+    return said
+
+
+def write_report(folder: Path, contents: Contents, found: Findings, archive: Path, side: int) -> int:
+    """Write the page, its two lists as CSV and every pair as parquet; returns the page's size in bytes.
+
+    Raises:
+        InputError: when an image does not decode.
+    """
+    page = render_page(contents, Pictures(ImageArchive(archive), side))
+    splits = {name: labelled.split for name, labelled in found.splits.items()}
+    trust = found.evidence.trust
+    with atomic_folder(folder) as made:
+        write_text(made / "index.html", page)
+        listed = {
+            "false_negatives": false_negative_table(found.false_negatives.pairs, splits, trust),
+            "noisy_pairs": suspect_table(found.suspects.pairs, splits),
+        }
+        for name, table in listed.items():
+            table.to_csv(made / f"{name}.csv", index=False)
+        write_json(made / FACTS, facts(contents, found))
+        write_table(made / "pairs.parquet", every_pair(found.splits, trust))
+        write_table(made / "matches.parquet", every_match(found.splits, match_columns(found.evidence)))
+    return len(page.encode())
+
+
+def facts(contents: Contents, found: Findings) -> dict[str, Any]:
+    """The page's head for other programs: how many pairs of both lists, by the probabilities and by judgments."""
+    record: dict[str, Any] = {
+        "title": contents.title,
+        "statements": [f"{one.figure}: {one.words}" for one in contents.statements],
+        "evidence": found.evidence.kinds,
+        "prior": None if isnan(found.evidence.prior) else found.evidence.prior,
+        "made_by": dict(contents.footer),
+    }
+    for name, listing in (("matches", found.false_negatives), ("wrong", found.suspects)):
+        if listing.measured is not None:
+            judged = listing.measured.judged
+            record[name] = {
+                "expected": list(listing.measured.expected),
+                "judged": list(judged[0]["total"]) if judged else None,
+                "asked": listing.measured.levels["asked"][0],
+            }
+    return record
+
+
+def said(found: Findings) -> list[str]:
+    """Two lines about the lists, for the terminal."""
+    lines = []
+    for listing, what, right in (
+        (found.false_negatives, "likely false negatives", "match"),
+        (found.suspects, "suspects", "are wrong"),
+    ):
+        pairs = listing.pairs
+        precision = f"; {', '.join(map(str, pairs.precision))} {right} in truth" if pairs.precision else ""
+        expected = f"; about {count(listing.measured.expected.value)} expected in all" if listing.measured else ""
+        lines.append(f"{len(pairs.table)} {what}{precision}{expected}")
+    return lines
+
+
+def made_by(command: str, run: str, commit: str) -> list[tuple[str, str]]:
+    """The page's footer."""
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return [
+        (name, text) for name, text in (("run", run), ("commit", commit), ("date", when), ("command", command)) if text
+    ]

@@ -1,0 +1,198 @@
+"""Write cleaned data in the formats that other tools read; each writer returns the names of its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.splits.format import SPLITS, Split, write_split
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, write_json, write_text
+from pipeline.report.cleaned import Cleaned
+
+SHARD_PAIRS = 10_000  # of a webdataset's tar
+MOST_OF_A_NEGATIVE = 0.1  # posterior of a hard negative
+SEED = 1  # of the negatives of triplets
+
+ReadImage = Callable[[str], bytes]
+
+
+def write_pairs(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """`captions.csv`: image, caption, split where there are several, and weight; this project's own table."""
+    table = data.pairs[["image", "caption", "split", "weight"]]
+    if set(table["split"]) - set(SPLITS):
+        table = table.drop(columns="split")
+    write_text(folder / "captions.csv", table.to_csv(index=False))
+    return ["captions.csv"]
+
+
+def write_eccv(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """Every matching image of a caption and the other way round, as ECCV Caption's JSON; `ids.json` names the ids.
+
+    `eccv_caption.Metrics(extra_file_dir=FOLDER)` reads both tables.
+    """
+    both = [(image, text, image) for image, text in _rows(data.pairs, "image", "caption")]
+    both += _rows(data.matches, "image", "caption", "written_for")
+    images = {name: number for number, name in enumerate(dict.fromkeys(image for image, *_ in both))}
+    # an id for each text of each picture: the same words may be written for two pictures
+    captions = {text: number for number, text in enumerate(dict.fromkeys((owner, text) for _, text, owner in both))}
+    i2t, t2i = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for image, text, owner in dict.fromkeys(both):
+        i2t[str(images[image])].append(captions[owner, text])
+        t2i[str(captions[owner, text])].append(images[image])
+    write_json(folder / "pm_image_to_caption.json", i2t)
+    write_json(folder / "pm_caption_to_image.json", t2i)
+    named = [{"caption": text, "image": owner} for owner, text in captions]
+    write_json(folder / "ids.json", {"images": list(images), "captions": named})
+    return ["pm_image_to_caption.json", "pm_caption_to_image.json", "ids.json"]
+
+
+def write_ignore(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """`ignore.jsonl`: images and captions that no trainer should use as negatives, each with its posterior."""
+    rows = data.matches[["split", "image", "caption", "posterior"]]
+    write_text(folder / "ignore.jsonl", rows.to_json(orient="records", lines=True, force_ascii=False))
+    return ["ignore.jsonl"]
+
+
+def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """`triplets.jsonl` for sentence-transformers: anchor and positive are captions of one picture, the negative of
+    another one that the anchor does not match.
+
+    A caption that is listed with the anchor's picture, but with a small posterior, is a hard negative and comes first;
+    one that may match is none at all.
+
+    Raises:
+        InputError: when no picture has a second caption.
+    """
+    texts, draw = defaultdict[str, list[str]](list), random.Random(SEED)
+    for image, text in _rows(data.pairs, "image", "caption"):
+        texts[image].append(text)
+    doubtful = data.near["posterior"] >= MOST_OF_A_NEGATIVE
+    matching, maybe, hard = (_by_image(part) for part in (data.matches, data.near[doubtful], data.near[~doubtful]))
+    every = _rows(data.pairs, "image", "caption")
+    rows = []
+    for image, own in texts.items():
+        for anchor, positive in zip(own, own[1:] + own[:1], strict=True):
+            if anchor == positive:
+                continue
+            never = {*own, *matching[image], *maybe[image]}
+            negative = next((text for text in hard[image] if text not in never), None)
+            for _try in range(100):
+                if negative is not None:
+                    break
+                other, text = draw.choice(every)
+                if other != image and text not in never and anchor not in matching[other]:
+                    negative = text
+            if negative is not None:
+                rows.append({"anchor": anchor, "positive": positive, "negative": negative})
+                hard[image] = [text for text in hard[image] if text != negative]
+    if not rows:
+        raise InputError("sentence-transformers: no picture has two captions for a triplet; take --format ignore")
+    lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    write_text(folder / "triplets.jsonl", lines)
+    return ["triplets.jsonl"]
+
+
+def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
+    """`train.csv` with `filepath` and `title`, between tabs as open_clip expects, and the pictures it names.
+
+    Paths are relative to the folder, so train there.
+    """
+    (folder / "images").mkdir()
+    paths = {}
+    for number, name in enumerate(dict.fromkeys(data.pairs["image"])):
+        paths[name] = f"images/{number:09d}{Path(name).suffix}"
+        (folder / paths[name]).write_bytes(read(name))
+    table = data.pairs[["caption", "split"]].assign(filepath=[paths[name] for name in data.pairs["image"]])
+    table = table.rename(columns={"caption": "title"})
+    return _by_split(table, folder, lambda part: part[["filepath", "title"]].to_csv(index=False, sep="\t"), ".csv")
+
+
+def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
+    """Tars of `SHARD_PAIRS` pairs, each a picture, its caption in `.txt` and its name and weight in `.json`."""
+    names = []
+    for split, part in data.pairs.groupby("split", sort=False):
+        for number, start in enumerate(range(0, len(part), SHARD_PAIRS)):
+            names.append(f"{split}-{number:05d}.tar")
+            rows = _rows(part.iloc[start : start + SHARD_PAIRS], "image", "caption", "weight")
+            with atomic_path(folder / names[-1]) as path, tarfile.open(path, "w") as tar:
+                for place, (image, caption, weight) in enumerate(rows, start):
+                    about = json.dumps({"image": image, "weight": weight}, ensure_ascii=False)
+                    for suffix, content in (
+                        (Path(image).suffix.lower(), read(image)),
+                        (".txt", caption.encode()),
+                        (".json", about.encode()),
+                    ):
+                        member = tarfile.TarInfo(f"{place:09d}{suffix}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    return names
+
+
+def write_karpathy(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """`dataset.json` in Karpathy's layout; `matching` has the images of other pictures' captions that match too."""
+    also = defaultdict[Any, list[str]](list)
+    for split, owner, text, image in _rows(data.matches, "split", "written_for", "caption", "image"):
+        also[split, owner, text].append(image)
+    pictures: list[dict[str, Any]] = []
+    for split, image, captions in _pictures(data):
+        sentences = [{"raw": text, "matching": also[split, image, text]} for text in captions]
+        pictures.append({"filename": image, "split": split if split in SPLITS else "train", "sentences": sentences})
+    write_json(folder / "dataset.json", {"dataset": data.facts["title"], "images": pictures})
+    return ["dataset.json"]
+
+
+def write_fne(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
+    """`train.json`, and `val.json` and `test.json` where the data has them, in FNE's layout."""
+    names = []
+    parts = defaultdict[str, list[tuple[str, list[str]]]](list)
+    for split, image, captions in _pictures(data):
+        parts[split if split in SPLITS else "train"].append((image, captions))
+    for split, pictures in parts.items():
+        names.append(f"{split}.json")
+        write_split(folder / names[-1], Split.of(pictures), one_row_a_caption=split == "train")
+    return names
+
+
+FORMATS: Mapping[str, Callable[[Cleaned, Path, ReadImage], list[str]]] = {
+    "pairs": write_pairs,
+    "eccv": write_eccv,
+    "ignore": write_ignore,
+    "sentence-transformers": write_triplets,
+    "open_clip": write_open_clip,
+    "webdataset": write_webdataset,
+    "karpathy": write_karpathy,
+    "fne": write_fne,
+}
+WITH_IMAGES = ("open_clip", "webdataset")
+
+
+def _rows(table: Any, *columns: str) -> list[Any]:
+    return list(map(tuple, table[list(columns)].to_numpy().tolist()))
+
+
+def _by_image(table: Any) -> defaultdict[str, list[str]]:
+    found = defaultdict[str, list[str]](list)
+    for image, text in _rows(table, "image", "caption"):
+        found[image].append(text)
+    return found
+
+
+def _pictures(data: Cleaned) -> Iterator[tuple[str, str, list[str]]]:
+    """Split, name and captions of each picture that has a caption left."""
+    for (split, image), part in data.pairs.groupby(["split", "image"], sort=False):
+        yield str(split), str(image), part["caption"].tolist()
+
+
+def _by_split(table: Any, folder: Path, text: Callable[[Any], str], suffix: str) -> list[str]:
+    names = []
+    for split, part in table.groupby("split", sort=False):
+        names.append(f"{split if split in SPLITS else 'train'}{suffix}")
+        write_text(folder / names[-1], text(part))
+    return names

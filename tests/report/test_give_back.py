@@ -1,0 +1,172 @@
+"""Cleaned data, read back by what it is written for: the library where it is installed, else its reader's rules."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from pipeline.data.acquire.sources import SOURCES
+from pipeline.data.splits.annotations import read_annotations
+from pipeline.errors import InputError
+from pipeline.report.cleaned import Cleaned, cleaned, data_card
+from pipeline.report.give_back import FORMATS, write_triplets
+from tests.report.making import write_pictures
+
+PAIRS = [
+    # split, image, caption, trust, answer
+    ("train", "red.png", "a red square", 0.9, ""),
+    ("train", "red.png", "a warm square", 0.8, ""),
+    ("train", "red.png", "a bus", 0.1, ""),
+    ("train", "green.png", "a green square", 0.2, "yes"),
+    ("train", "green.png", "a lie", 0.9, "no"),
+    ("val", "blue.png", 'a "blue", square', 1.0, ""),
+    ("test", "black.png", "a black square", 0.6, ""),
+]
+MATCHES = [
+    # split, image, caption, written_for, posterior, answer
+    ("train", "green.png", "a warm square", "red.png", 0.9, "no"),
+    ("train", "red.png", "a green square", "green.png", 0.2, "yes"),
+    ("train", "green.png", "a red square", "red.png", 0.7, ""),
+]
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    pandas.DataFrame(PAIRS, columns=["split", "image", "caption", "trust", "answer"]).to_parquet(
+        folder / "pairs.parquet"
+    )
+    columns = ["split", "image", "caption", "written_for", "posterior", "answer"]
+    pandas.DataFrame(MATCHES, columns=columns).to_parquet(folder / "matches.parquet")
+    facts = {"title": "Audit: squares", "statements": ["3: pairs probably match"], "evidence": "words"}
+    (folder / "audit.json").write_text(json.dumps(facts))
+    return folder
+
+
+def written(report: Path, form: str, **options: Any) -> tuple[Path, Cleaned]:
+    data = cleaned(report, 0.5, 0.5, **options)
+    folder = report.parent / form
+    folder.mkdir()
+    names = FORMATS[form](data, folder, write_pictures(report.parent).read)
+    assert sorted(names) == sorted(path.name for path in folder.iterdir() if path.is_file())
+    return folder, data
+
+
+def pictures(layout: str, folder: Path) -> dict[str, tuple[str | None, list[str]]]:
+    """What this project's own reader makes of it."""
+    files = {path.name: path for path in folder.iterdir()}
+    found = read_annotations(layout, files, SOURCES["folder"]).pictures
+    return {picture.image: (picture.split, list(picture.captions)) for picture in found}
+
+
+KEPT: dict[str, tuple[str | None, list[str]]] = {
+    "red.png": ("train", ["a red square", "a warm square"]),
+    "green.png": ("train", ["a green square"]),
+    "blue.png": ("val", ['a "blue", square']),
+    "black.png": ("test", ["a black square"]),
+}
+
+
+@pytest.mark.parametrize(("form", "layout"), [("pairs", "table"), ("karpathy", "karpathy"), ("fne", "fne")])
+def test_untrusted_pairs_are_left_out_unless_a_person_says_they_are_right(form: str, layout: str, report: Path) -> None:
+    assert pictures(layout, written(report, form)[0]) == KEPT
+
+
+def test_with_weights_only_what_a_person_judged_wrong_is_left_out(report: Path) -> None:
+    folder, _ = written(report, "pairs", weighted=True)
+    table = pandas.read_csv(folder / "captions.csv")
+    assert table["weight"].tolist() == [0.9, 0.8, 0.1, 1.0, 1.0, 0.6]
+    assert "a lie" not in set(table["caption"])
+
+
+def test_eccv_captions_own_library_reads_every_match(report: Path) -> None:
+    from eccv_caption import Metrics
+
+    folder, _ = written(report, "eccv")
+    ids = json.loads((folder / "ids.json").read_text())
+    truth = Metrics(extra_file_dir=str(folder)).pm_gts
+    named = {
+        ids["images"][int(image)]: {ids["captions"][caption]["caption"] for caption in captions}
+        for image, captions in truth["i2t"].items()
+    }
+    assert named["red.png"] == {"a red square", "a warm square", "a green square"}
+    assert named["green.png"] == {"a green square", "a red square"}, "not what was judged not to match"
+    there = {(int(image), caption) for image, captions in truth["i2t"].items() for caption in captions}
+    assert {(image, int(caption)) for caption, images in truth["t2i"].items() for image in images} == there
+
+
+def test_the_ignore_list_holds_the_matches_and_not_what_was_judged_none(report: Path) -> None:
+    table = pandas.read_json(written(report, "ignore")[0] / "ignore.jsonl", lines=True)
+    assert set(zip(table["image"], table["caption"], strict=True)) == {
+        ("red.png", "a green square"),
+        ("green.png", "a red square"),
+    }
+
+
+def test_sentence_transformers_trains_on_triplets_without_false_negatives(report: Path) -> None:
+    file = written(report, "sentence-transformers")[0] / "triplets.jsonl"
+    rows = pandas.read_json(file, lines=True)
+    assert list(rows) == ["anchor", "positive", "negative"]
+    assert set(rows["anchor"]) == {"a red square", "a warm square"}
+    assert not rows["negative"].isin(["a green square", "a red square", "a warm square"]).any()
+    datasets = pytest.importorskip("datasets", reason="sentence-transformers reads JSON lines with it")
+    loaded = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(report.parent / "cache"))
+    assert loaded.column_names == ["anchor", "positive", "negative"]
+    assert len(loaded) == len(rows)
+
+
+def test_without_a_second_caption_there_is_no_triplet(report: Path) -> None:
+    alone = pandas.read_parquet(report / "pairs.parquet").drop_duplicates("image")
+    alone.to_parquet(report / "pairs.parquet")
+    with pytest.raises(InputError, match="no picture has two captions"):
+        write_triplets(cleaned(report, 0.0, 0.5), report, lambda name: b"")
+
+
+def test_open_clip_reads_paths_and_titles(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, data = written(report, "open_clip")
+    monkeypatch.chdir(folder)
+    train = data.pairs[data.pairs["split"] == "train"]["caption"].tolist()
+    table = pandas.read_csv("train.csv", sep="\t")  # open_clip's defaults: tab, filepath, title
+    assert table["title"].tolist() == train
+    assert all(Path(path).is_file() for path in table["filepath"])
+    assert pandas.read_csv("val.csv", sep="\t")["title"].tolist() == ['a "blue", square']
+    loader = pytest.importorskip("open_clip_train.data", reason="open_clip's own reader")
+    images = loader.CsvDataset("train.csv", lambda image: image.convert("RGB").getpixel((5, 5)), "filepath", "title",
+                               tokenizer=list)  # fmt: skip
+    assert images[0] == ((255, 0, 0), train[0])
+
+
+def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
+    folder, data = written(report, "webdataset")
+    with tarfile.open(folder / "train-00000.tar") as tar:
+        names = tar.getnames()
+        texts = [tar.extractfile(name).read().decode() for name in names if name.endswith(".txt")]  # type: ignore[union-attr]
+    train = data.pairs[data.pairs["split"] == "train"]["caption"].tolist()
+    assert texts == train
+    assert names[:3] == ["000000000.png", "000000000.txt", "000000000.json"]
+    webdataset = pytest.importorskip("webdataset")
+    shards = webdataset.WebDataset(str(folder / "train-00000.tar"), shardshuffle=False).decode("pil")
+    read = list(shards.to_tuple("png", "txt", "json"))
+    assert [text for _, text, _ in read] == train
+    assert read[0][0].getpixel((5, 5)) == (255, 0, 0)
+    assert read[0][2] == {"image": "red.png", "weight": 1.0}
+
+
+def test_the_card_says_what_was_removed_and_how_sure_that_is(report: Path) -> None:
+    card = data_card(cleaned(report, 0.5, 0.5), "pairs", ["captions.csv"], "python -m commands.clean")
+    assert "2 of 7 pairs are left out" in card
+    assert "2 images and captions that were not paired count as matches" in card
+    assert "a person made 1 and 1; of the kept pairs 1 were looked at" in card
+    assert "By their posteriors 1 of the 2 added matches are right" in card
+    assert "3: pairs probably match" in card
+
+
+def test_a_folder_without_an_audit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"audit\.json: not found"):
+        cleaned(tmp_path, 0.5, 0.5)
