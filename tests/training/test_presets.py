@@ -15,8 +15,9 @@ from pipeline.errors import InputError
 from pipeline.evidence.lookup import KnownPairs
 from pipeline.evidence.table import match_chance
 from pipeline.params import Loss, Strategy, Target
+from pipeline.training.presets import given
 from tests.stages.running import invoke, write_tiny_params
-from tests.training.making import frozen_pairs, linear_heads, open_tiny_training, params_with, tiny_training
+from tests.training.making import frozen_pairs, linear_heads, open_tiny_training, params_with, tiny_training, watched
 from tests.training.test_objective import loss_of, objective, pairs, remembered
 
 INFONCE: dict[str, Any] = {"loss__name": "infonce", "sampler__strategy": "all"}
@@ -34,6 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hardness": INFONCE | {"sampler__strategy": "hardness"},
     "decl": {"loss__name": "hinge", "sampler__strategy": "decl", "sampler__annealing": 1.0, "sampler__fewest": 2},
     "glofnd": INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2},
+    "glofnd, begun at the quantile": INFONCE
+    | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "sampler__threshold": "quantile"},
     "oracle": INFONCE | {"sampler__strategy": "oracle"},
     "gist": INFONCE | {"sampler__strategy": "gist", "evidence__kinds": ["words"]},
     "marginpos": INFONCE | ENCODERS | {"sampler__strategy": "marginpos", "sampler__guide": "regression"},
@@ -140,3 +143,14 @@ def test_without_evidence_a_guide_says_what_to_change(heads_clone: Path, tmp_pat
     record.write_text(json.dumps(content))
     with pytest.raises(InputError, match="this data has no evidence of"):
         open_tiny_training(heads_clone, tmp_path, model__train="heads", sampler__strategy="gist")
+
+
+def test_thresholds_begin_at_the_quantile_for_an_epoch_and_then_learn(tmp_path: Path) -> None:
+    settings = INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "memory__size": 0}
+    settings |= {"train__epochs": 3, "train__batch_size": 6, "sampler__threshold": "quantile"}
+    training = tiny_training(tmp_path, params_with(**settings), linear_heads(), frozen_pairs(tmp_path / "inputs"))
+    captions, begun = given(training.thresholds)[1], list[bool]()
+    watched(training, lambda: begun.append(bool(captions.square_N.any())))
+    training.run()
+    assert begun == [False, False, False, False, True, True]  # the first epoch warms up
+    assert bool((captions.value_N < 1).all())
