@@ -265,6 +265,7 @@ class SamplerParams(Section):
     annealing: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     fewest: Count
     false_share: Share
+    threshold: Literal["one", "quantile"]
     guide: Literal["posterior", "regression"]
     guide_margin: Share
 

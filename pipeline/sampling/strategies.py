@@ -68,7 +68,7 @@ class SamplerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """A strategy's weights, and bool, for metrics: which candidates FNE suspects; which FNE cuts down, or another
+    """A strategy's weights, and for metrics (bool): which candidates FNE suspects; which FNE cuts down, or another
     method leaves out; which are dropped (None: nothing is ever dropped).
     """
 

@@ -44,8 +44,7 @@ class Thresholds(nn.Module):
             share: α.
             epoch: from 0.
         """
-        same_BB = (ids_B[:, None] == ids_B[None, :]).to(above_B.dtype)
-        gradient_B = share - same_BB @ above_B / same_BB.sum(dim=1)
+        gradient_B = share - _mean_by_anchor(above_B, ids_B)
         mean_B = FIRST_DECAY * self.mean_N[ids_B] + (1 - FIRST_DECAY) * gradient_B
         square_B = SECOND_DECAY * self.square_N[ids_B] + (1 - SECOND_DECAY) * gradient_B.square()
         step_B = mean_B / (1 - FIRST_DECAY ** (epoch + 1))
@@ -53,9 +52,28 @@ class Thresholds(nn.Module):
         self.value_N[ids_B] = (self.value_N[ids_B] - RATE * step_B).clamp(-1, 1)
         self.mean_N[ids_B], self.square_N[ids_B] = mean_B, square_B
 
+    @torch.no_grad()
+    def begin(self, ids_B: Tensor, quantile_B: Tensor) -> None:
+        """Set the thresholds of a batch's anchors to its quantiles: the published option `init_quantile`."""
+        self.value_N[ids_B] = _mean_by_anchor(quantile_B, ids_B)
 
-def share_above(similarity_BC: Tensor, threshold_B: Tensor, excluded_BC: Tensor) -> Tensor:
+
+def share_above(similarity_BC: Tensor, excluded_BC: Tensor, threshold_B: Tensor) -> Tensor:
     """The share (B,) of each anchor's candidates that are above its threshold."""
     allowed_BC = ~excluded_BC
     above_BC = (similarity_BC > threshold_B[:, None]) & allowed_BC
     return above_BC.sum(dim=1) / allowed_BC.sum(dim=1).clamp(min=1)
+
+
+def quantile_of_candidates(similarity_BC: Tensor, excluded_BC: Tensor, share: float) -> Tensor:
+    """The similarity (B,) that at most `share` of each anchor's candidates exceed; 1 for an anchor without any."""
+    ordered_BC = similarity_BC.masked_fill(excluded_BC, -torch.inf).sort(dim=1, descending=True).values
+    above_B = ((~excluded_BC).sum(dim=1) * share).long()  # so many stay above
+    quantile_B = ordered_BC.gather(1, above_B.clamp(max=ordered_BC.shape[1] - 1)[:, None]).squeeze(1)
+    return quantile_B.where(quantile_B.isfinite(), 1.0)
+
+
+def _mean_by_anchor(value_B: Tensor, ids_B: Tensor) -> Tensor:
+    """The mean over the places of the same anchor, at each of them: whichever is written, it is the same."""
+    same_BB = (ids_B[:, None] == ids_B[None, :]).to(value_B.dtype)
+    return same_BB @ value_B / same_BB.sum(dim=1)

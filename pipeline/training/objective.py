@@ -22,7 +22,7 @@ from pipeline.runtime.processes import gather
 from pipeline.sampling.candidates import START, Candidates, Evidence, Ids, Moment
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import Sample, all_weights, draw_negative, hardest_weights, sample
-from pipeline.sampling.thresholds import Thresholds, share_above
+from pipeline.sampling.thresholds import Thresholds, quantile_of_candidates, share_above
 from pipeline.training.presets import (
     Settings,
     Terms,
@@ -255,8 +255,12 @@ class MatchingObjective:
         side = 0 if seen.to_text else 1
         thresholds, ids_b = self.thresholds[side], seen.anchors[side]
         ids_B = batch.image_id if seen.to_text else batch.caption_id
-        above_b = share_above(seen.similarity_BC, thresholds.value_N[ids_b], seen.excluded_BC)
-        thresholds.update(ids_B, gather(above_b, len(ids_B)), self.sampler.false_share, seen.moment.epoch)
+        share, among = self.sampler.false_share, (seen.similarity_BC, seen.excluded_BC)
+        if self.sampler.threshold == "quantile" and seen.moment.ramp < 1:
+            thresholds.begin(ids_B, gather(quantile_of_candidates(*among, share), len(ids_B)))
+        else:
+            above_b = share_above(*among, thresholds.value_N[ids_b])
+            thresholds.update(ids_B, gather(above_b, len(ids_B)), share, seen.moment.epoch)
         return thresholds.value_N[ids_b]
 
     def _true(self, own: Pairs, ids_C: Tensor, to_text: bool) -> Tensor:

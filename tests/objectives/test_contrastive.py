@@ -85,3 +85,8 @@ def test_a_gradient_through_the_weights_is_finite_where_they_are_zero() -> None:
         return infonce_loss(similarity_BC, torch.tensor([0.5]).double(), weights_BC, 0.5)
 
     assert torch.autograd.gradcheck(loss, similarity_BC)
+    weights_BC, own_B = torch.tensor([[1.0, 0.0]]), torch.tensor([-0.9])
+    plain_B = infonce_loss(torch.tensor([[-0.9, 0.9]]), own_B, weights_BC, 0.01)
+    torch.testing.assert_close(
+        infonce_loss(torch.tensor([[-0.9, 0.9]]), own_B, weights_BC.requires_grad_(), 0.01), plain_B
+    )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 
+from pipeline.data.splits.format import read_split
+from pipeline.errors import InputError
+from pipeline.evidence.lookup import KnownPairs
+from pipeline.evidence.table import match_chance
 from pipeline.params import Loss, Strategy, Target
-from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_training
+from pipeline.training.presets import given
+from tests.stages.running import invoke, write_tiny_params
+from tests.training.making import frozen_pairs, linear_heads, open_tiny_training, params_with, tiny_training, watched
 from tests.training.test_objective import loss_of, objective, pairs, remembered
 
 INFONCE: dict[str, Any] = {"loss__name": "infonce", "sampler__strategy": "all"}
@@ -19,6 +26,7 @@ ENCODERS: dict[str, Any] = {
     "evidence__text": "text",
     "evidence__image": "image",
 }
+GUIDES = ("posterior", "regression")
 SIGMOID: dict[str, Any] = {"loss__name": "sigmoid", "sampler__strategy": "all"}
 PRESETS: dict[str, dict[str, Any]] = {
     "hcl": INFONCE | {"sampler__strategy": "hcl"},
@@ -27,6 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hardness": INFONCE | {"sampler__strategy": "hardness"},
     "decl": {"loss__name": "hinge", "sampler__strategy": "decl", "sampler__annealing": 1.0, "sampler__fewest": 2},
     "glofnd": INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2},
+    "glofnd, begun at the quantile": INFONCE
+    | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "sampler__threshold": "quantile"},
     "oracle": INFONCE | {"sampler__strategy": "oracle"},
     "gist": INFONCE | {"sampler__strategy": "gist", "evidence__kinds": ["words"]},
     "marginpos": INFONCE | ENCODERS | {"sampler__strategy": "marginpos", "sampler__guide": "regression"},
@@ -102,3 +112,45 @@ def test_what_a_method_leaves_out_is_logged() -> None:
     _, logged = loss_of(made, pairs([1, 2, 3], 0))
     assert logged["sampler/cut_down_share"].item() == pytest.approx(1 / 6)
     assert logged["sampler/false_negative_share"].item() == 0
+
+
+def test_a_training_reads_what_stage_evidence_wrote(heads_clone: Path, tmp_path: Path) -> None:
+    encoded = {"model__train": "heads", "evidence__kinds": ["captions", "regression"], "train__warmup_epochs": 0}
+    write_tiny_params(heads_clone, **encoded)
+    assert invoke("evidence").exit_code == 0
+    soft = INFONCE | {"sampler__drop": None}
+    asked = [{"sampler__strategy": name, "sampler__guide": guide} for name in ("gist", "percpos") for guide in GUIDES]
+    asked += [{"sampler__strategy": "lg"}, soft | {"targets__name": "xclr"}, soft | {"targets__name": "cusa"}]
+    opened = [open_tiny_training(heads_clone, tmp_path, **encoded, **changes) for changes in asked]
+    for training in opened:
+        training.run()
+        assert training.at.step > 0
+    split = read_split(heads_clone / "data/split/train.json")
+    by_posterior, by_regression = (training.objective.known for training in opened[:2])
+    assert isinstance(by_posterior, KnownPairs) and isinstance(by_regression, KnownPairs)
+    chance = match_chance(heads_clone / "evidence", heads_clone / "data/split", "train")
+    assert chance is not None and by_posterior.own_M is not None and by_regression.vectors is not None
+    expected_M = chance(torch.tensor(split.caption_image), torch.arange(len(split.captions)))
+    torch.testing.assert_close(by_posterior.own_M.double(), expected_M)
+    assert by_regression.vectors.caption_MV.shape[0] == len(split.captions)
+
+
+def test_without_evidence_a_guide_says_what_to_change(heads_clone: Path, tmp_path: Path) -> None:
+    """One caption an image: no kind that the data has."""
+    record = heads_clone / "evidence/evidence.json"
+    content = json.loads(record.read_text())
+    del content["posterior"]
+    record.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="this data has no evidence of"):
+        open_tiny_training(heads_clone, tmp_path, model__train="heads", sampler__strategy="gist")
+
+
+def test_thresholds_begin_at_the_quantile_for_an_epoch_and_then_learn(tmp_path: Path) -> None:
+    settings = INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "memory__size": 0}
+    settings |= {"train__epochs": 3, "train__batch_size": 6, "sampler__threshold": "quantile"}
+    training = tiny_training(tmp_path, params_with(**settings), linear_heads(), frozen_pairs(tmp_path / "inputs"))
+    captions, begun = given(training.thresholds)[1], list[bool]()
+    watched(training, lambda: begun.append(bool(captions.square_N.any())))
+    training.run()
+    assert begun == [False, False, False, False, True, True]  # the first epoch warms up
+    assert bool((captions.value_N < 1).all())
