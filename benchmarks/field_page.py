@@ -50,7 +50,7 @@ def against(final: pandas.DataFrame, method: str) -> Difference | None:
     if method == BASELINE or not {method, BASELINE} <= set(table):
         return None
     pairs = table[[method, BASELINE]].dropna()
-    return over_seeds(pairs[method], pairs[BASELINE]) if len(pairs) else None
+    return over_seeds(list(pairs[method]), list(pairs[BASELINE])) if len(pairs) else None
 
 
 def _group(method: str) -> str:
