@@ -75,7 +75,7 @@ def run(
             path, study = results / f"{name}.csv", STUDIES[name]
             if own is not None and mine is not None:
                 path = results / f"{CONTRIBUTED}/{own}-{name}.csv"
-                study = replace(study, methods={own: mine.overrides}, own={own: mine.tuned}, broad={})
+                study = replace(study, methods={own: mine.overrides}, own={own: mine.tries(name)}, broad={})
             path.parent.mkdir(parents=True, exist_ok=True)
             driver = Driver(name, path, prepared.resolve(), given, only, methods=methods, seeds=seeds, study=study)
             if phase != "final":

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.field_methods import CELLS, METHODS, SHARED, methods_of
+from benchmarks.field_methods import CELLS, METHODS, SHARED, TUNED, methods_of
 
 Overrides = Mapping[str, Any]
 """Values of params.yaml by dotted name."""
@@ -121,31 +121,15 @@ STUDIES = {
         name: Study(
             title=title,
             recipe=recipe,
-            settings=HEADS | SHARED | changes,
+            settings=HEADS | SHARED | TUNED[name],
             cases=CELLS[name],
             methods={method: each.overrides for method, each in METHODS.items()},
-            own={method: each.tuned for method, each in METHODS.items()},
+            own={method: each.tries(name) for method, each in METHODS.items()},
             broad={cell: methods_of(name, cell) for cell in CELLS[name]},
         )
-        for name, title, recipe, changes in (
-            (
-                "field-flickr8k",
-                "The field: Flickr8k",
-                "flickr8k-infonce",
-                {"train.batch_size": 512, "model.dropout": 0.5},
-            ),
-            (
-                "field-scenes",
-                "The field: generated scenes",
-                None,
-                {
-                    "model.train": "heads",
-                    "data.scenes.val": 1000,
-                    "train.batch_size": 128,
-                    "model.dropout": 0.0,
-                    "train.validations_per_epoch": 1,
-                },
-            ),
+        for name, title, recipe in (
+            ("field-flickr8k", "The field: Flickr8k", "flickr8k-infonce"),
+            ("field-scenes", "The field: generated scenes", None),
         )
     },
     "scenes": Study(
