@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.field_methods import CELLS, METHODS, SHARED, TUNED, methods_of
+
 Overrides = Mapping[str, Any]
 """Values of params.yaml by dotted name."""
 TUNE_SEEDS = (11,)
@@ -42,6 +44,10 @@ class Study:
     """Tuned parameters. `scale` is the loss's own: its temperature or its margin."""
     points: int = 1
     """How many settings of the grid each method tries: the same ones for all methods."""
+    own: Mapping[str, tuple[str, Sequence[Any]]] = field(default_factory=dict)
+    """By method: the parameter that it alone tunes, and its values, instead of the grid."""
+    broad: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By case: the methods that are compared there unless others are named. All: a case that is not here."""
     per_seed: Sequence[str] = ()
     """Parameters that have the seed's value in the final phase, in addition to `seed`."""
 
@@ -63,6 +69,14 @@ def grid_points(study: Study, loss: str) -> list[dict[str, Any]]:
     product = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     drawn = random.Random(GRID_SEED).sample(range(len(product)), min(study.points, len(product)))
     return [product[number] for number in sorted(drawn)]
+
+
+def points_of(study: Study, method: str, loss: str) -> list[dict[str, Any]]:
+    """The settings that a method tries: of its own parameter, else of the grid."""
+    if method in study.own:
+        name, values = study.own[method]
+        return [{name: value} for value in values]
+    return grid_points(study, loss)
 
 
 def variants_of(study: Study, method: str) -> dict[str, Overrides]:
@@ -103,6 +117,21 @@ HEADS_GRID = {
 }
 
 STUDIES = {
+    **{
+        name: Study(
+            title=title,
+            recipe=recipe,
+            settings=HEADS | SHARED | TUNED[name],
+            cases=CELLS[name],
+            methods={method: each.overrides for method, each in METHODS.items()},
+            own={method: each.tries(name) for method, each in METHODS.items()},
+            broad={cell: methods_of(name, cell) for cell in CELLS[name]},
+        )
+        for name, title, recipe in (
+            ("field-flickr8k", "The field: Flickr8k", "flickr8k-infonce"),
+            ("field-scenes", "The field: generated scenes", None),
+        )
+    },
     "scenes": Study(
         title="Generated scenes",
         settings=PAPER | {"memory.size": 1024, "data.scenes.val": 1000, "base.epochs": 3},

@@ -27,7 +27,7 @@ from typing import Any
 import click
 
 from benchmarks.preparation import folder_of, pack, prepare
-from benchmarks.studies import FINAL_SEEDS, STUDIES, TUNE_SEEDS, grid_points, variants_of
+from benchmarks.studies import FINAL_SEEDS, STUDIES, TUNE_SEEDS, Study, points_of, variants_of
 from benchmarks.trials import COLUMNS, IDENTITY, Trial, run_trial
 from pipeline.dependencies import ROOT, code_of_metrics
 from pipeline.errors import InputError
@@ -93,10 +93,23 @@ class Driver:
     """A study with its CSV file and its preparations."""
 
     def __init__(
-        self, name: str, path: Path, prepared: Path, given: Sequence[str], only: str = "", epochs: int | None = None
+        self,
+        name: str,
+        path: Path,
+        prepared: Path,
+        given: Sequence[str],
+        only: str = "",
+        epochs: int | None = None,
+        methods: Sequence[str] = (),
+        seeds: int = len(FINAL_SEEDS),
+        study: Study | None = None,
     ) -> None:
-        """Read the CSV file, if there is one."""
-        self.name, self.study, self.path, self.prepared, self.only = name, STUDIES[name], path, prepared, only
+        """Read the CSV file, if there is one.
+
+        `methods`: these alone, in every case; `seeds`: how many; `study`: another than that of this name.
+        """
+        self.methods, self.seeds = methods, seeds
+        self.name, self.study, self.path, self.prepared, self.only = name, study or STUDIES[name], path, prepared, only
         self.given = dict(_assignment(text) for text in given)
         self.extra = {} if epochs is None else {"train.epochs": epochs}
         self.rows = read_rows(path)
@@ -112,11 +125,10 @@ class Driver:
 
     def tune_trials(self) -> list[Trial]:
         """Every method with every setting of the grid; none for a study without a grid."""
-        if not self.study.grid:
-            return []
         return [
             self._trial(case, method, "tune", seed, point)
-            for case, method in self._compared()
+            for case, method in self.compared()
+            if self._is_tuned(method)
             for point in self._points(case, method)
             for seed in TUNE_SEEDS
         ]
@@ -124,10 +136,10 @@ class Driver:
     def final_trials(self, *, guess: bool = False) -> list[Trial]:
         """Every method's chosen setting and its variants, with every seed; `guess`: the first setting as chosen."""
         trials = []
-        for case, method in self._compared():
+        for case, method in self.compared():
             point = self._points(case, method)[0] if guess else self._chosen(case, method)
             for variant, changes in variants_of(self.study, method).items() if point is not None else ():
-                for seed in FINAL_SEEDS:
+                for seed in FINAL_SEEDS[: self.seeds]:
                     own = dict.fromkeys(self.study.per_seed, seed)
                     trials.append(
                         self._trial(case, method, "final", seed, {**(point or {}), **changes, **own}, variant)
@@ -176,17 +188,22 @@ class Driver:
                 click.echo(f"{said}: validation {row['val_rsum']:.1f}, {row['seconds']} s", err=True)
         return failed
 
-    def _compared(self) -> list[tuple[str, str]]:
+    def compared(self) -> list[tuple[str, str]]:
+        """The cases and their methods."""
         return [
             (case, method)
             for case in self.study.cases
             for method in self.study.methods
             if self.only in f"{case}: {method}"
+            and (method in self.methods if self.methods else method in self.study.broad.get(case, [method]))
         ]
+
+    def _is_tuned(self, method: str) -> bool:
+        return bool(self.study.grid) or method in self.study.own
 
     def _points(self, case: str, method: str) -> list[dict[str, Any]]:
         overrides = self._trial(case, method, "", 0, {}).overrides
-        return grid_points(self.study, overrides.get("loss.name", self.content["loss"]["name"]))
+        return points_of(self.study, method, overrides.get("loss.name", self.content["loss"]["name"]))
 
     def _trial(
         self, case: str, method: str, phase: str, seed: int, changes: Mapping[str, Any], variant: str = ""
@@ -197,7 +214,7 @@ class Driver:
 
     def _chosen(self, case: str, method: str) -> dict[str, Any] | None:
         """The setting of the best mean validation; None if a trial of the tuning has no row."""
-        if not self.study.grid:
+        if not self._is_tuned(method):
             return {}
         points = self._points(case, method)
         found = {tuple(row[name] for name in IDENTITY): float(row["val_rsum"]) for row in self.rows}

@@ -16,14 +16,14 @@ from click.testing import CliRunner
 
 from benchmarks.preparation import DONE, folder_of, prepare, stage_key, stages_before
 from benchmarks.results import study_tables
-from benchmarks.studies import HARDEST, INFONCE, STUDIES, TRIPLET, Study, grid_points
+from benchmarks.studies import HARDEST, INFONCE, STUDIES, TRIPLET, Study, grid_points, points_of
 from benchmarks.study import Driver, main, read_rows
 from benchmarks.trials import METRICS, Trial, run_trial
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.features.shards import all_features
 from pipeline.params import Params, flat, load_params
+from pipeline.paths import LAST_METRICS, SPLIT
 from pipeline.paths import METRICS as REPORT
-from pipeline.paths import SPLIT
 from tests.stages.running import STAGES, TINY_SCENES, TINY_TOWERS, run, run_in, work_in, write_tiny_params
 
 BEFORE = STAGES[: STAGES.index("train")]
@@ -65,7 +65,7 @@ def test_a_trial_is_what_the_stages_train_and_evaluate_make(
     params = load_tiny(folder, train__epochs=3, train__ema=0.9)
     run("train", "evaluate")
     rows = [run_trial(Trial("tiny", "", "FNE", "final", params.seed, {}), params, folder, 60) for _ in range(2)]
-    expected = json.loads(REPORT.read_text())
+    expected = json.loads(REPORT.read_text()) | {"last": json.loads(LAST_METRICS.read_text())}
     sampling = pandas.read_csv("evaluation/sampling.csv").set_index("epoch")
     for row in rows:  # the second one in the same process too
         for part, name in (("best", "test"), ("last", "last")):
@@ -167,6 +167,8 @@ def test_noise_over_frozen_features_is_what_the_stages_make(kind: str, prepared:
 def test_all_methods_of_a_study_try_the_same_number_of_settings() -> None:
     for name, study in STUDIES.items():
         infonce, triplet = grid_points(study, "infonce"), grid_points(study, "triplet")
+        if study.own:
+            assert {len(points_of(study, method, "infonce")) for method in study.methods} == {3}, name
         if study.grid:
             assert len(infonce) == len(triplet) == study.points, name
             shared = [{key: value for key, value in point.items() if "loss" not in key} for point in infonce]
