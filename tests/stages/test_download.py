@@ -381,7 +381,7 @@ def test_two_tables_need_a_choice_and_one_of_something_else_does_not(tmp_path: P
     copy = own_folder(mine, "csv")
     write_files(mine, {"labels.csv": "id,label\n0,a\n"})
     download(copy)
-    write_files(mine, {"more.csv": (mine / "captions.csv").read_bytes()})
+    write_files(mine, {"more.csv": (mine / "captions.csv").read_text().replace("A dog", "A cat")})
     assert f"is it {mine}/captions.csv or {mine}/more.csv? Name one in data.files" in refused("download")
     download(copy, data__files="more.csv")
 
@@ -404,6 +404,9 @@ def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
     write_files(mine, {"images/cat/2.jpg": jpeg(2), "images/dog/2.JPG": jpeg(3)})
     write_copy_params(Path(), copy, None)
     assert f"image '2.jpg': is it {mine}/images/cat/2.jpg or {mine}/images/dog/2.JPG?" in refused("download")
+    write_files(mine, {"images/dog/2.JPG": jpeg(2), "copy/a.csv": (mine / "a.csv").read_bytes()})
+    download(copy)
+    assert packed() == {f"{number}.jpg": jpeg(number) for number in range(3)}
 
 
 def test_half_of_a_layout_is_named(tmp_path: Path) -> None:
