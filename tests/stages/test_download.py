@@ -394,6 +394,15 @@ def test_a_table_without_known_columns_is_named_with_those_that_it_has(tmp_path:
     assert f"{tmp_path}/mine/labels.csv: the columns are id, label; expected one for the image" in said
 
 
+def test_a_table_beside_flickr30k_does_not_replace_karpathys_splits(tmp_path: Path) -> None:
+    copy = flickr30k(tmp_path, "karpathy")
+    copy.annotations = "auto"
+    rows = "".join(f"{name}| 0| A dog .\n" for name in copy.expected)
+    write_files(tmp_path / "mine", {"results.csv": f"image_name| comment_number| comment\n{rows}"})
+    assert "10 images with 50 captions (train 6, val 2, test 2)" in download(copy)
+    assert "10 images with 10 captions (not split yet 10)" in download(copy, data__annotations="table")
+
+
 def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     copy = Copy("folder", "auto", {}, {}, mine)
@@ -404,7 +413,7 @@ def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
     write_files(mine, {"images/cat/2.jpg": jpeg(2), "images/dog/2.JPG": jpeg(3)})
     write_copy_params(Path(), copy, None)
     assert f"image '2.jpg': is it {mine}/images/cat/2.jpg or {mine}/images/dog/2.JPG?" in refused("download")
-    write_files(mine, {"images/dog/2.JPG": jpeg(2), "copy/a.csv": (mine / "a.csv").read_bytes()})
+    write_files(mine, {"images/dog/2.JPG": jpeg(2), "annotations/a.csv": (mine / "a.csv").read_bytes()})
     download(copy)
     assert packed() == {f"{number}.jpg": jpeg(number) for number in range(3)}
 
