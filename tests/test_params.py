@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,24 @@ def test_every_key_of_the_file_has_a_comment_or_its_section_has() -> None:
         elif not commented and not any(said for _, said in sections):
             bare.append(line.strip())
     assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data__name": "hub"}, "data: name hub needs data.repository, such as lmms-lab/flickr30k"),
+        ({"data__root": "mine", "data__repository": "a/b"}, "data: root and repository are both named"),
+    ],
+)
+def test_data_comes_from_one_place(changes: dict[str, str], expected: str) -> None:
+    assert expected in complaint(**changes)
+
+
+@pytest.mark.parametrize("path", ["/data/Bücher", "/data/set (1)", "/data/x=y", "/data/a,b", "/data/[x]{y}#1"])
+def test_any_path_can_be_given_to_dvc_as_the_docs_say(path: str, tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    assert """-S 'data.root="/data/Bücher (1)"'""" in (FILE.parent / "docs/data.md").read_text(encoding="utf-8")
+    shutil.copy(FILE, tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["data.name=folder", f'data.root="{path}"'])
+    assert load_params(tmp_path / "params.yaml").data.root == path

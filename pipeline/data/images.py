@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
 from collections.abc import Iterable
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 
@@ -88,6 +89,7 @@ class ImageArchive:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._opened: tuple[int, zipfile.ZipFile | ShardIndex] | None = None
+        self._opening = threading.Lock()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -124,17 +126,18 @@ class ImageArchive:
         """The picture, see `decode` above."""
         return decode(self.read(name), f"{self.path}: {name}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}  # a spawned worker opens its own
+    def __reduce__(self) -> tuple[type[ImageArchive], tuple[Path]]:
+        return ImageArchive, (self.path,)  # a spawned worker opens its own
 
     def _source(self) -> zipfile.ZipFile | ShardIndex:
         # A forked worker shares the file position of its parent's handle, so it must not use that handle.
-        if self._opened is None or self._opened[0] != os.getpid():
-            index = self.path.with_suffix(".parquet")
-            if not self.path.exists() and not index.exists():
-                raise InputError(f"{self.path}: not found; `dvc repro download` makes it")
-            self._opened = (os.getpid(), open_archive(self.path) if self.path.exists() else ShardIndex(index))
-        return self._opened[1]
+        with self._opening:  # several threads open it once
+            if self._opened is None or self._opened[0] != os.getpid():
+                index = self.path.with_suffix(".parquet")
+                if not self.path.exists() and not index.exists():
+                    raise InputError(f"{self.path}: not found; `dvc repro download` makes it")
+                self._opened = (os.getpid(), open_archive(self.path) if self.path.exists() else ShardIndex(index))
+            return self._opened[1]
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.data import shards
 from pipeline.data.images import ImageArchive
-from pipeline.data.shards import Location, content_digest, write_index
+from pipeline.data.shards import Location, content_digest, open_parquet, write_index
 from pipeline.errors import InputError
 from tests.data.brought import parquet
 from tests.data.published import jpeg
@@ -39,12 +42,27 @@ def archive(tmp_path: Path) -> ImageArchive:
     return ImageArchive(tmp_path / "raw/images.zip")
 
 
-def test_every_image_is_read_from_many_threads_in_any_order(archive: ImageArchive) -> None:
-    numbers = [number for number in range(COUNT) for _ in range(5)]
+def test_every_image_is_read_from_many_threads_in_any_order(
+    archive: ImageArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_and_count(file: Path) -> Any:
+        opened.append(file.name)
+        return open_parquet(file)
+
+    monkeypatch.setattr(shards, "open_parquet", open_and_count)
+    numbers = [number for number in range(COUNT) for _ in range(10)]
     random.Random(1).shuffle(numbers)
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda number: archive.read(f"{number}.jpg"), numbers))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda number: archive.read(f"{number}.jpg"), numbers))
+    finally:
+        sys.setswitchinterval(before)
     assert found == [jpeg(number) for number in numbers]
+    assert sorted(opened) == ["a.parquet", "b.parquet"], "each is opened once, by whichever thread comes first"
     assert archive.names == tuple(f"{number}.jpg" for number in range(COUNT))
     assert archive.contents[3][:2] == ("3.jpg", len(jpeg(3)))
     assert archive.decode("3.jpg").size == (35, 24)

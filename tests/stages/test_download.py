@@ -381,7 +381,7 @@ def test_two_tables_need_a_choice_and_one_of_something_else_does_not(tmp_path: P
     copy = own_folder(mine, "csv")
     write_files(mine, {"labels.csv": "id,label\n0,a\n"})
     download(copy)
-    write_files(mine, {"more.csv": (mine / "captions.csv").read_bytes()})
+    write_files(mine, {"more.csv": (mine / "captions.csv").read_text().replace("A dog", "A cat")})
     assert f"is it {mine}/captions.csv or {mine}/more.csv? Name one in data.files" in refused("download")
     download(copy, data__files="more.csv")
 
@@ -394,6 +394,15 @@ def test_a_table_without_known_columns_is_named_with_those_that_it_has(tmp_path:
     assert f"{tmp_path}/mine/labels.csv: the columns are id, label; expected one for the image" in said
 
 
+def test_a_table_beside_flickr30k_does_not_replace_karpathys_splits(tmp_path: Path) -> None:
+    copy = flickr30k(tmp_path, "karpathy")
+    copy.annotations = "auto"
+    rows = "".join(f"{name}| 0| A dog .\n" for name in copy.expected)
+    write_files(tmp_path / "mine", {"results.csv": f"image_name| comment_number| comment\n{rows}"})
+    assert "10 images with 50 captions (train 6, val 2, test 2)" in download(copy)
+    assert "10 images with 10 captions (not split yet 10)" in download(copy, data__annotations="table")
+
+
 def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     copy = Copy("folder", "auto", {}, {}, mine)
@@ -404,6 +413,9 @@ def test_names_that_fit_two_images_are_refused(tmp_path: Path) -> None:
     write_files(mine, {"images/cat/2.jpg": jpeg(2), "images/dog/2.JPG": jpeg(3)})
     write_copy_params(Path(), copy, None)
     assert f"image '2.jpg': is it {mine}/images/cat/2.jpg or {mine}/images/dog/2.JPG?" in refused("download")
+    write_files(mine, {"images/dog/2.JPG": jpeg(2), "annotations/a.csv": (mine / "a.csv").read_bytes()})
+    download(copy)
+    assert packed() == {f"{number}.jpg": jpeg(number) for number in range(3)}
 
 
 def test_half_of_a_layout_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any, NamedTuple
 from pipeline.data.acquire.layouts import matches
 from pipeline.errors import InputError
 from pipeline.params import DataParams
+from pipeline.progress import progress
 
 CONVERTED = "refs/convert/parquet"  # the hub's own parquet copy of a data set that is a script
+WORKERS = 4  # files fetched at a time
 DATA = ("*.parquet", "*.tar", "*.csv", "*.tsv", "*.jsonl", "*.json", "*.txt", "*.zip")
 IMAGES = ("*.jpg", "*.jpeg", "*.png", "*.webp", "*.JPG", "*.JPEG", "*.PNG")
 
@@ -62,7 +66,12 @@ def _fetch(params: DataParams, revision: str | None) -> Snapshot:
     try:
         with suppress(DryRunError):  # no network: what is in the cache is complete or refused
             plan: Any = fetch(dry_run=True)
-            _check_size(about, sum(file.file_size for file in plan if file.will_download), params)
+            missing = [file for file in plan if file.will_download]
+            _check_size(about, sum(file.file_size for file in missing), params)
+            with ThreadPoolExecutor(WORKERS) as pool:
+                one = ((glob.escape(file.filename), file.commit_hash) for file in missing)
+                done = pool.map(lambda item: fetch(allow_patterns=[item[0]], revision=item[1]), one)
+                list(progress(done, label=f"fetching {params.repository}", total=len(missing)))
         folder = Path(fetch())
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -69,7 +69,7 @@ class ImageFiles:
         """The image of this name, None if there is none.
 
         Raises:
-            InputError: naming both, if two files match equally well.
+            InputError: naming both, if two files that differ match equally well.
         """
         if name in self._by_name:
             return self.images[self._by_name[name]]
@@ -79,12 +79,12 @@ class ImageFiles:
         if self._by_key is None:
             self._by_key = self._keys()
         for key in (("identity", self.identity(name)), ("path", _folded(name)), ("base", _folded(base_name(name)))):
-            rows = self._by_key.get(key, [])
-            if len(rows) > 1:
-                one, other = (self.images[row].place for row in rows[:2])
-                raise InputError(f"image {name!r}: is it {one} or {other}? Leave one of them")
-            if rows:
-                return self.images[rows[0]]
+            images = [self.images[row] for row in self._by_key.get(key, [])]
+            for other in images[1:]:
+                if other.read() != images[0].read():  # Kaggle's Flickr30K holds every image twice
+                    raise InputError(f"image {name!r}: is it {images[0].place} or {other.place}? Leave one of them")
+            if images:
+                return images[0]
         return None
 
     def _keys(self) -> dict[tuple[str, str], list[int]]:

@@ -22,7 +22,7 @@ from pipeline.data.rows import split_in_path
 from pipeline.data.shards import parquet_columns
 from pipeline.data.tables import SUFFIXES, open_table
 from pipeline.errors import InputError
-from pipeline.files import digest_of, read_record, write_json
+from pipeline.files import digest_of, read_record, sha256, write_json
 from pipeline.params import DataParams
 
 SHOWN = 3
@@ -126,7 +126,8 @@ def _tables(
 ) -> dict[str, Path]:
     """The tables of captions, by path: directly in the annotation folders, else anywhere; `refused` gets the others.
 
-    Several are read together where each is named `metadata`, each is parquet, or each path states its split.
+    Several are read together where each is named `metadata`, each is parquet, or each path states its split; of equal
+    ones the first is read.
 
     Raises:
         InputError: naming two tables that do not belong together.
@@ -143,6 +144,8 @@ def _tables(
                 refused.append(table)
             else:
                 found.append(name)
+        if len(found) > 1 and len({sha256(places[name]) for name in found}) == 1:
+            found = found[:1]
         if len(found) > 1 and not (
             all(name.rpartition("/")[2].lower().startswith("metadata.") for name in found)
             or all(name.lower().endswith(".parquet") for name in found)
