@@ -1,4 +1,4 @@
-"""Write data/split as SCAN-style text, which SCAN's, NCR's and NPC's published code reads (no DVC stage)."""
+"""Write the split, or the trained model, in formats that other libraries read (no DVC stage)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,55 @@ import click
 
 from stages.command import stage
 
+SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "onnx")
+
 
 @click.command(name="export")
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Made if missing."
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([*SPLIT_FORMATS, *MODEL_FORMATS]),
+    default="scan",
+    show_default=True,
+    help="scan, jsonl: of data/split; transformers, onnx: of models/trained.",
+)
 @stage
-def main(folder: Path) -> None:
-    """Write data/split as {train,dev,test}_{ids,caps}.txt, with its noise where there is some."""
-    from pipeline.data.splits.scan import write_scan
+def main(folder: Path, kind: str) -> None:
+    """Write data/split as text, with its noise where there is some, or models/trained with a model card."""
     from pipeline.files import read_record
     from pipeline.paths import SOURCE, SPLIT
 
-    for line in write_scan(SPLIT, read_record(SOURCE, "download")["name"], folder):
+    if kind in MODEL_FORMATS:
+        _write_model(folder, kind)
+        return
+    from pipeline.data.splits.jsonl import write_jsonl
+    from pipeline.data.splits.scan import write_scan
+
+    name = read_record(SOURCE, "download")["name"]
+    for line in write_scan(SPLIT, name, folder) if kind == "scan" else write_jsonl(SPLIT, folder):
         click.echo(line)
+
+
+def _write_model(folder: Path, kind: str) -> None:
+    from pipeline.files import atomic_folder, read_record, write_text
+    from pipeline.models.pretrained import read_base_record
+    from pipeline.models.whole import write_onnx, write_transformers
+    from pipeline.params import dotted, load_params
+    from pipeline.paths import BASE, INTERVALS, METRICS, SOURCE, TRAINED
+    from pipeline.report.card import model_card
+
+    params, metrics = dotted(load_params()), read_record(METRICS, "evaluate")
+    intervals = read_record(INTERVALS) if INTERVALS.exists() else None
+    told = params, metrics, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source
+    with atomic_folder(folder) as made:
+        write = write_onnx if kind == "onnx" else write_transformers
+        loading = write(TRAINED, BASE, made)
+        write_text(made / "README.md", model_card(*told, loading, kind))
+    click.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    click.echo(f"to a hub, after `hf auth login`: hf upload YOUR/NAME {folder}")
 
 
 if __name__ == "__main__":

@@ -150,6 +150,15 @@ class BaseParams(Section):
         return self
 
 
+class LoraParams(Section):
+    """Low-rank updates of towers."""
+
+    rank: Annotated[int, Field(ge=0)]
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: list[str]
+
+
 class ModelParams(Section):
     """The towers, and which parts are trained."""
 
@@ -174,9 +183,12 @@ class ModelParams(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     anchor: Literal["none", "cca"]
     anchor_weight: Positive
+    lora: LoraParams
 
     @model_validator(mode="after")
     def _heads_only(self) -> ModelParams:
+        if self.train == "heads" and self.lora.rank:
+            raise ValueError(f"lora.rank {self.lora.rank}: train heads trains no tower; use train towers, or rank 0")
         for name in ("standardise", "dropout", "anchor"):
             value = getattr(self, name)
             if self.train == "towers" and value not in (False, 0, "none"):
@@ -314,6 +326,13 @@ class PairsParams(Section):
         return self.weighting == "evidence" or self.weighting in BEFORE_TRAINING
 
 
+class FreezeParams(Section):
+    """What is not trained of each tower."""
+
+    image: Literal["none", "all"] | Annotated[int, Field(ge=0)]
+    text: Literal["none", "all"] | Annotated[int, Field(ge=0)]
+
+
 class TrainParams(Section):
     """Epochs, optimiser, learning rate and batch size."""
 
@@ -322,6 +341,11 @@ class TrainParams(Section):
     warmup: Literal["triplet", "infonce"]
     batch_size: Count
     accumulate: Count
+    part: Count | None
+    freeze: FreezeParams
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    patience: Count | None
+    compile: bool
     gradient_checkpointing: bool
     optimiser: Literal["adam", "adamw"]
     lr: Positive
@@ -418,8 +442,7 @@ class Params(Section):
         self._evidence_is_there()
         self._targets_are_used()
         self._presets_have_what_they_take()
-        if self.train.gradient_checkpointing and self.model.train == "heads":
-            raise ValueError("train.gradient_checkpointing true: model.train heads trains no tower to save memory in")
+        self._trains_towers()
         if self.train.augment != "none" and self.model.train == "heads":
             raise ValueError(
                 f"train.augment {self.train.augment}: model.train heads reads features that were computed once, from "
@@ -431,6 +454,28 @@ class Params(Section):
                 "use 2 or more, or a memory.size above 0 and fewer train.warmup_epochs than train.epochs"
             )
         return self
+
+    def _trains_towers(self) -> None:
+        """Refuse options of towers where none is trained, and of NPC's step, which takes the whole batch at once."""
+        train = self.train
+        asked = {
+            "gradient_checkpointing true": train.gradient_checkpointing,
+            "compile true": train.compile,
+            f"layer_decay {train.layer_decay}": train.layer_decay < 1,
+            **{f"freeze.{side} {value}": value not in ("none", 0) for side, value in train.freeze},
+        }
+        first = next((name for name, on in asked.items() if on), None)
+        if first and self.model.train == "heads":
+            raise ValueError(f"train.{first}: model.train heads trains no tower")
+        if self.pairs.weighting == "npc":
+            for name, on in (
+                (f"part {train.part}", train.part),
+                (f"layer_decay {train.layer_decay}", train.layer_decay < 1),
+            ):
+                if on:
+                    raise ValueError(
+                        f"train.{name}: pairs.weighting npc takes one gradient of the whole batch; leave it out"
+                    )
 
     def _evidence_is_there(self) -> None:
         """Refuse to use evidence that is not made, and kinds that have no encoder."""

@@ -73,7 +73,7 @@ def main(weights: str | None) -> None:
     from pipeline.runtime.processes import own_device, use_threads
     from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
-    from pipeline.training.record import read_run, sampling_by_epoch
+    from pipeline.training.record import best_validation, read_run, sampling_by_epoch
 
     tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
     if weights is not None:
@@ -140,7 +140,9 @@ def main(weights: str | None) -> None:
             tracker.data_set(f"{params.data.name} test", "test", sha256(SPLIT / "test.json"), source, rows)
             if params.tracking.model is not None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
-                tracker.keep_model(params.tracking.model, "pipeline.serving", folders, example(), run.best.step)
+                description = f"{params.data.name}: {named}\n\n{recall_markdown(metrics)}"
+                packed = "pipeline.serving", folders, example(), run.best.step
+                tracker.keep_model(params.tracking.model, *packed, description, best_validation(HISTORY))
             check_recorded()  # an invalid evaluation must not be logged
             # last: a run with these metrics was evaluated completely
             tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])

@@ -38,6 +38,7 @@ LEFT_OUT = {
     "stages/launch.py": "starts processes and chooses GPUs; the result is the same on any number",
     "stages/recorded.py": "compares parameters and code, and refuses or lets pass",
     "pipeline/dependencies.py": "reads this list",
+    "pipeline/__init__.py": "`load`, for other programs; no stage calls it",
     "pipeline/errors.py": "messages",
     "pipeline/problems.py": "messages",
     "pipeline/progress.py": "progress bars; passes on what it is given",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.heads import FeatureStatistics, Head, ResidualHead
 from pipeline.models.pretrained import BaseRecord, Pretrained
 from pipeline.models.towers import FIRST_TEMPERATURE, MatchingModel, Pooling, tower_widths
+from pipeline.models.trainable import merged
 from pipeline.params import ModelParams
 
 RECORD, HEADS = "model.json", "heads.safetensors"
@@ -124,6 +126,8 @@ def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base
     folder.mkdir(parents=True, exist_ok=True)
     if settings.train == "towers":
         assert isinstance(base, Pretrained)
+        if settings.lora.rank:
+            base = replace(base, image=merged(base.image), text=merged(base.text))
         pretrained.save(folder, base)
     heads = {
         f"{side}.{name}": tensor.detach().cpu()

@@ -109,12 +109,17 @@ def _half(model: PreTrainedModel, encode: Callable[[], object]) -> PreTrainedMod
     return _reduced(half, called)
 
 
-def half_class(config: Any, parts: Sequence[str]) -> type[Any]:
-    """The class of a saved half: the configuration's own with these submodules alone."""
+def whole_class(config: Any) -> type[Any]:
+    """The class of transformers for a configuration."""
     from transformers import MODEL_MAPPING
 
     found: Any = MODEL_MAPPING[type(config)]
-    whole = found if isinstance(found, type) else found[0]
+    return found if isinstance(found, type) else found[0]  # a few configurations have several classes
+
+
+def half_class(config: Any, parts: Sequence[str]) -> type[Any]:
+    """The class of a saved half: the configuration's own with these submodules alone."""
+    whole = whole_class(config)
 
     def build(self: Any, config: Any) -> None:
         super(half, self).__init__(config)

@@ -147,6 +147,16 @@ class MatchingModel(nn.Module):
         if self.logit_scale is not None:
             self.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
 
+    def train(self, mode: bool = True) -> MatchingModel:
+        """Set the mode; parts of which no parameter is trained stay in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode and not all(parameter.requires_grad for parameter in self.parameters()):
+            for part in self.modules():
+                own = [parameter.requires_grad for parameter in part.parameters()]
+                if own and not any(own):
+                    part.eval()
+        return self
+
     def normalise(self, images: Tensor) -> Tensor:
         """The image tower's input: uint8 pixels (B, 3, H, W) are normalised, everything else is returned unchanged."""
         return normalised(images, self.mean, self.std) if images.dtype == torch.uint8 else images

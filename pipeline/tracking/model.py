@@ -11,6 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
+RSUM, BEST = "val_rsum", "best"
+"""A version's tag, and the alias of the version in which it is the highest."""
 # The packages for loading and predicting; MLflow would find them by loading the model, in twenty times the time.
 REQUIREMENTS = (
     *("filelock", "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch"),
@@ -99,3 +101,39 @@ def _registered(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def registered_folder(uri: str) -> Path:
+    """The files of a registered model, `models:/NAME/VERSION` or `models:/NAME@ALIAS`; from a server they are fetched.
+
+    Raises:
+        InputError: when there is none, or the store cannot be read.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    from pipeline.errors import InputError
+    from pipeline.tracking.store import open_client, read_uri, reason, without_password
+
+    store = read_uri()
+    try:
+        client = open_client(store)
+        name, _, alias = uri.removeprefix("models:/").partition("@")
+        name, _, number = (name, "", "") if alias else name.rpartition("/")
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        return Path(download_artifacts(artifact_uri=str(found.source), tracking_uri=store))
+    except Exception as error:
+        raise InputError(f"{uri}: not read from {without_password(store)} ({reason(error, store)})") from error
+
+
+def describe_version(client: MlflowClient, name: str, version: str, description: str, rsum: float | None) -> None:
+    """Describe a version, and give the alias `best` to the version with the highest rsum on the validation split.
+
+    The rsum is kept as the version's tag, so that versions of runs deleted since still count.
+    """
+    client.update_model_version(name, version, description)
+    if rsum is None:
+        return
+    client.set_model_version_tag(name, version, RSUM, f"{rsum:.4f}")
+    versions = [found for found in client.search_model_versions(f"name = '{name}'") if RSUM in found.tags]
+    best = max(versions, key=lambda found: (float(found.tags[RSUM]), -int(found.version)), default=None)
+    client.set_registered_model_alias(name, BEST, version if best is None else str(best.version))

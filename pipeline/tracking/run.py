@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.tracking import naming as tag
 from pipeline.tracking import store
 from pipeline.tracking.follower import Follower
-from pipeline.tracking.model import keep_model, pack_model
+from pipeline.tracking.model import describe_version, keep_model, pack_model
 from pipeline.tracking.runs import search
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -172,14 +172,22 @@ class Tracker:
 
     @_unless_failed()
     def keep_model(
-        self, name: str, loader: str, folders: Mapping[str, Path], example: Mapping[str, Any], step: int
+        self,
+        name: str,
+        loader: str,
+        folders: Mapping[str, Path],
+        example: Mapping[str, Any],
+        step: int,
+        description: str = "",
+        rsum: float | None = None,
     ) -> None:
-        """Log the run's model and register it as `name`; see `pack_model` and `keep_model`."""
+        """Log the run's model and register it as `name`; see `pack_model`, `keep_model` and `describe_version`."""
         run = self._client.get_run(self.run_id)
         if tag.MODEL not in run.data.tags:
             with tempfile.TemporaryDirectory() as made:
                 packed = functools.partial(pack_model, Path(made), loader, folders, example)
                 version = keep_model(self._client, run, name, step, packed)
+            describe_version(self._client, name, version, description, rsum)
             self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:

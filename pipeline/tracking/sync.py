@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.files import main_root, sha256
 from pipeline.tracking import naming as tag
 from pipeline.tracking import store
-from pipeline.tracking.model import keep_model
+from pipeline.tracking.model import RSUM, describe_version, keep_model
 from pipeline.tracking.runs import search
 
 
@@ -127,6 +127,9 @@ class Copier:
             kept = run.outputs.model_outputs[-1]
             model = self._local.get_logged_model(kept.model_id)
             version = keep_model(self._server, there, model.name, kept.step, lambda: _path(model.artifact_location))
+            own = self._local.search_model_versions(f"run_id = '{run.info.run_id}'")
+            if own and RSUM in own[0].tags:
+                describe_version(self._server, model.name, version, own[0].description or "", float(own[0].tags[RSUM]))
             self._server.set_tag(there.info.run_id, tag.MODEL, version)
 
 

@@ -77,7 +77,7 @@ class NegativeImpact:
         assert batch.entries is not None
         share = process_count() / batch.global_size  # processes average their gradients
         plain = loss_b.sum() * share
-        gradients = torch.autograd.grad(plain, list(self.model.parameters()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(plain, self.siamese.parameters, retain_graph=True, allow_unused=True)
         self.model.eval()  # dropout noise is larger than the change that the ratios measure
         halves = batch.entries._replace(images=self.model.normalise(batch.entries.images)).halves()
         with torch.no_grad():

@@ -42,7 +42,7 @@ from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.models.memory import Memory
 from pipeline.models.momentum import momentum_copy, update_momentum
-from pipeline.models.towers import MatchingModel
+from pipeline.models.towers import MatchingModel, Tokens
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
@@ -53,11 +53,12 @@ from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import cutdown_threshold
 from pipeline.sampling.thresholds import Thresholds
 from pipeline.training.accumulation import ALONE, Window, window_of
+from pipeline.training.cached import CachedVectors, parts
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import check_finite, collapse_warning, means_of
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
-from pipeline.training.optimiser import make_optimiser
+from pipeline.training.optimiser import make_optimiser, rate_of, set_rate
 from pipeline.training.schedule import scheduled_rate
 from pipeline.training.trust import LearnedTrust, own_probability
 from pipeline.training.untrained import update_by_split
@@ -161,13 +162,18 @@ class Training:
         if self.params.train.epochs == 0 and not self.at.history:
             self._append(self._validate())
             self._save()
-        while self.at.epoch < self.params.train.epochs:
+        while self.at.epoch < self.params.train.epochs and not self._waited():
             self._run_epoch()
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
             self._save()
         if self.averaged is not None:
             self.model.load_state_dict(self.averaged.state_dict())
         return self.at
+
+    def _waited(self) -> bool:
+        """Whether `train.patience` epochs have ended without a better validation."""
+        patience = self.params.train.patience
+        return patience is not None and self.at.epoch > self.at.best.get("epoch", self.at.epoch) + patience
 
     def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
         """One step on this process's part of a batch (see the top of this file); returns its metrics, 0-dimensional."""
@@ -191,8 +197,12 @@ class Training:
     def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[dict[str, Tensor], Pairs | None]:
         """Forward and backward; adds `share` of the gradient to the parameters' gradients."""
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
-        with self.accelerator.autocast():
-            image, text = self.prepared(images, batch.texts)
+        part, cached = self.params.train.part, None
+        if part is None or part >= len(images):
+            image, text = self._encode(images, batch.texts)
+        else:
+            cached = CachedVectors(self._encode, images, batch.texts, part)
+            image, text = cached.image_bD, cached.text_bD
         own = Pairs(image, text, batch.image_id, batch.caption_id)
         in_batch = warming_up or self.memory is None
         everyone = Pairs(
@@ -222,13 +232,15 @@ class Training:
         loss = loss_b.sum() * process_count() / batch.global_size
         logged = {"train/loss": loss.detach()} | metrics
         if self.impact is not None and batch.entries is not None:
-            impact = self.impact(loss_b, batch, self.optimiser.param_groups[0]["lr"])
+            impact = self.impact(loss_b, batch, rate_of(self.optimiser))
             loss = impact.loss
             logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
-        for used_by_some in (self.model.logit_scale, self.model.logit_bias):
-            if used_by_some is not None:  # DistributedDataParallel waits for a gradient of every parameter
-                loss = loss + 0 * used_by_some
+        direct = [part for part in (self.model.logit_scale, self.model.logit_bias) if part is not None]
+        for parameter in direct:  # DistributedDataParallel waits for a gradient of every parameter
+            loss = loss + 0 * parameter
         self.accelerator.backward(loss * share)
+        if cached is not None:
+            cached.backward(direct, lambda: self.accelerator.no_sync(self.prepared))
         return logged, momentum
 
     def _thresholds(self) -> list[Thresholds] | None:
@@ -244,12 +256,20 @@ class Training:
         bias = self.params.loss.bias
         return bias if isinstance(bias, float) else 0.0 if self.model.logit_bias is None else self.model.logit_bias
 
+    def _encode(self, images: Tensor, texts: Tensor | Tokens) -> tuple[Tensor, Tensor]:
+        with self.accelerator.autocast():
+            image, text = self.prepared(images, texts)
+        return image, text
+
     @torch.no_grad()
     def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
         if self.momentum_model is None:
             return None
         with self.accelerator.autocast():
-            image, text = self.momentum_model(images, batch.texts)
+            encoded = [
+                self.momentum_model(*part) for part in parts(images, batch.texts, self.params.train.part or len(images))
+            ]
+        image, text = (torch.cat(side) for side in zip(*encoded, strict=True))
         return Pairs(*(gather(part, batch.global_size) for part in (image, text, batch.image_id, batch.caption_id)))
 
     def _run_epoch(self) -> None:
@@ -279,8 +299,7 @@ class Training:
         self.prepared.train()
         for batch in progress(batches, label=f"epoch {at.epoch + 1}/{settings.epochs}", total=len(plan) - at.batch):
             rate = scheduled_rate(settings, at.epoch, at.batch, len(plan), len(self.train_inputs.caption_image))
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
+            set_rate(self.optimiser, rate)
             self._ramp = min(1.0, max(0.0, at.epoch - settings.warmup_epochs + at.batch / len(plan)))
             window = window_of(at.batch, len(plan), settings.accumulate)
             self._steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
@@ -299,7 +318,7 @@ class Training:
         if warning and not self._warned and self.accelerator.is_main_process:
             self._warned = True
             print(warning, file=sys.stderr)
-        row["train/lr"] = self.optimiser.param_groups[0]["lr"]
+        row["train/lr"] = rate_of(self.optimiser)
         for name, population in self.statistics.as_numbers().items():
             row[f"similarity/{name}_mean"] = population["mean"]
             row[f"similarity/{name}_std"] = population["variance"] ** 0.5

@@ -133,6 +133,12 @@ def read_rows(path: Path, columns: Sequence[str] = PLACE) -> pandas.DataFrame:
     return table
 
 
+def best_validation(path: Path) -> float | None:
+    """The highest rsum on the validation split in history.csv; None where nothing was validated."""
+    history = read_rows(path)
+    return float(history["val/rsum"].max()) if "val/rsum" in history else None
+
+
 def sampling_by_epoch(path: Path) -> pandas.DataFrame:
     """One row per epoch: the mean of each `sampler/…` metric of history.csv, without the prefix.
 

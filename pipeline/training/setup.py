@@ -23,6 +23,7 @@ from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads
 from pipeline.models.build import load_base, save_trained
 from pipeline.models.towers import MatchingModel, recompute_activations
+from pipeline.models.trainable import add_lora, freeze
 from pipeline.objectives.sigmoid import FIRST_BIAS
 from pipeline.params import GUIDED, IN_TRAINING, LossParams, Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
@@ -69,6 +70,13 @@ def open_training(
     if params.train.gradient_checkpointing:
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")
+    if params.model.lora.rank:
+        add_lora(model.image_tower, params.model.lora, "model.image")
+        add_lora(model.text_tower, params.model.lora, "model.text")
+    freeze(model.image_tower, params.train.freeze.image, "train.freeze.image")
+    freeze(model.text_tower, params.train.freeze.text, "train.freeze.text")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("train.freeze: both towers are frozen and there is nothing else to train")
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     split = read_split(split_folder / "train.json")
     table = _truth_table(truth, split)
@@ -105,6 +113,10 @@ def open_training(
         known=known,
         matches=matches,
     )
+    for trained in (training.model, training.momentum_model) if params.train.compile else ():
+        if trained is not None:
+            trained.image_tower.compile()
+            trained.text_tower.compile()
 
     def save(folder: Path) -> None:
         save_trained(folder, training.model, params.model, base)

@@ -30,8 +30,9 @@ class Siamese:
     def __init__(self, model: nn.Module, settings: TrainParams, gradient_scale: float) -> None:
         """Start with empty moments."""
         self.settings, self.gradient_scale = settings, gradient_scale
-        self.names = [name for name, _ in model.named_parameters()]
-        self.parameters: list[Tensor] = list(model.parameters())
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.names = list(trained)
+        self.parameters: list[Tensor] = list(trained.values())
         self.mean = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.square = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
@@ -41,7 +42,7 @@ class Siamese:
         """The weights after one step, by name; the model itself does not change.
 
         Args:
-            gradients: of the unweighted loss over this process's part of the batch, in the order of model.parameters().
+            gradients: of the unweighted loss over this process's part of the batch, in the order of `parameters`.
             lr: the learning rate of the model's own step.
         """
         used = [

@@ -1,10 +1,28 @@
-"""The command that writes a split as SCAN-style text (`pipeline.data.splits.scan` has the rest)."""
+"""The command that writes the split or the trained model for other libraries."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
-from tests.stages.running import invoke_with, run, write_tiny_params
+import pytest
+import torch
+from mlflow import MlflowClient
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+import pipeline
+from pipeline.data.splits.format import read_split
+from pipeline.errors import InputError
+from pipeline.features.pixels import square_pixels
+from pipeline.tracking import store_uri
+from pipeline.tracking.model import describe_version
+from tests.models.test_dual import published
+from tests.stages.running import ROOT, invoke_with, run, write_tiny_params
 
 
 def test_a_noisy_split_of_scenes_is_exported(clone: Path) -> None:
@@ -22,3 +40,91 @@ def test_before_there_is_a_split_it_says_what_to_run(clone: Path) -> None:
     assert said.exit_code == 1
     assert said.output == "error: data/raw/source.json: not found; `dvc repro download` makes it\n"
     assert not (clone / "text").exists()
+
+
+def test_the_split_is_exported_as_pairs(clone: Path) -> None:
+    write_tiny_params(clone)
+    run("download", "split")
+    assert "train: 60 pairs\n" in invoke_with("export", "--to", "out", "--format", "jsonl").output
+    split = read_split(Path("data/split/test.json"))
+    rows = [json.loads(line) for line in Path("out/test.jsonl").read_text().splitlines()]
+    expected = [(split.images[image], text) for text, image in zip(split.captions, split.caption_image, strict=True)]
+    assert [(row["image"], row["caption"]) for row in rows] == expected
+
+
+@pytest.mark.parametrize("kind", ["clip", "vit_bert", "SiglipModel"])
+def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clone: Path) -> None:
+    family = {"model__family": "vit_bert" if kind == "vit_bert" else "clip", "model__captions": "raw"}
+    if kind == "SiglipModel":
+        published(kind, clone / "dual")
+        family |= {"model__image": "dual"}
+    write_tiny_params(clone, **family, train__lr=0.01)
+    run("download", "split", "base", "features", "evidence", "bank", "train", "evaluate")
+    said = invoke_with("export", "--to", "out", "--format", "transformers")
+    assert said.exit_code == 0, said.output
+    assert "hf upload YOUR/NAME out" in said.output
+    card = Path("out/README.md").read_text()
+    recall = json.loads(Path("metrics.json").read_text())["test"]["i2t"]["R1"]
+    assert f"| recall | {recall:.1f} |" in card and "95 % interval" in card and "Apache-2.0" in card
+
+    model = pipeline.load("models/trained")
+    pictures = [Image.effect_noise((40, 30), 90).convert("RGB"), Image.new("RGB", (32, 32), "red")]
+    vectors = model.encode_image(pictures), model.encode_text(["a red dot", "a"])
+    found = transformers_vectors(Path("out"), pictures, kind)
+    for own, theirs in zip(vectors, found, strict=True):
+        torch.testing.assert_close(normalize(theirs, dim=1), own, rtol=1e-2, atol=1e-3)  # resized by torchvision
+    assert model.search("a red dot", vectors[0], top=1)[0][0] == int((vectors[0] @ vectors[1][0]).argmax())
+
+    assert invoke_with("export", "--to", "onnx", "--format", "onnx").exit_code == 0
+    pixels = torch.stack([square_pixels(one, 32) for one in pictures]).numpy()
+    image = ReferenceEvaluator("onnx/image.onnx").run(None, {"pixels": pixels})[0]
+    torch.testing.assert_close(torch.tensor(image), vectors[0], rtol=1e-3, atol=1e-4)
+
+
+def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What transformers says, called as the model card tells."""
+    padding = {"padding": "max_length", "max_length": 8} if kind == "SiglipModel" else {"padding": True}
+    image_folder, text_folder = (folder / "image", folder / "text") if kind == "vit_bert" else (folder, folder)
+    tokens = AutoTokenizer.from_pretrained(text_folder)(["a red dot", "a"], return_tensors="pt", **padding)
+    pixels = AutoImageProcessor.from_pretrained(image_folder)(pictures, return_tensors="pt")
+    image, text = (AutoModel.from_pretrained(place).eval() for place in (image_folder, text_folder))
+    with torch.no_grad():
+        if kind == "vit_bert":
+            mask = tokens["attention_mask"][:, :, None]
+            hidden = text(**tokens).last_hidden_state
+            return image(**pixels).last_hidden_state.mean(dim=1), (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        kept = ("input_ids",) if kind == "SiglipModel" else ("input_ids", "attention_mask")
+        texts = image.get_text_features(**{name: tokens[name] for name in kept}).pooler_output
+        return image.get_image_features(**pixels).pooler_output, texts
+
+
+def test_heads_are_refused_by_transformers_and_nothing_is_written(heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads")
+    run("train", "evaluate")
+    said = invoke_with("export", "--to", "out", "--format", "transformers")
+    assert said.output.startswith("error: models/trained: has a head over its image tower, which no class of")
+    assert not Path("out").exists()
+
+
+def test_the_readme_s_lines_run(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (ROOT / "README.md").read_text().split("## The model elsewhere")[1].split("```python\n")[1].split("```")[0]
+    (ready / "docs/images").mkdir(parents=True)
+    shutil.copy(ROOT / "docs/images/audit-narrow.png", ready / "docs/images")
+    exec(code, scope := dict[str, Any]())  # noqa: S102  (our own lines)
+    assert scope["similarity_NM"].shape == (1, 2)
+    assert capsys.readouterr().out.strip().split(" ", 1)[1] in scope["captions"]
+
+
+def test_the_best_version_has_the_alias_and_a_description(ready: Path) -> None:
+    write_tiny_params(ready, tracking__model="kept")
+    run("evaluate")
+    client = MlflowClient(tracking_uri=store_uri())
+    version = client.get_model_version_by_alias("kept", "best")
+    assert (
+        version.version == "1" and "| i2t R@1 |" in version.description and version.description.startswith("scenes: ")
+    )
+    describe_version(client, "kept", "1", "worse", -1.0)
+    found = pipeline.load("models:/kept@best").encode_text(["a red circle"])
+    torch.testing.assert_close(found, pipeline.load("models/trained").encode_text(["a red circle"]))
+    with pytest.raises(InputError, match=r"^models:/kept@worst: not read from"):
+        pipeline.load("models:/kept@worst")

@@ -175,10 +175,14 @@ def watched(training: Training, after: Callable[[], None] = lambda: None) -> lis
 
 def open_tiny_training(ready: Path, folder: Path, **changes: Any) -> Training:
     """A training of tiny towers as stage `train` opens it, over what earlier stages have made in `ready`."""
+    return open_tiny(ready, folder, **changes)[0]
+
+
+def open_tiny(ready: Path, folder: Path, **changes: Any) -> tuple[Training, Callable[[Path], None]]:
+    """The same, and what saves its model."""
     write_tiny_params(folder, **({"train__batch_size": 16, "train__lr": 0.01} | changes))
     parts = (ready / "features", ready / "data/split", ready / "models/base")
     truth = read_truth(ready / "data/split", "train")
     params = load_params(folder / "params.yaml")
     folders = (ready / "bank", ready / "evidence")
-    training, _ = open_training(params, *parts, truth, Checkpoint(folder), lambda history: None, *folders)
-    return training
+    return open_training(params, *parts, truth, Checkpoint(folder), lambda history: None, *folders)

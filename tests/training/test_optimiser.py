@@ -11,7 +11,8 @@ from torch import nn
 from pipeline.models.heads import Head
 from pipeline.models.towers import MatchingModel
 from pipeline.params import load_params
-from pipeline.training.optimiser import make_optimiser
+from pipeline.training.optimiser import make_optimiser, rate_of, rate_scales, set_rate
+from tests.training.making import small_towers
 
 TRAIN = load_params(Path(__file__).parents[2] / "params.yaml").train.model_copy(update={"lr": 0.1})
 
@@ -51,3 +52,25 @@ def test_betas_and_eps_are_those_of_the_parameters() -> None:
         mean, square = 0.5 * mean + 0.5 * gradient, 0.75 * square + 0.25 * gradient**2
         expected -= 0.1 * (mean / (1 - 0.5**step)) / ((square / (1 - 0.75**step)) ** 0.5 + 1)
     assert model.weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("family", ["clip", "vit_bert"])
+def test_the_rate_falls_from_a_towers_layer_to_the_one_below(family: str) -> None:
+    model = small_towers(family)
+    optimiser = make_optimiser(model, TRAIN.model_copy(update={"layer_decay": 0.5, "weight_decay": 0.1}))
+    set_rate(optimiser, 0.8)
+    assert rate_of(optimiser) == pytest.approx(0.8)
+    rates = {id(one): group["lr"] for group in optimiser.param_groups for one in group["params"]}
+    named = dict(model.named_parameters())
+    assert set(rates) == {id(one) for one in named.values()}
+    for name, parameter in named.items():
+        below, layer = "embeddings" in name or "pre_layrnorm" in name, ".layers." in name or ".layer." in name
+        assert rates[id(parameter)] == pytest.approx(0.2 if below else 0.4 if layer else 0.8), name
+    assert {name: scale for name, scale in rate_scales(model, 1.0).items() if scale != 1} == {}
+
+
+def test_what_is_frozen_is_not_optimised() -> None:
+    model = small_towers("clip")
+    model.text_tower.requires_grad_(False)
+    chosen = {id(one) for group in make_optimiser(model, TRAIN).param_groups for one in group["params"]}
+    assert chosen == {id(one) for one in model.image_tower.parameters()}

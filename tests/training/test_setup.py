@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tests.training.making import open_tiny_training
+from pipeline.errors import InputError
+from pipeline.models.build import load_trained
+from tests.training.making import open_tiny, open_tiny_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +49,48 @@ def test_heads_need_neither_the_towers_nor_transformers(heads_ready: Path, tmp_p
         f"open_tiny_training(Path({str(moved)!r}), Path({str(tmp_path)!r}), model__train='heads').run()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_low_rank_updates_and_the_upper_layers_alone_are_trained_and_saved_as_a_plain_model(
+    towers_ready: Path, tmp_path: Path
+) -> None:
+    options = {"model__lora__rank": 2, "train__freeze__image": "all", "train__layer_decay": 0.5, "train__epochs": 1}
+    training, save = open_tiny(towers_ready, tmp_path, **options)
+    model = training.model
+    assert all("text_tower" in name and "lora_" in name for name, one in model.named_parameters() if one.requires_grad)
+    training.run()
+    training.restore_best()
+    save(tmp_path / "trained")
+    loaded = load_trained(tmp_path / "trained").eval()
+    rows = range(len(training.val_inputs.caption_image))
+    texts = training.val_inputs.texts(rows, training=False)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode_text(texts), model.eval().encode_text(texts), rtol=1e-4, atol=1e-5)
+    before, after = (
+        load_file(folder / "image/model.safetensors") for folder in (towers_ready / "models/base", tmp_path / "trained")
+    )
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_training_without_a_parameter_to_train_is_refused(towers_ready: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^train\.freeze: both towers are frozen and there is nothing else to train"):
+        open_tiny_training(towers_ready, tmp_path, train__freeze={"image": "all", "text": "all"})
+
+
+def test_training_ends_when_validation_has_not_improved(towers_ready: Path, tmp_path: Path) -> None:
+    training = open_tiny_training(towers_ready, tmp_path, train__epochs=9, train__patience=2, train__lr=1e-12)
+    assert training.run().epoch == 3
+    training.at.epoch = 2
+    assert training.run().epoch == 3
+
+
+@pytest.mark.soak
+def test_compiled_towers_train_as_plain_ones(towers_ready: Path, tmp_path: Path) -> None:
+    histories = {}
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        folder.mkdir()
+        training = open_tiny_training(towers_ready, folder, train__compile=compiled, train__epochs=1)
+        histories[compiled] = training.run().history[-1]["train/loss"]
+        assert (vars(training.model.text_tower).get("_compiled_call_impl") is not None) == compiled
+    assert histories[True] == pytest.approx(histories[False], rel=1e-4)

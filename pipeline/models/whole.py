@@ -1,0 +1,163 @@
+"""A trained model in the formats of other libraries: transformers' own folder, and ONNX.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.files import write_json
+from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
+from pipeline.models.clip import VISION
+from pipeline.models.dual import PARTS, is_dual_encoder, whole_class
+from pipeline.models.towers import MatchingModel, Tokens
+
+LEARNED = {"logit_scale", "logit_bias", "temperature"}
+
+
+def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
+    """Write the model so that transformers loads it: a dual encoder as one model, else a folder for each tower.
+
+    Returns lines of Python that load it.
+
+    Raises:
+        InputError: for heads over frozen towers, or projections, which transformers' classes do not have.
+    """
+    record = read_model_record(trained)
+    model, source = load_end_to_end(trained, base)
+    changed = [
+        name for name, head in (("image", model.image_head), ("text", model.text_head)) if any(head.parameters())
+    ]
+    if changed:
+        part = "head" if record.train == "heads" else "projection"
+        raise InputError(
+            f"{trained}: has a {part} over its {changed[0]} tower, which no class of transformers has: use onnx"
+        )
+    image, text = source.image, source.text
+    if image.config.model_type != VISION and not is_dual_encoder(image):
+        for name, tower in (("image", image), ("text", text)):
+            tower.save_pretrained(folder / name)
+            write_json(folder / name / "preprocessor_config.json", _preprocessor(record))
+        source.tokenizer.save_pretrained(folder / "text")
+        return [
+            "from transformers import AutoModel, AutoTokenizer",
+            'image, text = AutoModel.from_pretrained("image"), AutoModel.from_pretrained("text")',
+            "# a vector is the mean of last_hidden_state (of a caption: over its tokens), scaled to length 1",
+        ]
+    scale = model.logit_scale if model.logit_scale is not None else source.logit_scale
+    _joined(image, text, None if scale is None else float(scale)).save_pretrained(folder)
+    source.tokenizer.save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", _preprocessor(record))
+    return [
+        "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer",
+        'model, processor = AutoModel.from_pretrained("."), AutoImageProcessor.from_pretrained(".")',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        "# vectors: pooler_output of model.get_image_features(…) and of model.get_text_features(…), scaled to length 1",
+    ]
+
+
+def _joined(image: Any, text: Any, logit_scale: float | None) -> Any:
+    """The whole dual encoder of two halves."""
+    state = image.state_dict() | text.state_dict()
+    with torch.random.fork_rng(devices=[]):
+        if image.config.model_type == VISION:
+            from transformers import CLIPConfig, CLIPModel
+
+            width = image.config.projection_dim
+            config: Any = CLIPConfig(
+                vision_config=image.config.to_dict(), text_config=text.config.to_dict(), projection_dim=width
+            )
+            whole: Any = CLIPModel(config)
+        else:
+            config = type(text.config).from_dict(
+                {name: value for name, value in text.config.to_dict().items() if name != PARTS}
+            )
+            whole = whole_class(config)(config)
+    missing, surplus = whole.load_state_dict(state, strict=False)
+    if surplus or set(missing) - LEARNED:
+        raise InputError(f"{type(whole).__name__}: the two towers are not of one model ({[*surplus, *missing][0]})")
+    with torch.no_grad():
+        if logit_scale is not None and hasattr(whole, "logit_scale"):
+            whole.logit_scale.fill_(logit_scale)
+        elif logit_scale is not None:
+            whole.temperature.copy_(torch.tensor(-logit_scale).exp())
+    return whole
+
+
+def _preprocessor(record: ModelRecord) -> dict[str, Any]:
+    square = {"height": record.image_size, "width": record.image_size}
+    crop = record.resize == "crop"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": record.image_size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(record.mean),
+        "image_std": list(record.std),
+    }
+
+
+class _Images(nn.Module):
+    def __init__(self, model: MatchingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
+
+
+class _Texts(nn.Module):
+    def __init__(self, model: MatchingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model.encode_text(Tokens(input_ids, attention_mask))
+
+
+def write_onnx(trained: Path, base: Path, folder: Path) -> list[str]:
+    """Write `image.onnx` (uint8 pixels (B, 3, S, S)) and `text.onnx` (ids and mask (B, L)), to unit vectors (B, D).
+
+    The tokenizer is written beside them. Returns lines of Python that load it.
+
+    Raises:
+        InputError: without the packages of the extra `onnx`.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx: {error}; it needs the extra `onnx`: pip install --no-build-isolation -c constraints.txt "
+            "'.[onnx]'"
+        ) from None
+    record = read_model_record(trained)
+    model, source = load_end_to_end(trained, base)
+    model.eval()
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=source.tokenizer.model_max_length)
+    pixels = torch.zeros(2, 3, record.image_size, record.image_size, dtype=torch.uint8)
+    ids = torch.tensor(source.tokenizer(["a a a"] * 2)["input_ids"])
+    for name, part, inputs, shapes in (
+        ("image", _Images(model), (pixels,), ({0: batch},)),
+        ("text", _Texts(model), (ids, torch.ones_like(ids)), ({0: batch, 1: length}, {0: batch, 1: length})),
+    ):
+        program = torch.onnx.export(part.eval(), inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        assert program is not None
+        program.save(folder / f"{name}.onnx")
+    source.tokenizer.save_pretrained(folder)
+    return [
+        "from onnxruntime import InferenceSession",
+        'image, text = InferenceSession("image.onnx"), InferenceSession("text.onnx")',
+        f"# image takes uint8 RGB pixels (B, 3, {record.image_size}, {record.image_size}); both give unit vectors",
+    ]
