@@ -136,7 +136,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
         truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
     if has_evidence(EVIDENCE):
         write_audited(EVIDENCE, splits, train, params.evidence.seed)
-    evidence = read_evidence(EVIDENCE, splits, "all", params.sampler)
+    evidence = read_evidence(EVIDENCE, splits, "all", params.sampler, train)
     labelled = {name: Labelled(splits[name], truths[name], judged[name]) for name in splits}
     largest = max(splits, key=lambda name: len(splits[name].images))
     retrieval, embedded = None, None

@@ -11,7 +11,7 @@ from pipeline.evidence.contrast import contrasted_trust
 from pipeline.evidence.make import write_pairs
 from pipeline.evidence.table import PAIRS, open_evidence, read_posterior
 from pipeline.evidence.vectors import write_rows
-from pipeline.features.shards import all_features
+from pipeline.features.shards import all_features, shard_path
 
 WHOLE = "all"
 
@@ -22,7 +22,7 @@ def write_whole(folder: Path, splits: dict[str, Split]) -> Split:
     Images of the training split have the vectors by a regression without them, as there.
     """
     for side in ("captions", "images"):
-        if any((folder / name).glob(f"{side}-*.safetensors") for name in splits):
+        if shard_path(folder / "train", side, 0).exists():
             write_rows(folder / WHOLE, side, torch.cat([all_features(folder / name, side) for name in splits]))
     return united(splits)
 

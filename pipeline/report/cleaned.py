@@ -57,7 +57,7 @@ def cleaned(report: Path, least_trust: float, least_posterior: float, *, weighte
             raise InputError(f"{report / name}: not readable ({error}); make the report again") from None
     pairs, found = tables
     trust = pairs["trust"].fillna(1.0).mask(pairs["answer"] == "yes", 1.0).mask(pairs["answer"] == "no", 0.0)
-    kept = pairs["answer"] != "no" if weighted else trust >= least_trust
+    kept = (pairs["answer"] != "no") & (weighted | (trust >= least_trust))
     pairs = pairs.assign(weight=trust if weighted else 1.0)
     match = (found["answer"] == "yes") | ((found["posterior"] >= least_posterior) & (found["answer"] != "no"))
     return Cleaned(

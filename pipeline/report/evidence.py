@@ -34,10 +34,13 @@ class ListedEvidence:
         return {name: pairs["trust_M"] for name, pairs in self.pairs.items()}
 
 
-def read_evidence(folder: Path, splits: dict[str, Split], chosen: str, sampler: SamplerParams) -> ListedEvidence:
+def read_evidence(
+    folder: Path, splits: dict[str, Split], chosen: str, sampler: SamplerParams, train: Split | None = None
+) -> ListedEvidence:
     """The evidence about the chosen splits, a name or "all"; about no split if stage `evidence` found none.
 
-    K is that of the run, but the estimate where the run's posterior is not this one: `sampler.prior` is then of FNE's.
+    `train`: the split whose words count, where `splits` has no such one. K is that of the run, but the estimate where
+    the run's posterior is not this one: `sampler.prior` is then of FNE's.
     """
     record = read_record(folder / RECORD, "evidence")
     if not has_evidence(folder):
@@ -51,7 +54,10 @@ def read_evidence(folder: Path, splits: dict[str, Split], chosen: str, sampler: 
         f"training; prior: one pair in {prior:.0f} matches ({'estimated' if estimated else 'sampler.prior'})"
     )
     pairs = {name: read_pairs(folder, name, splits[name]) for name in names}
-    opened = {name: open_evidence(folder, splits, name, record["kinds"]) for name in names}
+    opened = {
+        name: open_evidence(folder, ({} if train is None else {"train": train}) | splits, name, record["kinds"])
+        for name in names
+    }
     encoders = ", ".join(dict.fromkeys(Path(encoder["name"]).name for encoder in record["encoders"].values()))
     kinds_said = ", ".join(record["kinds"]) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
     return ListedEvidence(pairs, opened, prior, how, kinds_said)

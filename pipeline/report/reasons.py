@@ -19,6 +19,7 @@ from pipeline.report.pair_list import PairList, Reason
 MOST_TERMS = 5  # shown
 NUMBERS = {
     "regression": "cosine of image and caption, by a regression before any training",
+    "similarity": "cosine of image and caption, both centred, by the dual encoder",
     "pictures": "mean cosine of the caption's own picture with the image's captions",
 }
 

@@ -307,3 +307,22 @@ def test_evidence_drops_a_candidate_by_its_ids_in_both_directions(strategy: str,
         assert to_text_bC == [[0, 0, 1, 1, 0, 0], [1, 0, 1, 1, 1, 0], [1, 0, 0, 1, 0, 0]]
         assert to_image_bC == [[0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]]
     assert logged["sampler/dropped_share"] > 0
+
+
+@pytest.mark.parametrize("warming_up", [False, True])
+def test_a_judged_match_is_never_a_negative_whatever_the_sampler_drops(warming_up: bool) -> None:
+    made = objective(remembered([5, 6], size=3), warmup="infonce", loss="infonce", strategy="all", drop=None)
+    made.matches = ListedPosterior(torch.tensor([0, 2]), torch.tensor([101, 100]), torch.ones(2), 7, 110)
+    shown, loss = [], made._loss
+
+    def watched(*parts: Any) -> Tensor:
+        shown.append((parts[0].weights_BC > 0).int().tolist())
+        return loss(*parts)
+
+    made._loss = watched  # type: ignore[method-assign, assignment]
+    loss_of(made, pairs([0, 1, 2], seed=1), pairs([0, 1, 2], seed=2), warming_up=warming_up)
+    to_text, to_image = ([row[:3] for row in weights] for weights in shown)
+    assert to_text == [[0, 0, 1], [1, 0, 1], [0, 1, 0]]
+    assert to_image == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
+    if not warming_up:  # caption 101 of the memory is the same caption
+        assert [row[3:] for row in shown[0]] == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]

@@ -1,0 +1,153 @@
+"""Audits without parameters or training: a folder, vectors of another model, judgments, and bad input."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from click.testing import CliRunner, Result
+
+from commands.audit import main
+from pipeline.data.scenes.scenes import generate
+from pipeline.params import load_params
+from tests.stages.running import ROOT, invoke_with, work_in
+
+PICTURES, CAPTIONS = 40, 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Generated pictures with their captions, two of which were exchanged."""
+    work_in(tmp_path / "elsewhere", monkeypatch)
+    made = tmp_path / "shop"
+    (made / "images").mkdir(parents=True)
+    rows = []
+    params = load_params(ROOT / "params.yaml").data.scenes.model_copy(update={"captions": CAPTIONS})
+    for number, scene in enumerate(generate(params, 3, PICTURES)):
+        name = f"{number}.png"
+        scene.image(32).save(made / "images" / name)
+        rows += [[name, text] for text in scene.captions]
+    rows[0][1], rows[-1][1] = rows[-1][1], rows[0][1]
+    with open(made / "captions.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([["image", "caption"], *rows])
+    return made
+
+
+def audit(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def said(*arguments: object) -> str:
+    result = audit(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_folder_is_enough_and_nothing_is_left_where_it_was_started(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = sorted(Path().rglob("*"))
+    text = said(folder, "--words", "--to", out)
+    assert sorted(Path().rglob("*")) == before
+    assert "expected in all" in text
+    pairs = pandas.read_parquet(out / "pairs.parquet")
+    assert len(pairs) == PICTURES * CAPTIONS, "no picture is left out"
+    page = (out / "index.html").read_text()
+    assert "Audit: shop" in page
+    assert "nothing was trained" in page
+    found = pandas.read_csv(out / "false_negatives.csv")
+    assert set(found["split"]) == {"all"}
+    assert (found["image"] != found["written_for"]).all()
+
+
+def test_vectors_of_another_model_are_evidence_and_exchanged_captions_come_first(folder: Path, tmp_path: Path) -> None:
+    rows = pandas.read_csv(folder / "captions.csv")
+    draw = np.random.default_rng(0)
+    place = draw.normal(size=(PICTURES, 16)).astype(np.float32)
+    names = np.array([f"{number}.png" for number in range(PICTURES)])
+    owner = rows["image"].str.removesuffix(".png").astype(int).to_numpy().copy()
+    owner[0], owner[-1] = owner[-1], owner[0]
+    text = place[owner] + 0.3 * draw.normal(size=(len(rows), 16)).astype(np.float32)
+    unique = ~rows["caption"].duplicated().to_numpy()
+    vectors = tmp_path / "vectors.npz"
+    order = draw.permutation(PICTURES)
+    arrays = {"image": place[order], "image_name": names[order], "text": text[unique]}
+    np.savez(vectors, **arrays, caption=rows["caption"].to_numpy(str)[unique])
+    out = tmp_path / "out"
+    said(folder, "--embeddings", vectors, "--to", out)
+    worst = pandas.read_csv(out / "noisy_pairs.csv").head(4)
+    assert {rows["caption"].iloc[0], rows["caption"].iloc[-1]} <= set(worst["caption"])
+    page = (out / "index.html").read_text()
+    assert "the vectors of vectors.npz" in page
+    assert 'id="hubs"' in page
+
+    np.savez(vectors, **arrays | {"image": arrays["image"][1:], "image_name": arrays["image_name"][1:]},
+             caption=rows["caption"].to_numpy(str)[unique])  # fmt: skip
+    missing = audit(folder, "--embeddings", vectors, "--to", out)
+    assert f"vectors.npz: image_name: no vector of '{names[order][0]}', which the data set has" in missing.output
+    np.savez(vectors, image=place)
+    assert (
+        "expected image with image_name, text with caption"
+        in audit(folder, "--embeddings", vectors, "--to", out).output
+    )
+
+
+def test_pictures_and_captions_may_be_in_two_places_and_splits_are_kept(folder: Path, tmp_path: Path) -> None:
+    table = pandas.read_csv(folder / "captions.csv")
+    number = table["image"].str.removesuffix(".png").astype(int)
+    table["split"] = ["train" if n < 24 else "val" if n < 32 else "test" for n in number]
+    captions = tmp_path / "texts.tsv"
+    table.to_csv(captions, sep="\t", index=False)
+    out = tmp_path / "out"
+    said("--images", folder / "images", "--captions", captions, "--words", "--to", out)
+    found = pandas.read_parquet(out / "pairs.parquet")
+    assert found.groupby("split")["image"].nunique().to_dict() == {"train": 24, "val": 8, "test": 8}
+
+
+def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path: Path) -> None:
+    out, judgments, clean = tmp_path / "out", tmp_path / "judgments.csv", tmp_path / "clean"
+    said(folder, "--words", "--to", out)
+    first = pandas.read_csv(out / "false_negatives.csv").iloc[0]
+    wrong = pandas.read_csv(out / "noisy_pairs.csv").iloc[0]
+    with open(judgments, "w", newline="") as handle:
+        answers = [["image", "caption", "verdict", "chosen"], [first["image"], first["caption"], "no", "proposed"]]
+        csv.writer(handle).writerows([*answers, [wrong["image"], wrong["caption"], "no", "by hand"]])
+    said(folder, "--words", "--judgments", judgments, "--to", out)
+    page = (out / "index.html").read_text()
+    assert "0 of 1" in page, "judged matches that match"
+    assert "1 of 1" in page, "judged pairs that are wrong"
+    result = invoke_with("clean", str(out), "--format", "pairs", "--to", str(clean), "--trust", "0")
+    assert result.exit_code == 0, result.output
+    kept = pandas.read_csv(clean / "captions.csv")
+    assert not ((kept["image"] == wrong["image"]) & (kept["caption"] == wrong["caption"])).any()
+    assert len(kept) == PICTURES * CAPTIONS - int(
+        ((pandas.read_csv(folder / "captions.csv") == [wrong["image"], wrong["caption"]]).all(axis=1)).sum()
+    )
+    assert "1 of 160 pairs are left out" in (clean / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nowhere", "--words"], "nowhere: there is no such folder, and it is no id of a data set on the hub"),
+        (["--words"], "name a FOLDER, or both --images and --captions"),
+        (["FOLDER", "--words", "--model", "x"], "--model and --words: the evidence comes from one of them"),
+        (["FOLDER", "--against", "x"], "--against: compares runs of this repository"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    options: list[str], message: str, folder: Path, tmp_path: Path
+) -> None:
+    arguments = [str(folder) if option == "FOLDER" else option for option in options]
+    result = audit(*arguments, "--to", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.output.startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
+    result = audit(folder, "--words", "--to", folder)
+    assert "holds other files than a report" in result.output
+    assert (folder / "captions.csv").exists()
