@@ -24,7 +24,7 @@ def rince_loss(
         similarity_BC: (B, C) cosine similarities of anchors to candidates.
         own_similarity_B: (B,) s⁺.
         weights_BC: (B, C) w.
-        temperature: τ; gradients grow with e^(q/τ), so use a large one.
+        temperature: τ; gradients grow with e^(q/τ), so a small one needs a small q.
         exponent: q in (0, 1]; near 0 it is InfoNCE.
         density: λ.
 
