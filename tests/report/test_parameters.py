@@ -63,9 +63,9 @@ def test_allowed_values_are_those_of_the_types() -> None:
 
 def test_a_comment_in_the_file_is_the_meaning() -> None:
     text = PARAMS.read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.lstrip().startswith("alpha:"))
+    line = next(line for line in text.splitlines() if line.lstrip().startswith("cutdown:"))
     changed = text.replace(line, line.partition("#")[0] + "# sharpness, # or so | nothing")
-    assert rows(table_of(changed))["sampler.alpha"][2] == "sharpness, # or so / nothing"
+    assert rows(table_of(changed))["sampler.cutdown"][2] == "sharpness, # or so / nothing"
 
 
 def test_the_table_stays_the_same_when_dvc_rewrites_the_file() -> None:
