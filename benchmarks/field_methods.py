@@ -115,7 +115,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "loss.temperature": 0.1,
         "train.lr": 0.003,
         "train.epochs": 20,
-        "train.batch_size": 64,
+        "train.batch_size": 128,
         "model.dropout": 0.0,
         "model.train": "heads",
         "data.scenes.val": 1000,

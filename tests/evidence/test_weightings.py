@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.data.splits.format import read_split
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.regression import out_of_fold_images
+from pipeline.evidence.table import read_pairs
 from pipeline.evidence.weightings import (
     lemon_scores,
     log_normalisers,
@@ -23,11 +25,12 @@ from pipeline.evidence.weightings import (
     structure_agreement,
     weighting_trust,
 )
+from pipeline.features.shards import all_features
 from pipeline.params import BEFORE_TRAINING
 from pipeline.retrieval.relevance import ranking_quality
 from tests.evidence.planted import planted
 from tests.evidence.test_trust import noisy
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import run, run_in, work_in, write_tiny_params
 from tests.training.making import params_with
 
 IMAGE_OF_M = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4])
@@ -163,3 +166,19 @@ def test_stage_evidence_judges_it_and_training_uses_it(
 def test_vectors_are_asked_for_before_any_work() -> None:
     with pytest.raises(InputError, match=r"pairs\.weighting lemon: compares frozen vectors"):
         params_with(pairs__weighting="lemon", evidence__kinds=["words"])
+
+
+def test_frozen_towers_of_a_clip_are_compared_in_their_own_space(tmp_path: Path) -> None:
+    changes = {"model__family": "clip", "model__train": "heads", "evidence__kinds": ["regression"]}
+    stages = ("download", "split", "base", "features", "evidence")
+    here = run_in(tmp_path, *stages, pairs__weighting="osa_monotone", data__noise__ratio=0.5, **changes)
+    image_NV, caption_MV = (
+        normalize(all_features(here / "features/train", kind).float(), dim=1) for kind in ("images", "captions")
+    )
+    split = read_split(here / "data/split/train.json")
+    expected_M = weighting_trust("osa_monotone", image_NV, caption_MV, torch.tensor(split.caption_image), None, 1)
+    trust_M = read_pairs(here / "evidence", "train", split)["trust_M"]
+    torch.testing.assert_close(trust_M, expected_M.float())
+    mapped_NV = all_features(here / "evidence/train", "images").float()
+    assert mapped_NV.shape == image_NV.shape
+    assert not torch.allclose(mapped_NV, image_NV, atol=0.1)
