@@ -436,6 +436,15 @@ def test_flickr30k_says_where_its_images_are_given_out(tmp_path: Path) -> None:
         assert "signed form" in invoke("download").output
 
 
+def test_annotations_that_are_not_there_are_named_with_the_folders_that_were_searched(tmp_path: Path) -> None:
+    copy = Copy("mscoco", "scan", {}, {}, tmp_path / "mine")
+    write_files(tmp_path / "mine", {"train2014/COCO_train2014_000000000009.jpg": jpeg(9)})
+    write_copy_params(Path(), copy, None)
+    said = refused("download")
+    assert "no annotations of scan there, in its folders ., annotations, annotations/scan_split, coco" in said
+    assert "(scan: train_ids.txt, train_caps.txt," in said
+
+
 def test_a_layout_that_a_source_does_not_have_is_refused(tmp_path: Path) -> None:
     write_copy_params(Path(), cc120k(tmp_path / "mine"), None, data__annotations="fne")
     assert "data.annotations = 'fne': data.name = 'cc120k' can be read with auto, scan" in refused("download")

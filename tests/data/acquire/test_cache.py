@@ -75,3 +75,18 @@ def test_a_file_with_a_published_digest_must_have_it_also_on_first_use(
     assert kept.get(Item("a.zip", ITEM.address, sha256=digest)).sha256 == digest  # no archive: nothing else is asked
     with pytest.raises(InputError, match=f"not the published a.zip: its SHA-256 is {digest}, expected {'0' * 64}"):
         kept.get(Item("a.zip", ITEM.address, sha256="0" * 64))
+
+
+def test_a_failed_download_names_the_file_that_the_users_folder_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("https://example.org: no answer")
+
+    monkeypatch.setattr(store, "fetch_item", fail)
+    with pytest.raises(
+        InputError, match=rf"no answer\. {tmp_path} holds no a\.json; with it there, nothing is fetched"
+    ):
+        Store(tmp_path / "kept", tmp_path, None, LIMITS).get(ITEM)
+    with pytest.raises(InputError, match=r"no answer$"):
+        Store(tmp_path / "kept", None, None, LIMITS).get(ITEM)
