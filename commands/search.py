@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,60 +21,92 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command(name="search")
 @click.argument("sentence", required=False)
 @click.option("--image", "image_path", type=FILE, help="Search with a picture instead: captions are found.")
-@click.option("--split", "split_name", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option(
+    "--split", "split_name", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True
+)
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Search pictures of your own instead of a split.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches.")
 @click.option("--open", "opens", is_flag=True, help="Write a page of pictures and open it.")
 @click.option("--page", "page_path", type=FILE, help="Where the page is written; search.html with --open.")
 @stage
 def main(
-    sentence: str | None, image_path: Path | None, split_name: str, top: int, opens: bool, page_path: Path | None
+    sentence: str | None,
+    image_path: Path | None,
+    split_name: str,
+    folder: Path | None,
+    top: int,
+    opens: bool,
+    page_path: Path | None,
 ) -> None:
-    """Print the images that match SENTENCE best, or the captions that match an image."""
+    """Print the images that match SENTENCE best, or the captions that match an image.
+
+    Without either, sentences are read line by line until an empty one. What is encoded is kept for the next search.
+    """
     from pipeline.errors import InputError
     from pipeline.params import load_params
 
-    if (image_path is None) == (not (sentence or "").strip()):
+    if image_path is not None and (sentence is not None or folder is not None):
+        raise InputError("search for one thing: a sentence, or --image FILE, which finds captions of a split")
+    if sentence is not None and not sentence.strip():
         raise InputError("search for one thing: a sentence, or --image FILE")
     params = load_params()  # before the heavy imports: a misspelt key is reported at once
-    from pipeline.data.images import ImageArchive, decode
-    from pipeline.data.splits.format import read_split
+    from pipeline.data.images import decode
+    from pipeline.data.splits.format import SPLITS
     from pipeline.evaluation.embedding import Embedder
-    from pipeline.features.encoding import encode_captions, encode_images
-    from pipeline.features.inputs import open_inputs
-    from pipeline.models.build import load_trained, read_model_record
-    from pipeline.paths import BASE, FEATURES, IMAGES, SPLIT, TRAINED
+    from pipeline.evaluation.index import folder_index, split_index
+    from pipeline.paths import BASE, TRAINED
     from pipeline.report.search_page import Match, write_search_page
-    from pipeline.runtime.processes import own_device
 
     query = None if image_path is None else decode(_content(image_path), str(image_path))
     embedder = Embedder(TRAINED, BASE)
-    trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
-    inputs = open_inputs(trained_as, FEATURES, SPLIT, split_name)
-    split = read_split(SPLIT / f"{split_name}.json")
-    model = load_trained(TRAINED, inputs.feature_widths).to(own_device())
-    batch = params.evaluate.batch_size
-    if query is None:
-        query_1D = embedder.captions([sentence or ""])
-        found_ND = encode_images(model, inputs, batch, split_name)
+    if folder is not None:
+        index, place = folder_index(folder, embedder), str(folder)
     else:
-        query_1D = embedder.images([query])
-        found_ND = encode_captions(model, inputs, batch, split_name)
-    similarity_N = (found_ND.cpu() @ query_1D.T).squeeze(1)
-    best = similarity_N.topk(min(top, len(similarity_N)))
-    matches = []
-    for value, row in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        caption = split.caption_image.index(row) if query is None else row
-        matches.append(Match(split.images[split.caption_image[caption]], split.captions[caption], value))
-    what = f"“{sentence}”" if image_path is None else image_path.name
-    _print(matches, "its first caption" if query is None else "caption")
-    if opens or page_path is not None:
-        path = page_path or Path("search.html")
-        counted = f"{len(split.images)} images" if query is None else f"{len(split.captions)} captions"
-        about = f"The {len(matches)} best matches among {counted} of the {split_name} split of {params.data.name}."
-        write_search_page(path, what, about, matches, ImageArchive(IMAGES).decode, query)
-        click.echo(f"page: {path}")
-        if opens:
-            click.launch(str(path))
+        index = split_index(params, SPLITS if split_name == "all" else [split_name])
+        place = f"the {split_name} split of {params.data.name}" if split_name != "all" else f"all of {params.data.name}"
+    split = index.split
+
+    def answer(sentence: str) -> None:
+        query_1D = embedder.captions([sentence]) if query is None else embedder.images([query])
+        similarity_N = (index.image_ND if query is None else index.text_MD) @ query_1D[0]
+        best = similarity_N.topk(min(top, len(similarity_N)))
+        matches = []
+        for value, row in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            caption = split.caption_image.index(row) if query is None else row
+            matches.append(Match(split.images[split.caption_image[caption]], split.captions[caption], value))
+        _print(matches, "its first caption" if query is None else "caption")
+        if opens or page_path is not None:
+            path = page_path or Path("search.html")
+            counted = f"{len(split.images)} images" if query is None else f"{len(split.captions)} captions"
+            about = f"The {len(matches)} best matches among {counted} of {place}."
+            what = f"“{sentence}”" if image_path is None else image_path.name
+            write_search_page(path, what, about, matches, index.picture, query)
+            click.echo(f"page: {path}")
+            if opens:
+                click.launch(str(path))
+
+    if sentence is not None or query is not None:
+        answer(sentence or "")
+        return
+    for line in _lines(len(split.images)):
+        answer(line)
+
+
+def _lines(images: int) -> Iterator[str]:
+    """Lines of standard input, with a prompt on a terminal, up to an empty one."""
+    if sys.stdin.isatty():
+        click.echo(f"{images} images; a sentence, or an empty line to end", err=True)
+    while True:
+        if sys.stdin.isatty():
+            click.echo("search: ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
 
 
 def _content(path: Path) -> bytes:
@@ -86,8 +120,6 @@ def _content(path: Path) -> bytes:
 
 def _print(matches: list[Match], heading: str) -> None:
     """With rich on a terminal, else tab-separated."""
-    import sys
-
     if not sys.stdout.isatty():
         for number, match in enumerate(matches, 1):
             click.echo(f"{number}\t{match.similarity:.4f}\t{match.name}\t{' '.join(match.caption.split())}")

@@ -390,6 +390,7 @@ class TrackingParams(Section):
 
     experiment: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
     model: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None
+    system_metrics: bool
 
 
 class LaunchParams(Section):

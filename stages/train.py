@@ -52,6 +52,8 @@ def main() -> None:
         named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
         with tracker:
             tracker.begin(key, named, dotted(params), tags, restart=not checkpoint.kept())
+            if params.tracking.system_metrics:
+                tracker.watch_machine()
             _name_data(tracker, params)
             if params.model.weights is None:
                 _train(params, key, tracker, checkpoint)

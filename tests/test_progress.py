@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 
 from pipeline.progress import progress
@@ -31,3 +34,11 @@ def test_the_next_bar_is_drawn_again(monkeypatch: pytest.MonkeyPatch, capsys: py
     for label in ("first", "second"):
         list(progress(range(1), label=label, total=1))
     assert "second" in capsys.readouterr().err
+
+
+def test_a_bar_says_rows_a_second(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for _ in progress(range(4), label="images", total=4, rows=1000):
+        time.sleep(0.2)
+    rates = [int(rate) for rate in re.findall(r"(\d+)/s", capsys.readouterr().err)]
+    assert rates and all(1000 < rate <= 5100 for rate in rates)

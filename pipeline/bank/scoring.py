@@ -33,7 +33,9 @@ def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParam
         plan = [batch for batch in plan if len(batch) >= process_count()]
         spans = [local_span(len(batch)) for batch in plan]
         batches = training_batches(inputs, plan, spans, seeds=(pairs.seed, epoch), start=0, workers=0)
-        for batch in progress(batches, label=f"bank epoch {epoch + 1}/{pairs.bank_epochs}", total=len(plan)):
+        for batch in progress(
+            batches, label=f"bank epoch {epoch + 1}/{pairs.bank_epochs}", total=len(plan), rows=len(plan[0])
+        ):
             there = batch.to(model.device)
             image_bD, text_bD = model(there.images, there.texts)
             size = there.global_size

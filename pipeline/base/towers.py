@@ -144,7 +144,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
     plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
-    for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan))):
+    for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan), rows=base.batch_size)):
         for group in optimiser.param_groups:
             group["lr"] = base.lr * rate_factor(step, len(plan))
         image_B = image_M[captions_B]

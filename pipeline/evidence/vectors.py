@@ -115,7 +115,10 @@ def _precision(params: Params) -> Precision:
 
 def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], label: str) -> Tensor:
     starts = range(0, len(rows), SHARD_ROWS)
-    parts = [encode(rows[start : start + SHARD_ROWS]) for start in progress(starts, label=label, total=len(starts))]
+    parts = [
+        encode(rows[start : start + SHARD_ROWS])
+        for start in progress(starts, label=label, total=len(starts), rows=SHARD_ROWS)
+    ]
     return torch.cat(parts).to(own_device())
 
 

@@ -90,7 +90,7 @@ def _write_rows(
     folder: Path, kind: str, rows: Sequence[str], make: Callable[[Sequence[str]], dict[str, Tensor]], name: str
 ) -> None:
     def track(numbers: range) -> Iterable[int]:
-        return progress(numbers, label=f"{name} {kind}")
+        return progress(numbers, label=f"{name} {kind}", rows=SHARD_ROWS)
 
     write_shards(folder, kind, len(rows), lambda span: make(rows[span.start : span.stop]), track)
 

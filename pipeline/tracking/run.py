@@ -65,6 +65,7 @@ class Tracker:
     """The run's id; empty before `begin`."""
     _trains = _warned = False
     _follower: Follower | None = None
+    _monitor: Any = None
 
     @_unless_failed()
     def __init__(self, experiment: str, *, silent: bool = False) -> None:
@@ -109,6 +110,15 @@ class Tracker:
         self._trains = True
         self._write_to(run, name, params, {**tags, tag.TRAIN_KEY: key, tag.REPLACES: replaced})
         self._client.update_run(self.run_id, status="RUNNING")
+
+    @_unless_failed()
+    def watch_machine(self, interval: float = 10) -> None:
+        """Log the machine's load every `interval` seconds, as metrics `system/…`, until `finish`."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri, resumed = store.store_uri(), bool(self._client.get_run(self.run_id).data.metrics)
+        self._monitor = SystemMetricsMonitor(self.run_id, interval, resume_logging=resumed, tracking_uri=uri)
+        self._monitor.start()
 
     @_unless_failed(True)
     def continue_for_evaluation(
@@ -192,6 +202,8 @@ class Tracker:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run (FINISHED, FAILED or KILLED), then wait a few seconds for its copy on a server."""
+        if self._monitor is not None:
+            self._monitor.finish()
         if self.run_id:
             self.failed = False  # the store may work again
             self._end(status)

@@ -297,7 +297,8 @@ class Training:
             entries=None if self.impact is None or warming_up else self.impact.bank.entries,
         )
         self.prepared.train()
-        for batch in progress(batches, label=f"epoch {at.epoch + 1}/{settings.epochs}", total=len(plan) - at.batch):
+        label, left = f"epoch {at.epoch + 1}/{settings.epochs}", len(plan) - at.batch
+        for batch in progress(batches, label=label, total=left, rows=settings.batch_size):
             rate = scheduled_rate(settings, at.epoch, at.batch, len(plan), len(self.train_inputs.caption_image))
             set_rate(self.optimiser, rate)
             self._ramp = min(1.0, max(0.0, at.epoch - settings.warmup_epochs + at.batch / len(plan)))

@@ -65,7 +65,7 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
     assert "hf upload YOUR/NAME out" in said.output
     card = Path("out/README.md").read_text()
     recall = json.loads(Path("metrics.json").read_text())["test"]["i2t"]["R1"]
-    assert f"| recall | {recall:.1f} |" in card and "95 % interval" in card and "Apache-2.0" in card
+    assert f"{recall:.1f} |" in card and "95 % interval" in card and "Apache-2.0" in card
 
     model = pipeline.load("models/trained")
     pictures = [Image.effect_noise((40, 30), 90).convert("RGB"), Image.new("RGB", (32, 32), "red")]
@@ -120,9 +120,8 @@ def test_the_best_version_has_the_alias_and_a_description(ready: Path) -> None:
     run("evaluate")
     client = MlflowClient(tracking_uri=store_uri())
     version = client.get_model_version_by_alias("kept", "best")
-    assert (
-        version.version == "1" and "| i2t R@1 |" in version.description and version.description.startswith("scenes: ")
-    )
+    assert str(version.version) == "1"
+    assert str(version.description).startswith("scenes: ") and "i2t R@1 |" in str(version.description)
     describe_version(client, "kept", "1", "worse", -1.0)
     found = pipeline.load("models:/kept@best").encode_text(["a red circle"])
     torch.testing.assert_close(found, pipeline.load("models/trained").encode_text(["a red circle"]))

@@ -86,7 +86,6 @@ def test_a_picture_finds_captions(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "search for one thing"),
         (["a dog", "--image", "a.png"], "search for one thing"),
         (["--image", "a.png"], "--image a.png: No such file"),
         (["--image", "params.yaml"], "params.yaml: does not decode"),
@@ -165,3 +164,31 @@ def test_paths_and_bytes_are_pictures_too(finished: Path, tmp_path: Path) -> Non
     found = Matcher(Embedder(TRAINED, BASE)).predict(pandas.DataFrame({"image": cells}))["image_embedding"]
     for vector in found:
         assert vector == pytest.approx(found[0], abs=1e-5)
+
+
+def test_sentences_are_answered_one_after_the_other_from_what_was_kept(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = read_split(Path("data/split/test.json"))
+    alone = [search(caption, "--top", "2", "--split", "all").stdout for caption in split.captions[:2]]
+    monkeypatch.setattr("pipeline.evaluation.index.encode_split", None)  # nothing is encoded again
+    typed = "\n".join([*split.captions[:2], "", "not read"])
+    result = CliRunner().invoke(main, ["--top", "2", "--split", "all"], input=typed, catch_exceptions=False)
+    assert result.stdout == "".join(alone)
+    assert {row.split("\t")[2] for row in result.stdout.splitlines()} <= {
+        name for part in ("train", "val", "test") for name in read_split(Path(f"data/split/{part}.json")).images
+    }
+
+
+def test_ones_own_pictures_are_searched(finished: Path, tmp_path: Path) -> None:
+    archive, split = ImageArchive("data/raw/images.zip"), read_split(Path("data/split/test.json"))
+    (tmp_path / "own/deep").mkdir(parents=True)
+    for number, name in enumerate(split.images[:3]):
+        (tmp_path / "own/deep" / f"{number}.png").write_bytes(archive.read(name))
+    expected = Embedder(TRAINED, BASE)
+    similarity = expected.images([archive.decode(name) for name in split.images[:3]]) @ expected.captions(["red"])[0]
+    result = search("red", "--folder", str(tmp_path / "own"), "--top", "1", "--page", str(tmp_path / "page.html"))
+    assert result.stdout.split("\t")[2] == str(tmp_path / f"own/deep/{int(similarity.argmax())}.png")
+    assert f"among 3 images of {tmp_path / 'own'}" in (tmp_path / "page.html").read_text()
+    (tmp_path / "none").mkdir()
+    assert "no picture in it" in search("red", "--folder", str(tmp_path / "none")).output

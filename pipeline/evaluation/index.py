@@ -1,0 +1,105 @@
+"""Encoded images and captions for searches, kept from one search to the next.
+
+Shapes: N images, M captions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pipeline.data.images import ImageArchive, decode, is_image
+from pipeline.data.splits.format import Split, read_split
+from pipeline.errors import InputError
+from pipeline.evaluation.embedding import BATCH, Embedder
+from pipeline.features.encoding import encode_split
+from pipeline.features.inputs import open_inputs
+from pipeline.files import digest_of, main_root, read_tensors, write_tensors
+from pipeline.models.build import load_trained, read_model_record
+from pipeline.params import Params
+from pipeline.paths import FEATURES, IMAGES, SPLIT, TRAINED
+from pipeline.progress import progress
+from pipeline.runtime.processes import own_device
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KEPT = ".checkpoints/search"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Images and captions with their vectors, and how to open an image."""
+
+    split: Split
+    image_ND: Tensor
+    text_MD: Tensor
+    picture: Callable[[str], Image]
+
+
+def split_index(params: Params, names: Sequence[str]) -> Index:
+    """The images and captions of these splits."""
+    splits = [read_split(SPLIT / f"{name}.json") for name in names]
+
+    def encode() -> dict[str, Tensor]:
+        encoded = []
+        for name in names:
+            trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
+            inputs = open_inputs(trained_as, FEATURES, SPLIT, name)
+            model = load_trained(TRAINED, inputs.feature_widths).to(own_device())
+            encoded.append(encode_split(model, inputs, params.evaluate.batch_size, name))
+        images, texts = (torch.cat(parts).cpu() for parts in zip(*encoded, strict=True))
+        return {"image_ND": images, "text_MD": texts}
+
+    kept = _kept([SPLIT / f"{name}.json" for name in names] + [FEATURES / "features.json"], encode)
+    pictures = [(image, captions) for split in splits for image, captions in _captions(split)]
+    return Index(Split.of(pictures), kept["image_ND"], kept["text_MD"], ImageArchive(IMAGES).decode)
+
+
+def folder_index(folder: Path, embedder: Embedder) -> Index:
+    """The pictures below a folder of one's own, without captions.
+
+    Raises:
+        InputError: when there is none, or one does not decode.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_image(path.name)]
+    if not files:
+        raise InputError(f"--folder {folder}: no picture in it")
+
+    def encode() -> dict[str, Tensor]:
+        starts = range(0, len(files), BATCH)
+        parts = [
+            embedder.images([_opened(path) for path in files[start : start + BATCH]])
+            for start in progress(starts, label="pictures", total=len(starts), rows=BATCH)
+        ]
+        return {"image_ND": torch.cat(parts)}
+
+    image_ND = _kept(files, encode)["image_ND"]
+    split = Split.of([(str(path), [""]) for path in files])
+    return Index(split, image_ND, torch.empty(0, image_ND.shape[1]), lambda name: _opened(Path(name)))
+
+
+def _opened(path: Path) -> Image:
+    return decode(path.read_bytes(), str(path))
+
+
+def _captions(split: Split) -> Iterator[tuple[str, list[str]]]:
+    captions: list[list[str]] = [[] for _ in split.images]
+    for caption, image in zip(split.captions, split.caption_image, strict=True):
+        captions[image].append(caption)
+    yield from zip(split.images, captions, strict=True)
+
+
+def _kept(files: Sequence[Path], encode: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `encode` makes, written once for these files and this model: by size and time of change."""
+    model = [path for path in sorted(TRAINED.rglob("*")) if path.is_file()]
+    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (*model, *files)]
+    place = main_root() / KEPT / f"{digest_of(stamps)[:20]}.safetensors"
+    if not place.exists():
+        write_tensors(place, encode())
+    return read_tensors(place, "train")
