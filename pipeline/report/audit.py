@@ -71,12 +71,14 @@ def statements(found: Findings) -> list[Statement]:
         return [Statement("–", f"There is no evidence about this data: {found.evidence.how}.")]
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
-    for listing, what, of in (
-        (matches, "images and captions that were not put together probably match", f"{count(unpaired)} such pairs"),
-        (wrong, "pairs of the data set are probably wrong", f"{count(sum(len(s.captions) for s in splits))} pairs"),
+    of_matches, of_wrong = f"{count(unpaired)} such pairs", f"{count(sum(len(s.captions) for s in splits))} pairs"
+    bound = "as right as these are; their prior is a lower bound"
+    for listing, what, of, right in (
+        (matches, "images and captions that were not put together probably match", of_matches, bound),
+        (wrong, "pairs of the data set are probably wrong", of_wrong, "as right as these are"),
     ):
         assert listing.measured is not None
-        by = "the sum of their probabilities; as right as these are"
+        by = f"the sum of their probabilities; {right}"
         total = listing.measured.expected
         if listing.measured.judged:
             total, by = listing.measured.judged[0]["total"], "by your judgments of pairs drawn at random"
@@ -86,6 +88,10 @@ def statements(found: Findings) -> list[Statement]:
         if listing.measured.judged:
             expected = listing.measured.expected
             said[-1] = Statement(said[-1].figure, f"{said[-1].words}; by the probabilities {count(expected.value)}")
+        levels = listing.measured.levels
+        if levels["known"][0] and levels["known"][0] == levels["pairs"][0]:
+            truth = f"of the {count(levels['pairs'][0])} with a probability of at least 0.01 in truth"
+            said[-1] = Statement(said[-1].figure, f"{said[-1].words}; {truth} {count(levels['right'][0])}")
     for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
         if listing.pairs.precision:
             first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from commands.audit import main
 from pipeline.data.scenes.scenes import generate
+from pipeline.models.small import word_tokenizer
 from pipeline.params import load_params
 from tests.stages.running import ROOT, invoke_with, work_in
 
@@ -151,3 +152,18 @@ def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
     result = audit(folder, "--words", "--to", folder)
     assert "holds other files than a report" in result.output
     assert (folder / "captions.csv").exists()
+
+
+def test_a_dual_encoder_is_evidence(folder: Path, tmp_path: Path) -> None:
+    from tests.models.test_clip import whole_clip
+    from tests.models.test_pretrained import WORDS
+
+    clip = tmp_path / "clip"
+    whole_clip().save_pretrained(clip)
+    tokenizer = word_tokenizer(WORDS)
+    tokenizer.model_max_length = 8  # as many as the tower has positions
+    tokenizer.save_pretrained(clip)
+    said(folder, "--model", clip, "--to", tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert "captions, similarity, pictures by clip" in page
+    assert "both centred, by the dual encoder" in page
