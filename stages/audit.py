@@ -120,13 +120,13 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
     from pipeline.evaluation.unpaired import unpaired_pairs
     from pipeline.evidence.table import match_chance
     from pipeline.paths import EVIDENCE, HISTORY, SIMILARITY, SPLIT, VALIDATION
-    from pipeline.report.curves import NOT_USED, SIMILARITY_COLUMNS, posterior_note, run_charts
+    from pipeline.report.curves import NOT_USED, SIMILARITY_COLUMNS, run_charts
     from pipeline.report.maps import embedding_map, precision_recall
     from pipeline.training.record import read_rows
 
     curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
     charts = run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold)
-    note = posterior_note(curves) + (NOT_USED if params.sampler.posterior == "evidence" else "")
+    note = NOT_USED if params.sampler.posterior == "evidence" else ""
     encoded = Encoded(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
     made = [embedding_map(embedded, encoded.ranks()[1] > 0)]  # None where there are too few images
     if embedded.truth is not None:

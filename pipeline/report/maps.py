@@ -19,8 +19,8 @@ COLOURS = (POSTERIOR, LINE, NEGATIVE)
 def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart | None:
     """The first two principal axes of the images' vectors, each side centred: images, and captions by their success.
 
-    A fixed projection, not a fitted layout: the same vectors give the same map. `seed` draws the captions shown. None for
-    fewer than three images or vectors of one number, which have no two axes.
+    A fixed projection, not a fitted layout: the same vectors give the same map. `seed` draws the captions shown. None
+    for fewer than three images or vectors of one number, which have no two axes.
     """
     from matplotlib.figure import Figure
 

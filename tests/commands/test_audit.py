@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -74,7 +75,7 @@ def test_vectors_of_another_model_are_evidence_and_exchanged_captions_come_first
     unique = ~rows["caption"].duplicated().to_numpy()
     vectors = tmp_path / "vectors.npz"
     order = draw.permutation(PICTURES)
-    arrays = {"image": place[order], "image_name": names[order], "text": text[unique]}
+    arrays: dict[str, Any] = {"image": place[order], "image_name": names[order], "text": text[unique]}
     np.savez(vectors, **arrays, caption=rows["caption"].to_numpy(str)[unique])
     out = tmp_path / "out"
     said(folder, "--embeddings", vectors, "--to", out)
