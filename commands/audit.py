@@ -147,11 +147,11 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
         embedded = Embedded(one.split, one.truth, one.judged, image_ND=image_ND, text_MD=text_MD)
         labelled[largest] = embedded
         failed_M = retrieval_ranks(image_ND, text_MD, embedded.caption_image_M)[1] > 0
-        charts = [embedding_map(embedded, failed_M)]
+        drawn = embedding_map(embedded, failed_M)
         of = "a regression from frozen features, each image by one without it"
         if "similarity" in params.evidence.kinds:
             of = f"the vectors of {asked['model'] or Path(asked['embeddings'] or '').name}"
-        retrieval = retrieval_of(largest, embedded, of, params.audit.queries, charts)
+        retrieval = retrieval_of(largest, embedded, of, params.audit.queries, [] if drawn is None else [drawn])
     worst = suspected_pairs(splits, evidence.trust, params.audit.noisy_pairs, {})
     found = findings(evidence, labelled, params.audit, worst, {})
     where = asked["folder"] or asked["images"]

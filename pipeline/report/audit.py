@@ -20,6 +20,7 @@ from pipeline.report.lists import every_match, every_pair, false_negative_table,
 from pipeline.report.page import Contents, Statement, count, render_page
 from pipeline.report.pair_list import CUTOFFS, Pair, PairList
 from pipeline.report.pictures import Pictures
+from pipeline.retrieval.stratified import Estimate
 
 SEED = 1  # of the pairs to judge
 FACTS = "audit.json"
@@ -71,21 +72,24 @@ def statements(found: Findings) -> list[Statement]:
         return [Statement("–", f"There is no evidence about this data: {found.evidence.how}.")]
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
-    for listing, what, of in (
-        (matches, "images and captions that were not put together probably match", f"{count(unpaired)} such pairs"),
-        (wrong, "pairs of the data set are probably wrong", f"{count(sum(len(s.captions) for s in splits))} pairs"),
+    of_matches, of_wrong = f"{count(unpaired)} such pairs", f"{count(sum(len(s.captions) for s in splits))} pairs"
+    bound = "as right as these are; their prior is a lower bound"
+    for listing, what, of, right in (
+        (matches, "images and captions that were not put together match", of_matches, bound),
+        (wrong, "pairs of the data set are wrong", of_wrong, "as right as these are"),
     ):
         assert listing.measured is not None
-        by = "the sum of their probabilities; as right as these are"
-        total = listing.measured.expected
-        if listing.measured.judged:
-            total, by = listing.measured.judged[0]["total"], "by your judgments of pairs drawn at random"
-        said.append(
-            Statement(count(total.value), f"{what}, of {of} (95 %: {count(total.low)} to {count(total.high)}; {by})")
-        )
-        if listing.measured.judged:
-            expected = listing.measured.expected
-            said[-1] = Statement(said[-1].figure, f"{said[-1].words}; by the probabilities {count(expected.value)}")
+        expected, levels = listing.measured.expected, listing.measured.levels
+        summed = f"by the sum of their probabilities {_with_interval(expected)}"
+        if levels["known"][0] and levels["known"][0] == levels["pairs"][0]:
+            among = f"among the {count(levels['pairs'][0])} with a probability of at least 0.01"
+            said.append(Statement(count(levels["right"][0]), f"{what} in truth, {among}; {summed}"))
+        elif listing.measured.judged:
+            total = listing.measured.judged[0]["total"]
+            words = f"{what}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
+            said.append(Statement(count(total.value), words))
+        else:
+            said.append(Statement(count(expected.value), f"{what} probably, of {of}: {summed}, {right}"))
     for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
         if listing.pairs.precision:
             first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]
@@ -101,6 +105,10 @@ def statements(found: Findings) -> list[Statement]:
         )
     )
     return said
+
+
+def _with_interval(found: Estimate) -> str:
+    return f"{count(found.value)} (95 %: {count(found.low)} to {count(found.high)})"
 
 
 def write_report(folder: Path, contents: Contents, found: Findings, archive: Path, side: int) -> int:

@@ -21,7 +21,7 @@ TRAINING = (
     ("history", "sampler/false_negative_share", "Sampled negatives that match in truth", "share"),
 )
 NOT_USED = (
-    " The sampler of this run took its posterior from the evidence instead: the posterior and the weight drawn here "
+    "The sampler of this run took its posterior from the evidence instead: the posterior and the weight drawn here "
     "are those of FNE's own rule."
 )
 

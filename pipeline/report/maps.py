@@ -16,13 +16,16 @@ MOST_STEPS = 300  # of a curve
 COLOURS = (POSTERIOR, LINE, NEGATIVE)
 
 
-def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart:
+def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart | None:
     """The first two principal axes of the images' vectors, each side centred: images, and captions by their success.
 
-    A fixed projection, not a fitted layout: the same vectors give the same map. `seed` draws the captions shown.
+    A fixed projection, not a fitted layout: the same vectors give the same map. `seed` draws the captions shown. None
+    for fewer than three images or vectors of one number, which have no two axes.
     """
     from matplotlib.figure import Figure
 
+    if len(embedded.image_ND) < 3 or embedded.image_ND.shape[1] < 2:
+        return None
     image_ND = embedded.image_ND.double() - embedded.image_ND.double().mean(0)
     text_MD = embedded.text_MD.double() - embedded.text_MD.double().mean(0)
     _, size_D, axis_DD = torch.linalg.svd(image_ND, full_matrices=False)

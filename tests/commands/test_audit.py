@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from commands.audit import main
 from pipeline.data.scenes.scenes import generate
+from pipeline.models.small import word_tokenizer
 from pipeline.params import load_params
 from tests.stages.running import ROOT, invoke_with, work_in
 
@@ -73,7 +75,7 @@ def test_vectors_of_another_model_are_evidence_and_exchanged_captions_come_first
     unique = ~rows["caption"].duplicated().to_numpy()
     vectors = tmp_path / "vectors.npz"
     order = draw.permutation(PICTURES)
-    arrays = {"image": place[order], "image_name": names[order], "text": text[unique]}
+    arrays: dict[str, Any] = {"image": place[order], "image_name": names[order], "text": text[unique]}
     np.savez(vectors, **arrays, caption=rows["caption"].to_numpy(str)[unique])
     out = tmp_path / "out"
     said(folder, "--embeddings", vectors, "--to", out)
@@ -151,3 +153,18 @@ def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
     result = audit(folder, "--words", "--to", folder)
     assert "holds other files than a report" in result.output
     assert (folder / "captions.csv").exists()
+
+
+def test_a_dual_encoder_is_evidence(folder: Path, tmp_path: Path) -> None:
+    from tests.models.test_clip import whole_clip
+    from tests.models.test_pretrained import WORDS
+
+    clip = tmp_path / "clip"
+    whole_clip().save_pretrained(clip)
+    tokenizer = word_tokenizer(WORDS)
+    tokenizer.model_max_length = 8  # as many as the tower has positions
+    tokenizer.save_pretrained(clip)
+    said(folder, "--model", clip, "--to", tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    assert "captions, similarity, pictures by clip" in page
+    assert "both centred, by the dual encoder" in page

@@ -170,7 +170,8 @@ def test_towers_that_collapsed_are_judged_as_useless(ready: Path) -> None:
 def test_the_report_is_kept_in_the_evaluated_run(ready: Path) -> None:
     kept = {path.name for path in (ready / "mlartifacts").glob("*/artifacts/report/*")}
     made = {path.name for path in (ready / "report").iterdir()}
-    assert kept == made == {"index.html", "false_negatives.csv", "noisy_pairs.csv"}
+    tables = {"false_negatives.csv", "noisy_pairs.csv", "pairs.parquet", "matches.parquet"}
+    assert kept == made == {"index.html", "audit.json", *tables}
 
 
 def test_without_the_run_in_the_store_the_report_is_made_all_the_same(ready: Path) -> None:
