@@ -44,6 +44,7 @@ LEFT_OUT = {
     "pipeline/progress.py": "progress bars; passes on what it is given",
     "pipeline/paths.py": "names of outputs, which dvc.yaml has too",
     "pipeline/params.py": "checks values and changes none; those that a stage computes with are in its `params`",
+    "pipeline/sections.py": "same as pipeline/params.py",
     "pipeline/yaml_text.py": "reads params.yaml, whose values are in `params`",
     "pipeline/tracking": "copies results to MLflow; no stage computes with what MLflow holds",
     "pipeline/serving.py": "the model as MLflow loads it; in no output of a stage",

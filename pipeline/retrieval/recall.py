@@ -35,7 +35,7 @@ def report_recalls(report: Mapping[str, Any]) -> list[Any]:
 
 
 def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
-    """The metrics, nested as in `metrics.json`: `{"rsum", "i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}}`.
+    """The metrics, nested as in `metrics.json`: `{"i2t": {"R1", "R5", "R10", "median_rank"}, "t2i": {…}, "rsum"}`.
 
     The median rank counts from 1 and is rounded down, as in published tables.
     """
@@ -47,7 +47,7 @@ def retrieval_report(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, Any]:
         }
         for direction, ranks in zip(DIRECTIONS, (i2t_N, t2i_M), strict=True)
     }
-    return {"rsum": flat["rsum"], **report}
+    return {**report, "rsum": flat["rsum"]}
 
 
 def folded_ranks(image_ND: Tensor, text_MD: Tensor, caption_image_M: Tensor, folds: int) -> list[tuple[Tensor, Tensor]]:
