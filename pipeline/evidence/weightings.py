@@ -27,8 +27,8 @@ def weighting_trust(
     """The trust in each training pair (M,), in [0, 1], by one of `pipeline.params.BEFORE_TRAINING`.
 
     `clip_score`, `negclip` and `lemon` are scores, by which their authors keep or drop a pair. Here a score becomes
-    the probability that it is not that of a random pair, by the mixture of `pipeline.evidence.trust`; a higher score
-    never has a lower probability.
+    the probability that it is not that of a random pair, by the mixture of `pipeline.evidence.trust`, made monotone by
+    isotonic regression: a higher score never has a lower probability.
 
     Args:
         weighting: its name.
@@ -41,6 +41,8 @@ def weighting_trust(
     Returns:
         t_M: float64; all 1 if fewer than two images have captions.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     if len(caption_image_M.unique()) < 2:
         return torch.ones(len(caption_image_M), dtype=torch.float64)
     if weighting == "gsc":
@@ -62,8 +64,9 @@ def weighting_trust(
         near = nearest_pairs(image_NV, caption_MV, caption_image_M, NEIGHBOURS)
         own_M, random_M = (-lemon_scores(image_NV, caption_MV, caption_image_M, image_M, *near) for image_M in given)
     own_M, random_M = own_M.double().cpu(), random_M.double().cpu()
-    p_M, order_M = mixture_posterior(own_M[:, None], random_M[:, None]), own_M.argsort(stable=True)
-    return p_M.scatter(0, order_M, p_M[order_M].cummax(0).values)
+    p_M = mixture_posterior(own_M[:, None], random_M[:, None])
+    # of two normals with different variances, the wider one is also the likelier one in the far tail of the other
+    return torch.from_numpy(IsotonicRegression().fit_transform(own_M.numpy(), p_M.numpy()))
 
 
 def osa_weights(score_M: Tensor, threshold: float, *, monotone: bool, seed: int, batch: int = OSA_BATCH) -> Tensor:

@@ -168,6 +168,21 @@ def test_vectors_are_asked_for_before_any_work() -> None:
         params_with(pairs__weighting="lemon", evidence__kinds=["words"])
 
 
+def test_a_few_very_low_scores_do_not_look_right() -> None:
+    """The scores of right pairs spread more than those of random ones, so that a plain mixture takes both ends."""
+    generator = torch.Generator().manual_seed(1)
+    caption_MV = normalize(torch.randn(400, 64, generator=generator), dim=1)
+    aside_MV = normalize(torch.randn(400, 64, generator=generator), dim=1)
+    cosine_M1 = torch.rand(400, 1, generator=generator) * 0.9
+    cosine_M1[:200] = torch.randn(200, 1, generator=generator).clamp(-2, 2) / 8  # as random vectors of this width
+    cosine_M1[:8] = -0.9
+    image_MV = normalize(cosine_M1 * caption_MV + (1 - cosine_M1.square()).sqrt() * aside_MV, dim=1)
+    trust_M = weighting_trust("clip_score", image_MV, caption_MV, torch.arange(400), None, 1)
+    order_M = (image_MV * caption_MV).sum(1).argsort()
+    assert bool((trust_M[order_M].diff() >= 0).all())
+    assert float(trust_M[:8].max()) < 0.6 < 0.95 < float(trust_M.max())
+
+
 def test_frozen_towers_of_a_clip_are_compared_in_their_own_space(tmp_path: Path) -> None:
     changes = {"model__family": "clip", "model__train": "heads", "evidence__kinds": ["regression"]}
     stages = ("download", "split", "base", "features", "evidence")
