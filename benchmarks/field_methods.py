@@ -53,7 +53,7 @@ METHODS: dict[str, Method] = {
     "FNE": _w("fne", "loss.margin", 0.1, 0.2, 0.4, loss__name="triplet", memory__size=1024),
     "FNE, InfoNCE": _w("fne", "sampler.cutdown", 0.1, 0.2, 0.4),
     "FNE, evidence": _w("fne", "sampler.cutdown", 0.1, 0.2, 0.4, **EVIDENCE),
-    "drop by evidence": _w("all", "sampler.drop", 0.01, 0.1, 0.5, **EVIDENCE),
+    "drop by evidence": _w("all", "sampler.drop", 0.01, 0.05, 0.2, **EVIDENCE),
     "HCL": _w("hcl", "sampler.beta", 0.25, 0.5, 1.0),
     "hardness": _w("hardness", "sampler.hardness", 2.0, 5.0, 9.0),
     "DECL": _w("decl", "sampler.annealing", 0.3, 0.9, 3.0, loss__name="hinge"),
