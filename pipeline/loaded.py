@@ -63,7 +63,7 @@ def load(place: str | Path = "models/trained", base: str | Path = BASE) -> Model
     if str(place).startswith("models:/"):
         from pipeline.tracking.model import registered_folder
 
-        folder = registered_folder(str(place)) / "data"
+        folder = registered_folder(str(place)) / "data" / "data"
         return Model(Embedder(folder / TRAINED_FOLDER, folder / BASE_FOLDER))
     return Model(Embedder(Path(place), Path(base)))
 

@@ -35,7 +35,6 @@ def test_a_dual_encoder_is_evaluated_and_audited_as_it_is(train: str, clone: Pat
     assert "nothing trained" in said
     metrics = json.loads((clone / "metrics.json").read_text())
     assert finite(metrics)
-    assert metrics["test"]["i2t"] == metrics["last"]["i2t"]
     assert (clone / "report/index.html").exists()
 
 
