@@ -69,27 +69,31 @@ def statements(found: Findings) -> list[Statement]:
     matches, wrong = found.false_negatives, found.suspects
     said = []
     if matches.measured is None or wrong.measured is None:
-        return [Statement("–", f"There is no evidence about this data: {found.evidence.how}.")]
+        why = "no image has a second caption for the words to be compared with, or there are too few images"
+        by_model = f"the lists are of {found.evidence.how}"
+        return [Statement("–", f"No evidence about this data: {by_model if len(matches.pairs.table) else why}.")]
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
     of_matches, of_wrong = f"{count(unpaired)} such pairs", f"{count(sum(len(s.captions) for s in splits))} pairs"
     bound = "as right as these are; their prior is a lower bound"
-    for listing, what, of, right in (
-        (matches, "images and captions that were not put together match", of_matches, bound),
-        (wrong, "pairs of the data set are wrong", of_wrong, "as right as these are"),
+    for listing, what, verb, of, right in (
+        (matches, "images and captions that were not put together", "match", of_matches, bound),
+        (wrong, "pairs of the data set", "are wrong", of_wrong, "as right as these are"),
     ):
         assert listing.measured is not None
         expected, levels = listing.measured.expected, listing.measured.levels
         summed = f"by the sum of their probabilities {_with_interval(expected)}"
         if levels["known"][0] and levels["known"][0] == levels["pairs"][0]:
             among = f"among the {count(levels['pairs'][0])} with a probability of at least 0.01"
-            said.append(Statement(count(levels["right"][0]), f"{what} in truth, {among}; {summed}"))
+            said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {summed}"))
         elif listing.measured.judged:
             total = listing.measured.judged[0]["total"]
-            words = f"{what}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
+            words = (
+                f"{what} {verb}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
+            )
             said.append(Statement(count(total.value), words))
         else:
-            said.append(Statement(count(expected.value), f"{what} probably, of {of}: {summed}, {right}"))
+            said.append(Statement(count(expected.value), f"{what} probably {verb}, of {of}: {summed}, {right}"))
     for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
         if listing.pairs.precision:
             first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]
