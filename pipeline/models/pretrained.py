@@ -157,9 +157,10 @@ def load(folder: Path) -> Pretrained:
     from transformers import AutoTokenizer
 
     record = read_base_record(folder)
-    image_model, _ = _load_backbone("model.image", str((folder / "image").resolve()), None)
-    text_model, text_place = _load_backbone("model.text", str((folder / "text").resolve()), None)
-    with _explained("model.text", text_place):
+    named = {side: record.source[side]["name"] or "" for side in ("image", "text")}
+    image_model, _ = _load_backbone("model.image", named["image"], None, folder / "image")
+    text_model, text_place = _load_backbone("model.text", named["text"], None, folder / "text")
+    with _explained("model.text", named["text"]):
         tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     return Pretrained(image_model, text_model, tokenizer, **vars(record))
 
@@ -222,7 +223,10 @@ def _check_input(key: str, name: str, model: PreTrainedModel, takes: str) -> Non
         raise InputError(f"{key} = {name!r}: a {model.config.model_type} cannot encode {what} alone")
 
 
-def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTrainedModel, str]:
+def _load_backbone(
+    key: str, name: str, revision: str | None, copied: Path | None = None
+) -> tuple[PreTrainedModel, str]:
+    """The model and where it is read from; `copied`: by stage base, of the model that `key` names `name`."""
     from safetensors import safe_open
     from transformers import (
         AutoConfig,
@@ -237,11 +241,15 @@ def _load_backbone(key: str, name: str, revision: str | None) -> tuple[PreTraine
     # transformers' AutoModel drops the projection of a single CLIP tower
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
-    local = local_folder(key, name)
+    local = local_folder(key, name) if copied is None else copied.resolve()
     if local is not None:
         for needed in ("config.json", "model.safetensors"):
             if not (local / needed).is_file():
-                raise InputError(f"{key} = {name!r}: the folder has no {needed}; transformers' format is needed")
+                raise InputError(
+                    f"{key} = {name!r}: the folder has no {needed}; transformers' format is needed"
+                    if copied is None
+                    else f"{copied / needed}: not found; run `dvc repro base`"
+                )
     place = name if local is None else str(local)
     with _explained(key, name), torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
