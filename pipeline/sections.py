@@ -149,7 +149,7 @@ class LoraParams(Section):
     """Low-rank updates of towers."""
 
     rank: Annotated[int, Field(ge=0)]
-    alpha: Positive
+    alpha: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: list[str]
 

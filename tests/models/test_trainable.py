@@ -19,7 +19,7 @@ from pipeline.params import LoraParams
 from tests.models.test_dual import published
 
 TOKENS = Tokens(torch.tensor([[2, 4, 5, 3]]), torch.ones(1, 4, dtype=torch.long))
-LORA = LoraParams(rank=2, alpha=4.0, dropout=0.0, targets=[])
+LORA = LoraParams(rank=2, alpha=4, dropout=0.0, targets=[])
 
 
 def bert(layers: int = 3) -> TextTower:
