@@ -74,6 +74,7 @@ class Candidates:
         truth: computes which pairs match (B, C), bool; None where it is not known.
         threshold_B: the anchors' thresholds, see `pipeline.sampling.thresholds`.
         evidence: see `Evidence`; None where no preset needs it.
+        judged_BC: bool, candidates of other images that a person judged to match; excluded too.
     """
 
     similarity_BC: Tensor
@@ -90,11 +91,14 @@ class Candidates:
     truth: Callable[[], Tensor] | None = None
     threshold_B: Tensor | None = None
     evidence: Evidence | None = None
+    judged_BC: Tensor | None = None
 
     @cached_property
     def positive_BC(self) -> Tensor:
-        """Bool, the candidates of the anchor's own image, without its own pair."""
+        """Bool, known matches: candidates of the anchor's own image, without its own pair, and judged ones."""
         same_BC = self.anchors.image[:, None] == self.ids.image[None, :]
+        if self.judged_BC is not None:
+            same_BC = same_BC | self.judged_BC
         return same_BC.scatter(1, self.own_B[:, None], False)
 
     @property

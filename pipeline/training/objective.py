@@ -174,11 +174,13 @@ class MatchingObjective:
                 similarity_bC = _similarities(candidate, remembered, anchor)
             own_b = (anchor * candidate[place_b]).sum(dim=1)
             ids_C = ids.caption if to_text else ids.image
-            anchor_ids_b, never_bC, evidence_bC = own.image_id if to_text else own.caption_id, known_bC, None
+            anchor_ids_b, never_bC = own.image_id if to_text else own.caption_id, known_bC
+            evidence_bC = judged_bC = None
             if self.evidence is not None:
                 evidence_bC = self.evidence(anchor_ids_b, ids_C, to_text=to_text)
             if self.matches is not None:
-                never_bC = known_bC | (self.matches(anchor_ids_b, ids_C, to_text=to_text) > 0)
+                judged_bC = self.matches(anchor_ids_b, ids_C, to_text=to_text) > 0
+                never_bC = known_bC | judged_bC
             similar = partial(_similarities, candidate, remembered)
             averaged, everyone = ((part.image if to_text else part.text) for part in (momentum or batch, batch))
             seen = Candidates(
@@ -187,6 +189,7 @@ class MatchingObjective:
                 whole=partial(similar, everyone),
                 truth=None if self.truth_NM is None else partial(self._true, own, ids_C, to_text),
                 evidence=self.known,
+                judged_BC=judged_bC,
             )
             if self.thresholds is not None and not warming_up:
                 seen = replace(seen, threshold_B=self._moved_thresholds(seen, batch))

@@ -326,3 +326,13 @@ def test_a_judged_match_is_never_a_negative_whatever_the_sampler_drops(warming_u
     assert to_image == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]
     if not warming_up:  # caption 101 of the memory is the same caption
         assert [row[3:] for row in shown[0]] == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
+
+
+def test_a_judged_match_is_a_positive_where_targets_name_known_positives() -> None:
+    found = {}
+    for targets in ("own", "same_image"):
+        made = objective(warmup="infonce", loss="infonce", strategy="all", drop=None, targets=targets)
+        made.matches = ListedPosterior(torch.tensor([0]), torch.tensor([101]), torch.ones(1), 7, 110)
+        found[targets], _ = loss_of(made, pairs([0, 1, 2], seed=1))
+    assert found["same_image"][2] == found["own"][2], "nothing was judged of the third pair"
+    assert (found["same_image"][:2] != found["own"][:2]).all()
