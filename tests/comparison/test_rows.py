@@ -68,6 +68,7 @@ NO_RESULT = {
     "evaluate.batch_size": "the vectors are the same",
     "tracking.experiment": "a name",
     "tracking.model": "a name",
+    "tracking.system_metrics": "records the machine alone",
     "launch.processes": "the result is the same on any number",
 }
 

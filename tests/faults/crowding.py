@@ -88,7 +88,7 @@ def _check(clone: Clone, values: dict[str, float], before: set[str]) -> None:
     for name, value in values.items():
         run, rsum = new[str(value)], files_of(clone, ref_of(clone, name))["metrics"]["test"]["rsum"]
         assert (run.info.status, run.data.tags["dvc.experiment"]) == ("FINISHED", name)
-        assert (str(run.info.run_name).partition(" · ")[0], run.data.tags["dvc.baseline"]) == (name, head)
+        assert (str(run.info.run_name).rpartition(" · ")[2], run.data.tags["dvc.baseline"]) == (name, head)
         assert np.isclose(run.data.metrics["test/rsum"], rsum, rtol=1e-9)  # MLflow gets ten digits
         counts.append({part: len(rows) for part, rows in tracked(clone.folder, [run.info.run_id]).items()})
     assert counts == [counts[0]] * len(values)

@@ -139,8 +139,10 @@ def outside(function: Callable[..., Any], mode: FakeTensorMode) -> Callable[...,
     return real
 
 
-def placed(module: nn.Module, device: torch.device, **_: Any) -> nn.Module:
+def placed(module: nn.Module, device: torch.device | None = None, **_: Any) -> nn.Module:
     """Fake parameters and buffers in the place of a module's own: torch's own `to` cannot put them there."""
+    if device is None:  # another layout of the memory alone
+        return module
     for part in module.modules():
         for name, own in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
             fake: Any = torch.empty(own.shape, dtype=own.dtype, device=device)
