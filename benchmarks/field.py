@@ -78,10 +78,7 @@ def run(
                 study = replace(study, methods={own: mine.overrides}, own={own: mine.tries(name)}, broad={})
             path.parent.mkdir(parents=True, exist_ok=True)
             driver = Driver(name, path, prepared.resolve(), given, only, methods=methods, seeds=seeds, study=study)
-            if phase != "final":
-                failed += driver.run(driver.tune_trials(), jobs, limit)
-            if phase != "tune":
-                failed += driver.run(driver.final_trials(), jobs, limit)
+            failed += driver.run_phases(phase, jobs, limit)
     except InputError as error:
         raise click.ClickException(str(error)) from None
     if failed:

@@ -85,7 +85,7 @@ def _digests(commit: str, changes: dict[str, object]) -> dict[str, str]:
         clone = Path(name)
         subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
         subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
-        yaml = YAML()
+        yaml = YAML(typ="safe")
         params = yaml.load((clone / "params.yaml").read_text(encoding="utf-8"))
         for key, value in changes.items():
             *sections, last = key.split(".")

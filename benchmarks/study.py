@@ -78,11 +78,7 @@ def main(
             if packed is not None:
                 pack(driver.prepared, [driver.params(trial) for trial in trials], packed)
             return
-        failed = 0
-        if phase != "final":
-            failed += driver.run(driver.tune_trials(), jobs, limit)
-        if phase != "tune":
-            failed += driver.run(driver.final_trials(), jobs, limit)
+        failed = driver.run_phases(phase, jobs, limit)
     except InputError as error:
         raise click.ClickException(str(error)) from None
     if failed:
@@ -162,6 +158,11 @@ class Driver:
     def prepare(self, trials: Iterable[Trial], jobs: int) -> None:
         """Run the stages that these trials need."""
         prepare(self.prepared, [self.params(trial) for trial in trials], jobs)
+
+    def run_phases(self, phase: str, jobs: int, limit: int) -> int:
+        """Run "tune", "final" or "all"; returns how many trials failed. Final trials take what the tuning chose."""
+        failed = self.run(self.tune_trials(), jobs, limit) if phase != "final" else 0
+        return failed + (self.run(self.final_trials(), jobs, limit) if phase != "tune" else 0)
 
     def run(self, trials: Iterable[Trial], jobs: int, limit: int) -> int:
         """Run the trials that have no row yet, and write each row; returns how many failed."""

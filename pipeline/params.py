@@ -278,7 +278,7 @@ class Params(Section):
             )
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
-                f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighed after the warm-up, and of "
+                f"train.warmup_epochs {self.train.warmup_epochs}: pairs are weighted after the warm-up, and of "
                 f"{self.train.epochs} epochs none is left"
             )
 
