@@ -94,6 +94,8 @@ def test_each_picture_is_embedded_once(path: Path) -> None:
 
 
 def test_search_and_filter_narrow_the_list_and_say_so(browser: Browser, path: Path) -> None:
+    from playwright.sync_api import expect
+
     page = opened(browser, path, [])
     form = page.locator('[data-filters="found"]')
     assert page.locator(FOUND).count() == 5
@@ -106,7 +108,7 @@ def test_search_and_filter_narrow_the_list_and_say_so(browser: Browser, path: Pa
     assert page.locator(FOUND).count() == 0
     assert form.locator(".shown").text_content() == "0 of the 5 pairs on this page"
     form.get_by_role("button", name="Clear").click()
-    page.wait_for_function("document.querySelectorAll('#found [data-item]:not([hidden])').length === 5")
+    expect(page.locator(FOUND)).to_have_count(5)  # the page's policy forbids to wait for a script
     form.get_by_label("Truth").select_option("true")
     assert page.locator(FOUND).count() == 1
     assert "a green square" in page.locator(FOUND).inner_text()
@@ -265,6 +267,8 @@ def test_it_is_dark_where_the_system_is_and_long_names_are_cut_not_broken(browse
 
 
 def test_judgments_are_kept_downloaded_and_opened_again(browser: Browser, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     complaints: list[str] = []
     path = write_page(tmp_path, split_of('a "red", square'), None)
     page = opened(browser, path, complaints)
@@ -292,7 +296,7 @@ def test_judgments_are_kept_downloaded_and_opened_again(browser: Browser, tmp_pa
     other = opened(browser, path, complaints)  # a browser that has no answers yet
     assert other.locator(pressed).count() == 0
     other.locator('.judging [type="file"]').set_input_files(file)
-    other.wait_for_function(f"document.querySelectorAll('{pressed}').length > 0")
+    expect(other.locator(pressed).first).to_be_attached()
     assert _asked(other, pressed) == before
     assert complaints == []
 
