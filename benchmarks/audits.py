@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import click
@@ -70,7 +71,7 @@ def judged(root: Path, options: tuple[str, ...]) -> None:
         _write(folder, images, rows, root)
         found = _audit(folder, Path(scratch, "out"), options)["matches"]
     test = found[found["split"] == "test"]
-    known = [votes.get((row.image, row.caption)) for row in test.head(max(FIRST)).itertuples()]
+    known = [votes.get((str(row.image), str(row.caption))) for row in test.head(max(FIRST)).itertuples()]
     for first in FIRST:
         answers = [share for share in known[:first] if share is not None]
         click.echo(f"first {first}: {sum(share >= 0.5 for share in answers)} of {len(answers)} judged match")
@@ -118,7 +119,7 @@ def _crowd(root: Path, captions: dict[str, list[str]]) -> dict[tuple[str, str], 
     return votes
 
 
-def _write(folder: Path, images: dict[str, str], rows: list[tuple[str, ...]], root: Path) -> None:
+def _write(folder: Path, images: dict[str, str], rows: Sequence[tuple[str, ...]], root: Path) -> None:
     (folder / "images").mkdir(parents=True)
     with zipfile.ZipFile(root / "Flickr8k_Dataset.zip") as archive:
         for name in dict.fromkeys(row[0] for row in rows):

@@ -64,7 +64,8 @@ def _queue(clone: Path, nothing: float) -> Row:
         _run("dvc", "exp", "run", "--queue", "-S", f"tracking.experiment=queued{number}", at=clone)
     queued = (time.perf_counter() - begun) / EXPERIMENTS
     folder = clone / ".dvc/tmp/exps/run"
-    seen, starts = set(os.listdir(folder)) if folder.exists() else set(), []
+    seen = set(os.listdir(folder)) if folder.exists() else set()
+    starts: list[float] = []
     _run("dvc", "queue", "start", "--jobs", "1", at=clone, quiet=True)  # the worker keeps a pipe open while it lives
     give_up = time.monotonic() + LONGEST
     while len(starts) < EXPERIMENTS and time.monotonic() < give_up:

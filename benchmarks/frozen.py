@@ -69,7 +69,7 @@ def compare(recipe: str, given: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
     from pipeline.yaml_text import parse_yaml
 
     content = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
-    set_values(content, read_recipe(recipe, ROOT / RECIPES).values | dict(text.split("=", 1) for text in given))
+    set_values(content, {**read_recipe(recipe, ROOT / RECIPES).values, **dict(text.split("=", 1) for text in given)})
     params = {}
     for precision in ("float32", "bf16"):
         set_values(content, {"model.features_precision": precision})
@@ -86,8 +86,8 @@ def compare(recipe: str, given: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
         rows[way] = json.loads(done.stdout)
     quality: dict[str, Any] = {}
     for kind in ("images", "captions"):
-        pair = [all_features(folders[name] / FEATURES / "test", kind) for name in ("float32", "bf16")]
-        cosine_N = torch.cosine_similarity(*pair, dim=1)
+        plain_NW, bf16_NW = (all_features(folders[name] / FEATURES / "test", kind) for name in ("float32", "bf16"))
+        cosine_N = torch.cosine_similarity(plain_NW, bf16_NW, dim=1)
         quality[kind] = {"mean": float(cosine_N.mean()), "min": float(cosine_N.min())}
     for name, folder in folders.items():
         vectors = {
@@ -95,7 +95,7 @@ def compare(recipe: str, given: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
             for part in ("train", "test")
         }
         owner = {part: torch.tensor(read_split(folder / SPLIT / f"{part}.json").caption_image) for part in vectors}
-        aligned = fit_cca(*vectors["train"], owner["train"])
+        aligned = fit_cca(vectors["train"][0], vectors["train"][1], owner["train"])
         image_ND, text_MD = aligned.image(vectors["test"][0]), aligned.text(vectors["test"][1])
         quality[name] = recalls(*retrieval_ranks(image_ND, text_MD, owner["test"]))
     return rows, quality

@@ -201,7 +201,8 @@ def opened(params: Params) -> tuple[Training, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model_of(params, device)  # random weights are drawn faster there
     if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # before transformers 5.20 or so
-        PreTrainedModel.activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable
+        older: Any = PreTrainedModel
+        older.activation_checkpointing_enable = older.gradient_checkpointing_enable
     if params.train.gradient_checkpointing:
         recompute_activations(model.image_tower, "image")
         recompute_activations(model.text_tower, "text")
@@ -239,7 +240,7 @@ def model_of(params: Params, device: torch.device) -> MatchingModel:
 
     with device:
         image, text = _clip() if params.model.family == "clip" else _vit_bert(params.model.image_size)
-        base = Pretrained(image, text, cast(Any, None), HALF, HALF, {})
+        base = Pretrained(image, text, cast(Any, None), mean=HALF, std=HALF, source={})
         return make_model(base, params.model, params.loss.temperature)
 
 

@@ -98,7 +98,8 @@ class Count:
         self.forward = counter.get_total_flops()
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.width = model.width
-        vision, words = model.image_tower.backbone.config, model.text_tower.backbone.config
+        towers: Any = model.image_tower, model.text_tower
+        vision, words = (tower.backbone.config for tower in towers)
         places = (vision.image_size // vision.patch_size) ** 2 + 1
         self.channels = [  # of all layers, for one pair; the layers
             (places * vision.hidden_size, vision.num_hidden_layers),
@@ -147,7 +148,7 @@ def section() -> str:
         "says how. The last column of GiB is with `train.gradient_checkpointing`. Hours are of training in bf16 "
         f"without validations, at a stated share of the peak ({shares}). Captions of {TOKENS} tokens.\n\n"
     )
-    head = ("recipe", "batch", "GFLOP a pair", "GiB, float32", "GiB, bf16", "GiB, checkpointing")
+    head: tuple[str, ...] = ("recipe", "batch", "GFLOP a pair", "GiB, float32", "GiB, bf16", "GiB, checkpointing")
     text += _table((*head, *(f"hours, {gpu}" for gpu in GPUS)), map(_computed_line, found["computed"]))
     if "gpu" not in found:
         return text

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.measuring import PeakMemory, Row, at_most, host_waits, ratio, synchronised, without_gpu
+from benchmarks.measuring import PeakMemory, Row, at_most, host_waits, published, ratio, synchronised, without_gpu
 from pipeline.models.memory import Memory
-from pipeline.params import load_params
 from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.training.objective import MatchingObjective, Pairs
@@ -27,13 +26,11 @@ class LossStep:
 
     def __init__(self, queue: int, device: torch.device) -> None:
         """A memory that is full, and features of a model half trained: matches near 0.7, mismatches near 0.3."""
-        params = load_params()
-        published = {"strategy": "fne", "min_matches": 0, "posterior": "similarity", "prior": 10_000.0, "drop": None}
-        sampler = params.sampler.model_copy(update=published)
-        loss = params.loss.model_copy(update={"name": "triplet"})
+        params = published()
+        sampler = params.sampler.model_copy(update={"min_matches": 0})
         self.memory = Memory(queue, WIDTH).to(device)
         self.memory.enqueue(_unit(queue, device), _unit(queue, device), torch.arange(queue, device=device))
-        self.objective = MatchingObjective(sampler, loss, "triplet", SimilarityStatistics(), self.memory)
+        self.objective = MatchingObjective(sampler, params.loss, "triplet", SimilarityStatistics(), self.memory)
         image_BD = _unit(BATCH, device)
         self.features = image_BD, normalize(image_BD + _unit(BATCH, device), dim=1)
         self.ids = torch.arange(BATCH, device=device) + queue
@@ -91,7 +88,12 @@ def on_gpu() -> Iterator[Row]:
     step = LossStep(QUEUE, torch.device("cuda"))
     products = Products(step)
     step.run()
-    waits = host_waits(lambda: (step.run(), step.enqueue()))
+
+    def whole() -> None:
+        step.run()
+        step.enqueue()
+
+    waits = host_waits(whole)
     yield at_most(what, waiting, len(waits), 0, "; ".join(waits) or "torch's synchronisation check saw none")
     value, remark = ratio(synchronised(step.run), synchronised(products.run), 100, time.perf_counter)
     yield at_most(what, MEASURE, value, 1.5, remark)

@@ -8,6 +8,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 NO_GPU = "no GPU at hand"
 
@@ -94,6 +98,19 @@ class PeakMemory:
     def _resident(field: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+
+
+def published() -> Params:
+    """params.yaml with FNE's sampler and loss as published: it needs no evidence."""
+    from pipeline.params import load_params
+
+    params = load_params()
+    sampler = {"strategy": "fne", "posterior": "similarity", "prior": 10_000.0, "drop": None}
+    parts = {
+        "sampler": params.sampler.model_copy(update=sampler),
+        "loss": params.loss.model_copy(update={"name": "triplet"}),
+    }
+    return params.model_copy(update=parts)
 
 
 def synchronised(run: Callable[[], object]) -> Callable[[], None]:

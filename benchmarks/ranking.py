@@ -52,9 +52,11 @@ def on_gpu() -> Iterator[Row]:
     if not torch.cuda.is_available():
         yield without_gpu(what, measure, "")
         return
-    features = [part.cuda() for part in _features(5_000, WIDTH)]
-    product = synchronised(lambda: features[0] @ features[1].T)
-    value, remark = ratio(synchronised(lambda: retrieval_ranks(*features)), product, 20, time.perf_counter)
+    image_ND, text_MD, of_M = (part.cuda() for part in _features(5_000, WIDTH))
+    product = synchronised(lambda: image_ND @ text_MD.T)
+    value, remark = ratio(
+        synchronised(lambda: retrieval_ranks(image_ND, text_MD, of_M)), product, 20, time.perf_counter
+    )
     yield Row(what, measure, value, "", None, remark)
 
 

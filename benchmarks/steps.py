@@ -4,7 +4,7 @@
     python -m benchmarks.steps --column NAME --figures FILE
 
 Trains the workspace's experiment for two epochs, the second one with its sampler, and adds up what each part of a step
-takes. Needs the outputs of `dvc repro features`. It knows the training by its seams alone, so that a copy of this file
+takes. Needs the outputs of `dvc repro bank`. It knows the training by its seams alone, so that a copy of this file
 measures an older commit too.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ def main(column: str, figures: Path) -> None:
 
 def measure() -> dict[str, float]:
     """Milliseconds a step of each part, validation left out."""
+    from pipeline.data.splits.truth_file import read_truth
     from pipeline.params import load_params
-    from pipeline.paths import BASE, FEATURES, SPLIT
+    from pipeline.paths import BANK, BASE, EVIDENCE, FEATURES, SPLIT
     from pipeline.training import loop
     from pipeline.training.checkpoint import Checkpoint
     from pipeline.training.setup import open_training
@@ -53,8 +54,10 @@ def measure() -> dict[str, float]:
     params = params.model_copy(update={"train": train})
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder))
-        training, _ = open_training(params, FEATURES, SPLIT, BASE, None, checkpoint, lambda history: None)
-        spent: Counter[str] = Counter()
+        truth = read_truth(SPLIT, "train")
+        made = (BASE, truth, checkpoint, lambda history: None, BANK, EVIDENCE)
+        training, _ = open_training(params, FEATURES, SPLIT, *made)
+        spent: dict[str, float] = defaultdict(float)
         timed(spent, training, "prepared", "towers, forward")
         timed(spent, training, "_momentum_pairs", "momentum towers, forward")
         timed(spent, training, "objective", "sampling and loss")
@@ -89,7 +92,7 @@ class _Timed:
         return getattr(self._inner, name)
 
 
-def timed(spent: Counter[str], owner: Any, name: str, part: str) -> None:
+def timed(spent: dict[str, float], owner: Any, name: str, part: str) -> None:
     """From now on, add up under `part` what the owner's attribute takes."""
 
     def add(seconds: float) -> None:

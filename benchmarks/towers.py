@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import Row, at_least, at_most, ratio, without_gpu
+from benchmarks.measuring import Row, at_least, at_most, published, ratio, without_gpu
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
-from pipeline.features.make import ENCODE_BATCH, make_features
+from pipeline.features.make import make_features
+from pipeline.features.pixels import BATCH
 from pipeline.models.build import make_model
 from pipeline.models.momentum import momentum_copy, update_momentum
 from pipeline.models.normalisation import HALF
@@ -85,7 +86,7 @@ def _features(folder: Path, archive: ImageArchive, split: Split) -> Row:
 
     @torch.inference_mode()
     def bare() -> None:
-        for part in ready.split(ENCODE_BATCH):
+        for part in ready.split(BATCH):
             tower(part)
 
     def stage() -> None:
@@ -100,7 +101,7 @@ def _waiting(folder: Path, archive: ImageArchive, split: Split) -> Row:
     base, model_params = _base(384, 6), _model_params("towers")
     make_features(folder / "prepared", {"train": split}, archive, base, model_params)
     inputs = Inputs(folder / "prepared/train", split, model_params, 0, augment=True)
-    training = _training(load_params(), make_model(base, model_params), "no")
+    training = _training(published(), make_model(base, model_params), "no")
     training.prepared.train()
     plan = epoch_plan(IMAGES, 16, 1, 0)
     spans = [range(len(batch)) for batch in plan]
@@ -143,7 +144,7 @@ def mixed_precision() -> Iterator[Row]:
     batch = _large_batch(device)
     seconds = {}
     for precision, attention in (("no", "eager"), ("bf16", "sdpa")):
-        training = _training(load_params(), _large_model(attention), precision)
+        training = _training(published(), _large_model(attention), precision)
         training.prepared.train()
         seconds[precision] = timed_steps(training, batch, 15, 3)
         del training

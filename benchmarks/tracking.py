@@ -27,7 +27,7 @@ def measure() -> dict[str, float]:
     """Seconds a step, the part of it that is tracking, and what opening and closing the run cost once."""
     from pipeline.data.splits.truth_file import read_truth
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BASE, FEATURES, SPLIT
+    from pipeline.paths import BANK, BASE, EVIDENCE, FEATURES, SPLIT
     from pipeline.tracking import Tracker
     from pipeline.training.checkpoint import Checkpoint
     from pipeline.training.setup import open_training
@@ -50,7 +50,8 @@ def measure() -> dict[str, float]:
             spent += time.perf_counter() - begun
 
         truth = read_truth(SPLIT, "train")
-        training, _ = open_training(params, FEATURES, SPLIT, BASE, truth, Checkpoint(Path(folder)), send)
+        made = (BASE, truth, Checkpoint(Path(folder)), send, BANK, EVIDENCE)
+        training, _ = open_training(params, FEATURES, SPLIT, *made)
         started = time.perf_counter()
         at = training.run()
         total = time.perf_counter() - started

@@ -63,6 +63,7 @@ def encoded_images(
     precision: Precision = "float32",
 ) -> Tensor:
     """Encode images with an image tower on `device`; (N, W), float32, on the CPU. Other threads decode meanwhile."""
+    torch.backends.cudnn.allow_tf32 = False  # unless told, cuDNN takes TF32 for convolutions in float32
     # channels last: convolutions read it directly, other layouts are converted for each of them
     tower, encoded = tower.to(memory_format=torch.channels_last), []
     with ThreadPoolExecutor() as pool, autocast(device, precision):

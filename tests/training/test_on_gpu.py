@@ -17,11 +17,14 @@ from pipeline.data.splits.format import Split
 from pipeline.features import make
 from pipeline.features.encoding import encode_split
 from pipeline.models.pretrained import Pretrained
+from pipeline.models.trainable import add_lora
+from pipeline.params import LoraParams
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.training.loop import Training
 from tests.features import test_make
 from tests.training import test_resume
-from tests.training.making import params_with, small_inputs, small_towers, tiny_training
+from tests.training.making import frozen_pairs, linear_heads, params_with, small_inputs, small_towers, tiny_training
+from tests.training.test_presets import PRESETS
 
 pytestmark = pytest.mark.gpu
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
@@ -86,6 +89,64 @@ def test_evidence_is_looked_up_as_on_the_cpu(strategy: str, tmp_path: Path) -> N
     assert dropped[0] == pytest.approx(dropped[1]) and sum(dropped[0]) > 0
 
 
+# a rounding of 1e-7 moves a candidate over its threshold, and the loss by 1 %: on the CPU too
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "pseudo positive, sigmoid"])
+def test_each_method_learns_what_it_learns_on_the_cpu(preset: str, tmp_path: Path) -> None:
+    ours, theirs = (heads(tmp_path / str(cpu), PRESETS[preset], cpu=cpu) for cpu in (False, True))
+    for training in (ours, theirs):
+        training.run()
+    assert_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("weighting", ["ncr", "crcl"])
+def test_trust_is_learned_as_on_the_cpu(weighting: str, tmp_path: Path) -> None:
+    of_trust = {"pairs__weighting": weighting, "loss__name": "infonce", "sampler__strategy": "all"}
+    ours, theirs = (heads(tmp_path / str(cpu), of_trust | {"train__epochs": 3}, cpu=cpu) for cpu in (False, True))
+    for training in (ours, theirs):
+        training.run()
+    assert_alike(ours, theirs)
+    assert ours.learned is not None and theirs.learned is not None
+    torch.testing.assert_close(ours.learned.trust_M.cpu(), theirs.learned.trust_M, rtol=1e-3, atol=1e-3)
+
+
+def heads(folder: Path, changes: dict[str, Any], *, cpu: bool = False) -> Training:
+    """A training of linear heads over frozen features."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    params = params_with(**(SETTINGS | {"train__warmup": "infonce"} | changes))
+    torch.manual_seed(3)
+    return tiny_training(folder, params, linear_heads(), frozen_pairs(folder / "inputs"), cpu=cpu)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_batch_in_parts_learns_what_the_whole_batch_learns(precision: str, tmp_path: Path) -> None:
+    chosen = {"family": "clip", "loss__name": "infonce", "sampler__strategy": "all", "train__precision": precision}
+    ours, theirs = (trained(tmp_path / str(part), train__part=part, **chosen) for part in (2, None))
+    for found, expected in zip(ours.at.history, theirs.at.history, strict=True):
+        assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-3 if precision == "no" else 0.05)
+
+
+def test_low_rank_updates_learn_what_they_learn_on_the_cpu(tmp_path: Path) -> None:
+    ends = []
+    for cpu in (False, True):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        model, folder = small_towers("vit_bert"), tmp_path / str(cpu)
+        for side, tower in (("image", model.image_tower), ("text", model.text_tower)):
+            add_lora(tower, LoraParams(rank=2, alpha=4, dropout=0.0, targets=[]), f"model.{side}")
+        training = tiny_training(folder, params_with(**SETTINGS), model, small_inputs(folder / "in"), cpu=cpu)
+        training.run()
+        ends.append(training)
+    assert_alike(*ends)
+
+
+def test_compiled_towers_learn_what_they_learn_uncompiled(tmp_path: Path) -> None:
+    ours, theirs = (opened(tmp_path / str(compiled)) for compiled in (True, False))
+    for tower in (ours.model.image_tower, ours.model.text_tower):
+        tower.compile()
+    for training in (theirs, ours):
+        training.run()
+    assert_alike(ours, theirs)
+
+
 def test_accumulated_and_recomputed_gradients_are_those_of_the_cpu(tmp_path: Path) -> None:
     chosen = {"family": "clip", "train__accumulate": 2, "train__optimiser": "adamw", "train__weight_decay": 0.1}
     ours, theirs = (trained(tmp_path / str(cpu), cpu=cpu, **chosen) for cpu in (False, True))
@@ -134,9 +195,18 @@ def test_killed_on_a_gpu_it_ends_with_the_same_bits(case: str, tmp_path: Path) -
     "chosen", [{}, {"loss__name": "infonce", "sampler__strategy": "all", "memory__size": 0}, NPC, EVIDENCE]
 )
 def test_no_step_makes_the_host_wait(chosen: dict[str, Any], precision: str, family: str, tmp_path: Path) -> None:
+    assert_no_step_waits(opened(tmp_path, family=family, train__precision=precision, **chosen))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_step_of_a_method_makes_the_host_wait(preset: str, tmp_path: Path) -> None:
+    assert_no_step_waits(heads(tmp_path, PRESETS[preset]))
+
+
+def assert_no_step_waits(training: Training) -> None:
+    """Run it, and look at every step."""
     from benchmarks.measuring import host_waits
 
-    training = opened(tmp_path, family=family, train__precision=precision, **chosen)
     waits: list[list[str]] = []
     step = training.step
 
