@@ -8,6 +8,7 @@ parts that measure nothing run side by side. Neither DVC nor pretrained weights 
 
 from __future__ import annotations
 
+import datetime
 import gc
 import json
 import os
@@ -60,7 +61,8 @@ def main(file: Path, parts: tuple[str, ...], own: bool) -> None:
         for one in found:
             print(json.dumps(one), flush=True)
         return
-    results: dict[str, Any] = {"gpu": _name()}
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    results: dict[str, Any] = {"gpu": _name(), "date": today}
     print(results["gpu"], flush=True)
     for together in (SIDE_BY_SIDE, *({name: limit} for name, limit in ALONE.items())):
         chosen = {name: limit for name, limit in together.items() if name in (parts or (*SIDE_BY_SIDE, *ALONE))}

@@ -57,7 +57,7 @@ def main(file: Path | None) -> None:
         for part in ("rows", "recipes"):
             lines = found.get(part, {}).get("output", "").splitlines()
             kept[part] = [json.loads(line) for line in lines if line.startswith("{")] or kept.get(part, [])
-        kept["gpu"] = found["gpu"]
+        kept |= {"gpu": found["gpu"], "date": found["date"]}
         for case in kept["recipes"]:
             count = Count(params_of(case["recipe"], {name: value for name, value in case.items() if "." in name}))
             case["computed_gib"] = count.gib(case["precision"], again=count.params.train.gradient_checkpointing)
@@ -154,8 +154,8 @@ def section() -> str:
         return text
     head = ("recipe", "precision", "ms a step", "pairs/s", "TFLOP/s", "GiB, peak", "GiB, computed")
     text += (
-        f"\n## GPUs for the published recipes: measured\n\n`python -m benchmarks.gpu` on {found['gpu']}: random "
-        f"weights and pairs, {TOKENS} tokens, no data loading.\n\n"
+        f"\n## GPUs for the published recipes: measured\n\n`python -m benchmarks.gpu` on {found['gpu']}, {found['date']}: "
+        f"random weights and pairs, {TOKENS} tokens, no data loading.\n\n"
     )
     text += _table(head, (_measured_line(case) for case in found["recipes"] if "failed" not in case))
     head = ("what", "measure", "value", "how")
