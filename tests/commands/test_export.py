@@ -12,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -104,6 +105,18 @@ def test_heads_are_refused_by_transformers_and_nothing_is_written(heads_clone: P
     said = invoke_with("export", "--to", "out", "--format", "transformers")
     assert said.output.startswith("error: models/trained: has a head over its image tower, which no class of")
     assert not Path("out").exists()
+
+
+def test_heads_are_exported_as_modules_of_sentence_transformers(heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads")
+    run("train", "evaluate")
+    said = invoke_with("export", "--to", "out", "--format", "sentence-transformers")
+    assert said.exit_code == 0, said.output
+    card = Path("out/README.md").read_text()
+    assert "library_name: sentence-transformers" in card and "their first 30 words" in card
+    library, own = SentenceTransformer("out", device="cpu"), pipeline.load("models/trained")
+    found = library.encode(["a red dot", "a"], convert_to_tensor=True)
+    torch.testing.assert_close(found, own.encode_text(["a red dot", "a"]), rtol=1e-3, atol=1e-4)
 
 
 def test_the_readme_s_lines_run(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
