@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, users_path, write_json
 from pipeline.models.dual import PARTS, half_class, is_dual_encoder, split_dual
-from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, channels
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, Resize, channels
 from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ class BaseRecord:
     source: dict[str, Any]
     logit_scale: float | None = None
     """Of a CLIP: the logarithm of the factor on similarities."""
+    resize: Resize | None = None
+    """As the image tower's own preprocessing has it; None where it states nothing."""
+
+    def resize_by(self, kind: Literal["auto", "square", "crop"]) -> Resize:
+        """How images become squares by `model.resize`; "auto": the tower's own way, else the whole picture."""
+        return self.resize or "square" if kind == "auto" else kind
 
     def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of pixels by `model.normalisation`: the tower's own ("model") or CLIP's."""
@@ -55,21 +61,22 @@ class Pretrained(BaseRecord):
 
 
 class ImageEncoder(NamedTuple):
-    """An image backbone, and the mean, standard deviation and size (pixels a side) of the images that it expects."""
+    """An image backbone, and the images that it expects: mean, standard deviation, size (pixels a side), resize."""
 
     backbone: PreTrainedModel
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    resize: Resize | None
     source: Source
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
     """Load both towers, see `fetch_image` and `fetch_text`."""
-    image_model, mean, std, _, image_source = fetch_image("model.image", image, image_revision)
+    image_model, mean, std, _, resize, image_source = fetch_image("model.image", image, image_revision)
     text_model, tokenizer, text_source = fetch_text("model.text", text, text_revision)
     source = {"image": image_source, "text": text_source}
-    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, source=source)
+    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, resize=resize, source=source)
 
 
 def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncoder:
@@ -86,7 +93,7 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
         preprocessor = _preprocessor(place, revision)
         mean, std = _normalisation(preprocessor, model.config)
     size, source = _image_size(preprocessor or {}, model.config), _source(name, place, revision)
-    return ImageEncoder(model, mean, std, size, source)
+    return ImageEncoder(model, mean, std, size, _own_resize(preprocessor or {}), source)
 
 
 def fetch_text(
@@ -111,10 +118,19 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     with _explained("model.image", name):
         image, text, logit_scale = _halves(model, tokenizer)
     with _explained("model.image", name):
-        mean, std = _normalisation(_preprocessor(place, revision), image.config)
+        preprocessor = _preprocessor(place, revision)
+        mean, std = _normalisation(preprocessor, image.config)
     origin = _source(name, place, revision)
-    source = {"image": origin, "text": origin}
-    return Pretrained(image, text, tokenizer, mean=mean, std=std, source=source, logit_scale=logit_scale)
+    return Pretrained(
+        image,
+        text,
+        tokenizer,
+        mean=mean,
+        std=std,
+        source={"image": origin, "text": origin},
+        logit_scale=logit_scale,
+        resize=_own_resize(preprocessor or {}),
+    )
 
 
 def local_folder(key: str, name: str) -> Path | None:
@@ -143,6 +159,7 @@ def save(folder: Path, pretrained: Pretrained) -> None:
         "mean": list(pretrained.mean),
         "std": list(pretrained.std),
         "logit_scale": pretrained.logit_scale,
+        "resize": pretrained.resize,
         "sha256": {str(file.relative_to(folder)): sha256(file) for file in files},
     }
     write_json(folder / "base.json", record)
@@ -178,6 +195,7 @@ def read_base_record(folder: Path) -> BaseRecord:
             std=channels(record["std"]),
             source={side: record[side] for side in ("image", "text")},
             logit_scale=record.get("logit_scale"),
+            resize=record.get("resize"),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
@@ -357,6 +375,14 @@ def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tu
         return channels(preprocessor.get("image_mean")), channels(preprocessor.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
     return channels(timm.get("mean")), channels(timm.get("std"))
+
+
+def _own_resize(preprocessor: Mapping[str, Any]) -> Resize | None:
+    """What a preprocessor states; a margin between its shorter side and its crop is not kept."""
+    size = preprocessor.get("size")
+    if preprocessor.get("do_center_crop") or (isinstance(size, Mapping) and "shortest_edge" in size):
+        return "crop"
+    return None if size is None else "square"
 
 
 def _image_size(preprocessor: Mapping[str, Any], config: Any) -> int:
