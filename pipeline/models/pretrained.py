@@ -17,7 +17,9 @@ import torch
 from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, users_path, write_json
 from pipeline.models.dual import PARTS, half_class, is_dual_encoder, split_dual
+from pipeline.models.foreign import open_clip
 from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, Resize, channels
+from pipeline.models.quiet import silence_transformers
 from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
@@ -90,9 +92,9 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     tokenizer = _tokenizer(key, name, place, revision, model) if _is_whole(model) else None
     model = _half(key, name, model, tokenizer, "pixel_values")
     with _explained(key, name):
-        preprocessor = _preprocessor(place, revision)
+        preprocessor = _preprocessor(key, name, place, revision)
         mean, std = _normalisation(preprocessor, model.config)
-    size, source = _image_size(preprocessor or {}, model.config), _source(name, place, revision)
+    size, source = _image_size(preprocessor or {}, model.config), _source(key, name, place, revision)
     return ImageEncoder(model, mean, std, size, _own_resize(preprocessor or {}), source)
 
 
@@ -103,7 +105,7 @@ def fetch_text(
     model, place = _load_backbone(key, name, revision)
     _check_input(key, name, model, "input_ids")
     tokenizer = _tokenizer(key, name, place, revision, model)
-    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(name, place, revision)
+    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(key, name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -118,9 +120,9 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     with _explained("model.image", name):
         image, text, logit_scale = _halves(model, tokenizer)
     with _explained("model.image", name):
-        preprocessor = _preprocessor(place, revision)
+        preprocessor = _preprocessor("model.image", name, place, revision)
         mean, std = _normalisation(preprocessor, image.config)
-    origin = _source(name, place, revision)
+    origin = _source("model.image", name, place, revision)
     return Pretrained(
         image,
         text,
@@ -201,14 +203,6 @@ def read_base_record(folder: Path) -> BaseRecord:
         raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
 
 
-def silence_transformers() -> None:
-    """Switch off transformers' progress bar and its report about missing weights: the pooler is not needed."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def _halves(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, PreTrainedModel, float | None]:
@@ -252,13 +246,14 @@ def _load_backbone(
         CLIPTextModelWithProjection,
         CLIPVisionModelWithProjection,
     )
-    from transformers.utils import cached_file
 
     from pipeline.models.clip import TEXT, VISION
 
     # transformers' AutoModel drops the projection of a single CLIP tower
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
+    if copied is None and (elsewhere := _open_clip_place(key, name)) is not None:
+        return _load_open_clip(key, name, elsewhere, revision), elsewhere
     local = local_folder(key, name) if copied is None else copied.resolve()
     if local is not None:
         for needed in ("config.json", "model.safetensors"):
@@ -274,9 +269,7 @@ def _load_backbone(
         own = halves.get(config.model_type)
         if parts := getattr(config, PARTS, None):
             own = half_class(config, parts)
-        weights = cached_file(
-            place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
-        )
+        weights = _file(place, "model.safetensors", revision)
         if weights is not None:  # None for weights in several files: the hub's configuration is trusted for their sizes
             build = own or functools.partial(AutoModel.from_config, trust_remote_code=False)
             with safe_open(weights, "pt") as opened:
@@ -301,6 +294,32 @@ def _load_backbone(
     return model, place
 
 
+def _open_clip_place(key: str, name: str) -> str | None:
+    """The hub id or folder of a model in open_clip's layout: named `hf-hub:…`, or without transformers' own file."""
+    if name.startswith(open_clip.PREFIX):
+        return name.removeprefix(open_clip.PREFIX)
+    local = local_folder(key, name)
+    if local is None or (local / "config.json").is_file() or not (local / open_clip.CONFIG).is_file():
+        return None
+    return str(local)
+
+
+def _load_open_clip(key: str, name: str, place: str, revision: str | None) -> PreTrainedModel:
+    def fetched(*files: str) -> Path:
+        with _explained(key, name):
+            found = next((path for file in files if (path := _file(place, file, revision)) is not None), None)
+        if found is None:
+            raise InputError(f"{key} = {name!r}: has no {' or '.join(files)}; open_clip's layout is needed")
+        return found
+
+    try:
+        config = read_record(fetched(open_clip.CONFIG))
+        open_clip.check(config)  # before its weights are fetched
+        return open_clip.read_open_clip(config, fetched(*open_clip.WEIGHTS))
+    except InputError as error:
+        raise InputError(f"{key} = {name!r}: {str(error).removeprefix(f'{key} = {name!r}: ')}") from None
+
+
 def _tokenizer(
     key: str, name: str, place: str, revision: str | None, model: PreTrainedModel
 ) -> PreTrainedTokenizerBase:
@@ -309,7 +328,9 @@ def _tokenizer(
 
     with _explained(key, name):
         # explicit: otherwise transformers asks at the terminal whether to run the folder's code
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, config=model.config, revision=revision, trust_remote_code=False
+        )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
         raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
@@ -349,22 +370,30 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _source(name: str, place: str, asked: str | None) -> Source:
+def _source(key: str, name: str, place: str, asked: str | None) -> Source:
     """The name, and the hub's revision that was fetched, from the cache's folder; None for a local folder."""
-    from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    revision = extract_commit_hash(cached_file(place, "config.json", revision=asked), None) or asked
-    return {"name": name, "revision": revision}
+    file = "config.json" if _open_clip_place(key, name) is None else open_clip.CONFIG
+    path = _file(place, file, asked)
+    return {"name": name, "revision": extract_commit_hash(str(path), None) or asked}
 
 
-def _preprocessor(place: str, revision: str | None) -> dict[str, Any] | None:
+def _preprocessor(key: str, name: str, place: str, revision: str | None) -> dict[str, Any] | None:
+    if _open_clip_place(key, name) is not None:
+        config = _file(place, open_clip.CONFIG, revision)
+        assert config is not None
+        return open_clip.preprocessor(read_record(config))
+    path = _file(place, "preprocessor_config.json", revision)
+    return None if path is None else read_record(path)
+
+
+def _file(place: str, file: str, revision: str | None) -> Path | None:
+    """A file of a folder or of a hub repository, fetched if need be; None if there is none."""
     from transformers.utils import cached_file
 
-    path = cached_file(
-        place, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
-    )
-    return None if path is None else read_record(Path(path))
+    path = cached_file(place, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
 def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

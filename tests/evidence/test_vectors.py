@@ -51,7 +51,7 @@ def test_named_encoders_give_the_vectors_of_frozen_features(towers: Path, captio
     with ZipFile(archive.path, "w") as images:
         for name, picture in wide.items():
             picture.save(images.open(name, "w"), "PNG")
-    own = {f"image_{name}": values for name, values in NORMALISATION.items()}
+    own: dict[str, Any] = {f"image_{name}": values for name, values in NORMALISATION.items()}
     own |= {"size": 48, "do_center_crop": True}
     (towers / "vit/preprocessor_config.json").write_text(json.dumps(own))
     changes = {"model__captions": captions, "model__words": 3, "model__resize": "auto"}
