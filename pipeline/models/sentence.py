@@ -17,7 +17,7 @@ from pipeline.models.build import ModelRecord, load_end_to_end, read_model_recor
 from pipeline.models.dual import PADDED_TO_THE_END
 from pipeline.models.heads import Head, Standardise
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.towers import MatchingModel, Tokens
+from pipeline.models.towers import MatchingModel, Tokens, tower_widths
 from pipeline.models.whole import is_joined, write_towers
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
     with TemporaryDirectory(prefix="towers-") as name:
         write_towers(model, source, record, Path(name))
         try:
-            made = SentenceTransformer(modules=[_towers(source, heads, Path(name)), Normalize()], device="cpu")
+            modules = [_towers(model, source, record, heads, Path(name)), Normalize()]
+            made = SentenceTransformer(modules=modules, device="cpu")
             made.save(str(folder), create_model_card=False)
             loaded = SentenceTransformer(str(folder), device="cpu")
             lowest = _lowest_cosine(loaded, model, source, record)
@@ -84,7 +85,9 @@ def _heads(model: MatchingModel) -> dict[str, nn.Module]:
     return {"image": model.image_head, "text": model.text_head}
 
 
-def _towers(source: Pretrained, heads: dict[str, list[Any]], place: Path) -> Any:
+def _towers(
+    model: MatchingModel, source: Pretrained, record: ModelRecord, heads: dict[str, list[Any]], place: Path
+) -> Any:
     """The module for pictures and texts; `heads` come after each tower's pooling."""
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -95,11 +98,13 @@ def _towers(source: Pretrained, heads: dict[str, list[Any]], place: Path) -> Any
             longest = source.tokenizer.model_max_length
             text = {"padding": "max_length", "max_length": longest, "return_attention_mask": False}
         return Transformer(str(place), processing_kwargs={"text": text})
-    routes = {}
-    for side, head in heads.items():
-        tower = Transformer(str(place / side))
-        routes[side] = [tower, Pooling(tower.get_embedding_dimension(), "mean"), *head]
-    return Router(routes)
+    widths = tower_widths(model.image_tower, model.text_tower, record.image_size)
+    return Router(
+        {
+            side: [Transformer(str(place / side)), Pooling(width, "mean"), *heads[side]]
+            for side, width in zip(("image", "text"), widths, strict=True)
+        }
+    )
 
 
 def _layers(trained: Path, side: str, head: nn.Module) -> list[Any]:

@@ -46,6 +46,8 @@ def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
 def write_towers(model: MatchingModel, source: Pretrained, record: ModelRecord, folder: Path) -> list[str]:
     """Write the towers alone, as `write_transformers`."""
     image, text = source.image, source.text
+    if (timm := getattr(image.config, "pretrained_cfg", None)) is not None:  # its processor reads no other file
+        image.config.pretrained_cfg = {**timm, **_timm_processing(record)}
     if not is_joined(source):
         for name, tower in (("image", image), ("text", text)):
             tower.save_pretrained(folder / name)
@@ -116,6 +118,17 @@ def _preprocessor(record: ModelRecord) -> dict[str, Any]:
         "do_normalize": True,
         "image_mean": list(record.mean),
         "image_std": list(record.std),
+    }
+
+
+def _timm_processing(record: ModelRecord) -> dict[str, Any]:
+    return {
+        "input_size": [3, record.image_size, record.image_size],
+        "crop_pct": 1.0,
+        "crop_mode": "center" if record.resize == "crop" else "squash",
+        "interpolation": "bicubic",
+        "mean": list(record.mean),
+        "std": list(record.std),
     }
 
 

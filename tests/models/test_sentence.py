@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperModel
 
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
@@ -37,6 +39,13 @@ def two_towers() -> Pretrained:
     return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source=source)
 
 
+def timm_tower() -> PreTrainedModel:
+    """A convolutional one, whose own preprocessing would cut an eighth of a picture off."""
+    config: Any = TimmWrapperConfig.from_dict({"architecture": "test_resnet", "num_classes": 0})
+    config.pretrained_cfg = {"crop_pct": 0.875, "input_size": [3, 32, 32], "mean": HALF, "std": HALF}
+    return TimmWrapperModel(config).eval()
+
+
 def trained(base: Pretrained, folder: Path, **changes: Any) -> tuple[Path, Path]:
     """A model with random weights, saved as a training saves it, and the folder of its towers."""
     chosen = settings(captions="raw", **changes)
@@ -49,15 +58,16 @@ def trained(base: Pretrained, folder: Path, **changes: Any) -> tuple[Path, Path]
             options["statistics"] = statistics
     model = make_model(base, chosen, **options)
     with torch.no_grad():
-        for parameter in (*model.image_head.parameters(), *model.text_head.parameters()):
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        for part in (base.image, base.text, model.image_head, model.text_head):
+            for parameter in part.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))  # or all pictures have nearly one vector
     pretrained.save(folder / "base", base)
     save_trained(folder / "trained", model, chosen, base)
     return folder / "trained", folder / "base"
 
 
 @pytest.mark.parametrize(
-    "kind", ["SiglipModel", "ChineseCLIPModel", "MetaClip2Model", "heads", "standardised", "towers", "equal"]
+    "kind", ["SiglipModel", "ChineseCLIPModel", "MetaClip2Model", "heads", "standardised", "towers", "equal", "timm"]
 )
 def test_its_vectors_are_the_models_own(kind: str, tmp_path: Path) -> None:
     if kind.endswith("Model"):
@@ -70,13 +80,18 @@ def test_its_vectors_are_the_models_own(kind: str, tmp_path: Path) -> None:
             "standardised": {"train": "heads", "standardise": True, "width": 8},
             "towers": {},
             "equal": {"width": 20},
+            "timm": {},
         }
-        places = trained(two_towers(), tmp_path, **kinds[kind])
+        base = two_towers()
+        if kind == "timm":
+            base = dataclasses.replace(base, image=timm_tower())
+        places = trained(base, tmp_path, **kinds[kind])
     lines = write_sentence_transformers(*places, tmp_path / "out")
     assert 'SentenceTransformer(".")' in lines[1]
     own, library = Embedder(*places), SentenceTransformer(str(tmp_path / "out"), device="cpu")
     for expected, inputs in ((own.images(PICTURES), PICTURES), (own.captions(CAPTIONS), CAPTIONS)):
         found = library.encode(inputs, convert_to_tensor=True)
+        assert (expected[0] @ expected[1]).abs() < 0.999
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
