@@ -119,7 +119,7 @@ def speed(way: str) -> dict[str, float]:
     torch.set_num_threads(1)
     model, base, archive, cpu = load_params().model, pretrained.load(BASE), ImageArchive(IMAGES), torch.device("cpu")
     split = read_split(SPLIT / "test.json")
-    pixels = PixelSettings(model.image_size, model.resize, *base.normalisation(model.normalisation))
+    pixels = PixelSettings(model.image_size, base.resize_by(model.resize), *base.normalisation(model.normalisation))
     image, text = image_tower(base.image).eval(), text_tower(base.text, model.pooling).eval()
     precision: Any = "bf16" if way == "bf16" else "float32"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from benchmarks import frozen, gpu_table
+from benchmarks import frozen, gpu_table, search
 
 GROUPS = ("losses", "ranking", "two_models", "towers", "commands", "tracking")
 FIGURES = Path("docs/results/performance.json")
@@ -83,6 +83,8 @@ def page_of(figures: dict[str, Any]) -> str:
         parts.append(_steps(figures["steps"]))
     if "frozen" in figures:
         parts.append(frozen.section(figures["frozen"]))
+    if "search" in figures:
+        parts.append(search.section(figures["search"]))
     if gpu_table.FIGURES.exists():
         parts.append(gpu_table.section())
     taken = [

@@ -194,7 +194,7 @@ def _params(asked: dict[str, Any]) -> dict[str, Any]:
     evidence |= {"kinds": ["words", "phrases"], "seed": 1}
     if asked["model"] is not None:
         evidence |= {"kinds": ["captions", "similarity", "pictures"], "text": asked["model"], "image": asked["model"]}
-        content["model"] |= {"captions": "raw", "words": 77, "resize": "crop"}
+        content["model"] |= {"captions": "raw", "words": 77, "resize": "auto"}
     elif asked["embeddings"] is not None:
         evidence |= {"kinds": ["captions", "similarity", "pictures"]}
         content["model"] |= {"train": "heads"}

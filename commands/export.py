@@ -8,7 +8,7 @@ import click
 
 from stages.command import stage
 
-SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "onnx")
+SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "sentence-transformers", "onnx")
 
 
 @click.command(name="export")
@@ -21,7 +21,7 @@ SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "onnx")
     type=click.Choice([*SPLIT_FORMATS, *MODEL_FORMATS]),
     default="scan",
     show_default=True,
-    help="scan, jsonl: of data/split; transformers, onnx: of models/trained.",
+    help="scan, jsonl: of data/split; the others: of models/trained.",
 )
 @stage
 def main(folder: Path, kind: str) -> None:
@@ -43,6 +43,7 @@ def main(folder: Path, kind: str) -> None:
 def _write_model(folder: Path, kind: str) -> None:
     from pipeline.files import atomic_folder, read_record, write_text
     from pipeline.models.pretrained import read_base_record
+    from pipeline.models.sentence import write_sentence_transformers
     from pipeline.models.whole import write_onnx, write_transformers
     from pipeline.params import dotted, load_params
     from pipeline.paths import BASE, INTERVALS, METRICS, SOURCE, TRAINED
@@ -51,8 +52,12 @@ def _write_model(folder: Path, kind: str) -> None:
     params, metrics = dotted(load_params()), read_record(METRICS, "evaluate")
     intervals = read_record(INTERVALS) if INTERVALS.exists() else None
     told = params, metrics, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source
+    write = {
+        "transformers": write_transformers,
+        "sentence-transformers": write_sentence_transformers,
+        "onnx": write_onnx,
+    }[kind]
     with atomic_folder(folder) as made:
-        write = write_onnx if kind == "onnx" else write_transformers
         loading = write(TRAINED, BASE, made)
         write_text(made / "README.md", model_card(*told, loading, kind))
     click.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

@@ -167,7 +167,7 @@ class ModelParams(Section):
     features_dtype: Literal["float32", "float16"]
     features_precision: Literal["auto", "float32", "bf16"]
     image_size: Annotated[int, Field(ge=16, le=1024)]
-    resize: Literal["square", "crop"]
+    resize: Literal["auto", "square", "crop"]
     words: Annotated[int, Field(ge=1, le=200)]
     captions: Literal["cleaned", "raw"]
     normalisation: Literal["model", "clip"]

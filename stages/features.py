@@ -63,7 +63,7 @@ def _make(model: ModelParams) -> None:
         check_recorded()
         move_folder(work, FEATURES)
     counts = ", ".join(f"{name} {rows['images']}/{rows['captions']}" for name, rows in manifest["rows"].items())
-    click.echo(f"features for {model.train} (images/captions): {counts}")
+    click.echo(f"features for {model.train} (images/captions): {counts}; resize: {manifest['resize']}")
 
 
 if __name__ == "__main__":

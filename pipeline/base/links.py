@@ -10,6 +10,7 @@ from pipeline.models.pretrained import local_folder
 
 READ = {".json", ".safetensors", ".txt", ".model"}
 """The files that transformers reads; DVC need not hash the same weights in other formats."""
+PICKLED = "open_clip_pytorch_model.bin"
 
 
 def link_local_towers(links: Path, towers: Mapping[str, str | None]) -> None:
@@ -30,5 +31,5 @@ def link_local_towers(links: Path, towers: Mapping[str, str | None]) -> None:
     for key, name in towers.items():
         folder = None if name is None else local_folder(key, name)
         for file in () if folder is None else folder.iterdir():
-            if file.suffix in READ and file.is_file():
+            if (file.suffix in READ or file.name == PICKLED) and file.is_file():
                 (links / f"{key.split('.')[-1]}-{digest_of(str(folder))[:8]}-{file.name}").symlink_to(file)

@@ -100,11 +100,12 @@ def _images(
     """The same for image features (N, W)."""
     if params.evidence.image is None:
         return {name: all_features(features / name, "images").to(own_device()) for name in splits}
-    backbone, mean, std, size, sources["image"] = fetch_image(
+    backbone, mean, std, size, own_resize, sources["image"] = fetch_image(
         "evidence.image", params.evidence.image, params.evidence.image_revision
     )
     tower, archive = image_tower(backbone).eval().to(own_device()), ImageArchive(images)
-    settings = PixelSettings(size, params.model.resize, mean, std)
+    asked = params.model.resize
+    settings = PixelSettings(size, own_resize or "square" if asked == "auto" else asked, mean, std)
     encode = partial(encoded_images, tower, own_device(), archive, settings=settings, precision=_precision(params))
     return {name: _encoded(encode, split.images, f"{name} images") for name, split in splits.items()}
 

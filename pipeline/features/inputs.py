@@ -21,6 +21,7 @@ from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import MappedFeatures, PackedShards, feature_shards
 from pipeline.features.tokens import fixed_length, padded
 from pipeline.files import read_record
+from pipeline.models.normalisation import Resize
 from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
 
@@ -90,7 +91,8 @@ class Inputs:
         self.names = split.images
         self.pad = pad
         self.evaluation_length = fixed_length(model)
-        self.size, self.resize = model.image_size, model.resize
+        self.size = model.image_size
+        self.resize: Resize = "crop" if model.resize == "crop" else "square"
         self.augment = augment and not self.frozen
         self._pixels: dict[int, Tensor] = {}
         self._keep = not self.augment and len(split.images) * 3 * self.size**2 <= KEPT_BYTES
@@ -151,13 +153,14 @@ def open_inputs(model: ModelParams, features: Path, split_folder: Path, name: st
     manifest = read_record(path, "features")
     for key in ("train", "image_size", "resize", "features_dtype", "features_precision"):
         wanted = getattr(model, key)
-        if manifest.get(key) != wanted:
+        if manifest.get(key) != wanted and (key, wanted) != ("resize", "auto"):
             raise InputError(
                 f"{path}: made for model.{key} {manifest.get(key)}, params.yaml says {wanted}; run `dvc repro features`"
             )
     pad = manifest.get("pad")
     if not isinstance(pad, int):
         raise InputError(f"{path}: pad = {pad!r}, expected the tokenizer's padding id; run `dvc repro features`")
+    model = model.model_copy(update={"resize": manifest["resize"]})  # what auto stands for
     return Inputs(features / name, read_split(split_folder / f"{name}.json"), model, pad, augment=augment)
 
 

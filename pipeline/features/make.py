@@ -51,11 +51,12 @@ def make_features(
     """
     mean, std = base.normalisation(model.normalisation)
     precision: Precision = "float32"
+    resize = base.resize_by(model.resize)
     _check_room(folder, splits, archive, model)
     if model.train == "heads":
         device = own_device()
         image, text = image_tower(base.image).eval().to(device), text_tower(base.text, model.pooling).eval().to(device)
-        pixels = PixelSettings(model.image_size, model.resize, mean, std)
+        pixels = PixelSettings(model.image_size, resize, mean, std)
         precision = precision_on(device, model.features_precision)
         encode_images = partial(encoded_images, image, device, archive, settings=pixels, precision=precision)
         encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model, precision=precision)
@@ -75,7 +76,7 @@ def make_features(
         "features_precision": model.features_precision,
         "computed_in": precision,
         "image_size": model.image_size,
-        "resize": model.resize,
+        "resize": resize,
         "pad": base.tokenizer.pad_token_id,
         "mean": list(mean),
         "std": list(std),

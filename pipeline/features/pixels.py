@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.features.precision import Precision, autocast
-from pipeline.models.normalisation import normalised
+from pipeline.models.normalisation import Resize, normalised
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.data.images import ImageArchive
 
 BATCH = 64
-Resize = Literal["square", "crop"]
 
 
 class PixelSettings(NamedTuple):

@@ -18,6 +18,7 @@ from pipeline.models import pretrained
 from pipeline.models.anchor import Anchored, Projection, projections
 from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.heads import FeatureStatistics, Head, ResidualHead
+from pipeline.models.normalisation import Resize
 from pipeline.models.pretrained import BaseRecord, Pretrained
 from pipeline.models.towers import FIRST_TEMPERATURE, MatchingModel, Pooling, tower_widths
 from pipeline.models.trainable import merged
@@ -43,7 +44,7 @@ class ModelRecord(BaseModel):
     words: Annotated[int, Field(ge=1)]
     captions: Literal["cleaned", "raw"]
     image_size: Annotated[int, Field(ge=1)]
-    resize: Literal["square", "crop"] = "square"
+    resize: Resize = "square"
     standardise: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     anchor: Literal["none", "cca"] = "none"
@@ -138,7 +139,8 @@ def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base
         heads["logit_scale"] = model.logit_scale.detach().cpu()
     write_tensors(folder / HEADS, heads)
     same = settings.model_dump(include=set(ModelRecord.model_fields))
-    record = ModelRecord.model_validate(same | {"width": model.width, "mean": model.mean, "std": model.std})
+    made = {"width": model.width, "mean": model.mean, "std": model.std, "resize": base.resize_by(settings.resize)}
+    record = ModelRecord.model_validate(same | made)
     write_json(folder / RECORD, record.model_dump(mode="json"))
 
 

@@ -1,16 +1,17 @@
-"""The mean and standard deviation of the pixels that an image tower expects."""
+"""The pixels that an image tower expects: their mean and standard deviation, and which part of a picture they show."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Resize = Literal["square", "crop"]  # the whole picture, or its middle
 HALF = (0.5, 0.5, 0.5)  # of ViT's own image processor; used for a ViT without one
 
 

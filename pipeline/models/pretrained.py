@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, users_path, write_json
 from pipeline.models.dual import PARTS, half_class, is_dual_encoder, split_dual
-from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, channels
+from pipeline.models.foreign import open_clip
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, Resize, channels
+from pipeline.models.quiet import silence_transformers
 from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ class BaseRecord:
     source: dict[str, Any]
     logit_scale: float | None = None
     """Of a CLIP: the logarithm of the factor on similarities."""
+    resize: Resize | None = None
+    """As the image tower's own preprocessing has it; None where it states nothing."""
+
+    def resize_by(self, kind: Literal["auto", "square", "crop"]) -> Resize:
+        """How images become squares by `model.resize`; "auto": the tower's own way, else the whole picture."""
+        return self.resize or "square" if kind == "auto" else kind
 
     def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of pixels by `model.normalisation`: the tower's own ("model") or CLIP's."""
@@ -55,21 +63,22 @@ class Pretrained(BaseRecord):
 
 
 class ImageEncoder(NamedTuple):
-    """An image backbone, and the mean, standard deviation and size (pixels a side) of the images that it expects."""
+    """An image backbone, and the images that it expects: mean, standard deviation, size (pixels a side), resize."""
 
     backbone: PreTrainedModel
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    resize: Resize | None
     source: Source
 
 
 def fetch(image: str, text: str, *, image_revision: str | None, text_revision: str | None) -> Pretrained:
     """Load both towers, see `fetch_image` and `fetch_text`."""
-    image_model, mean, std, _, image_source = fetch_image("model.image", image, image_revision)
+    image_model, mean, std, _, resize, image_source = fetch_image("model.image", image, image_revision)
     text_model, tokenizer, text_source = fetch_text("model.text", text, text_revision)
     source = {"image": image_source, "text": text_source}
-    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, source=source)
+    return Pretrained(image_model, text_model, tokenizer, mean=mean, std=std, resize=resize, source=source)
 
 
 def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncoder:
@@ -83,10 +92,10 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     tokenizer = _tokenizer(key, name, place, revision, model) if _is_whole(model) else None
     model = _half(key, name, model, tokenizer, "pixel_values")
     with _explained(key, name):
-        preprocessor = _preprocessor(place, revision)
+        preprocessor = _preprocessor(key, name, place, revision)
         mean, std = _normalisation(preprocessor, model.config)
-    size, source = _image_size(preprocessor or {}, model.config), _source(name, place, revision)
-    return ImageEncoder(model, mean, std, size, source)
+    size, source = _image_size(preprocessor or {}, model.config), _source(key, name, place, revision)
+    return ImageEncoder(model, mean, std, size, _own_resize(preprocessor or {}), source)
 
 
 def fetch_text(
@@ -96,7 +105,7 @@ def fetch_text(
     model, place = _load_backbone(key, name, revision)
     _check_input(key, name, model, "input_ids")
     tokenizer = _tokenizer(key, name, place, revision, model)
-    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(name, place, revision)
+    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(key, name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -111,10 +120,19 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     with _explained("model.image", name):
         image, text, logit_scale = _halves(model, tokenizer)
     with _explained("model.image", name):
-        mean, std = _normalisation(_preprocessor(place, revision), image.config)
-    origin = _source(name, place, revision)
-    source = {"image": origin, "text": origin}
-    return Pretrained(image, text, tokenizer, mean=mean, std=std, source=source, logit_scale=logit_scale)
+        preprocessor = _preprocessor("model.image", name, place, revision)
+        mean, std = _normalisation(preprocessor, image.config)
+    origin = _source("model.image", name, place, revision)
+    return Pretrained(
+        image,
+        text,
+        tokenizer,
+        mean=mean,
+        std=std,
+        source={"image": origin, "text": origin},
+        logit_scale=logit_scale,
+        resize=_own_resize(preprocessor or {}),
+    )
 
 
 def local_folder(key: str, name: str) -> Path | None:
@@ -143,6 +161,7 @@ def save(folder: Path, pretrained: Pretrained) -> None:
         "mean": list(pretrained.mean),
         "std": list(pretrained.std),
         "logit_scale": pretrained.logit_scale,
+        "resize": pretrained.resize,
         "sha256": {str(file.relative_to(folder)): sha256(file) for file in files},
     }
     write_json(folder / "base.json", record)
@@ -178,17 +197,10 @@ def read_base_record(folder: Path) -> BaseRecord:
             std=channels(record["std"]),
             source={side: record[side] for side in ("image", "text")},
             logit_scale=record.get("logit_scale"),
+            resize=record.get("resize"),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
-
-
-def silence_transformers() -> None:
-    """Switch off transformers' progress bar and its report about missing weights: the pooler is not needed."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _halves(
@@ -234,13 +246,14 @@ def _load_backbone(
         CLIPTextModelWithProjection,
         CLIPVisionModelWithProjection,
     )
-    from transformers.utils import cached_file
 
     from pipeline.models.clip import TEXT, VISION
 
     # transformers' AutoModel drops the projection of a single CLIP tower
     halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
     silence_transformers()
+    if copied is None and (elsewhere := _open_clip_place(key, name)) is not None:
+        return _load_open_clip(key, name, elsewhere, revision), elsewhere
     local = local_folder(key, name) if copied is None else copied.resolve()
     if local is not None:
         for needed in ("config.json", "model.safetensors"):
@@ -256,9 +269,7 @@ def _load_backbone(
         own = halves.get(config.model_type)
         if parts := getattr(config, PARTS, None):
             own = half_class(config, parts)
-        weights = cached_file(
-            place, "model.safetensors", revision=revision, _raise_exceptions_for_missing_entries=False
-        )
+        weights = _file(place, "model.safetensors", revision)
         if weights is not None:  # None for weights in several files: the hub's configuration is trusted for their sizes
             build = own or functools.partial(AutoModel.from_config, trust_remote_code=False)
             with safe_open(weights, "pt") as opened:
@@ -283,6 +294,32 @@ def _load_backbone(
     return model, place
 
 
+def _open_clip_place(key: str, name: str) -> str | None:
+    """The hub id or folder of a model in open_clip's layout: named `hf-hub:…`, or without transformers' own file."""
+    if name.startswith(open_clip.PREFIX):
+        return name.removeprefix(open_clip.PREFIX)
+    local = local_folder(key, name)
+    if local is None or (local / "config.json").is_file() or not (local / open_clip.CONFIG).is_file():
+        return None
+    return str(local)
+
+
+def _load_open_clip(key: str, name: str, place: str, revision: str | None) -> PreTrainedModel:
+    def fetched(*files: str) -> Path:
+        with _explained(key, name):
+            found = next((path for file in files if (path := _file(place, file, revision)) is not None), None)
+        if found is None:
+            raise InputError(f"{key} = {name!r}: has no {' or '.join(files)}; open_clip's layout is needed")
+        return found
+
+    try:
+        config = read_record(fetched(open_clip.CONFIG))
+        open_clip.check(config)  # before its weights are fetched
+        return open_clip.read_open_clip(config, fetched(*open_clip.WEIGHTS))
+    except InputError as error:
+        raise InputError(f"{key} = {name!r}: {str(error).removeprefix(f'{key} = {name!r}: ')}") from None
+
+
 def _tokenizer(
     key: str, name: str, place: str, revision: str | None, model: PreTrainedModel
 ) -> PreTrainedTokenizerBase:
@@ -291,7 +328,9 @@ def _tokenizer(
 
     with _explained(key, name):
         # explicit: otherwise transformers asks at the terminal whether to run the folder's code
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, config=model.config, revision=revision, trust_remote_code=False
+        )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
         raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
@@ -331,22 +370,30 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _source(name: str, place: str, asked: str | None) -> Source:
+def _source(key: str, name: str, place: str, asked: str | None) -> Source:
     """The name, and the hub's revision that was fetched, from the cache's folder; None for a local folder."""
-    from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    revision = extract_commit_hash(cached_file(place, "config.json", revision=asked), None) or asked
-    return {"name": name, "revision": revision}
+    file = "config.json" if _open_clip_place(key, name) is None else open_clip.CONFIG
+    path = _file(place, file, asked)
+    return {"name": name, "revision": extract_commit_hash(str(path), None) or asked}
 
 
-def _preprocessor(place: str, revision: str | None) -> dict[str, Any] | None:
+def _preprocessor(key: str, name: str, place: str, revision: str | None) -> dict[str, Any] | None:
+    if _open_clip_place(key, name) is not None:
+        config = _file(place, open_clip.CONFIG, revision)
+        assert config is not None
+        return open_clip.preprocessor(read_record(config))
+    path = _file(place, "preprocessor_config.json", revision)
+    return None if path is None else read_record(path)
+
+
+def _file(place: str, file: str, revision: str | None) -> Path | None:
+    """A file of a folder or of a hub repository, fetched if need be; None if there is none."""
     from transformers.utils import cached_file
 
-    path = cached_file(
-        place, "preprocessor_config.json", revision=revision, _raise_exceptions_for_missing_entries=False
-    )
-    return None if path is None else read_record(Path(path))
+    path = cached_file(place, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
 def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -357,6 +404,14 @@ def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tu
         return channels(preprocessor.get("image_mean")), channels(preprocessor.get("image_std"))
     timm = getattr(config, "pretrained_cfg", None) or {}
     return channels(timm.get("mean")), channels(timm.get("std"))
+
+
+def _own_resize(preprocessor: Mapping[str, Any]) -> Resize | None:
+    """What a preprocessor states; a margin between its shorter side and its crop is not kept."""
+    size = preprocessor.get("size")
+    if preprocessor.get("do_center_crop") or (isinstance(size, Mapping) and "shortest_edge" in size):
+        return "crop"
+    return None if size is None else "square"
 
 
 def _image_size(preprocessor: Mapping[str, Any], config: Any) -> int:

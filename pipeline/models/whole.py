@@ -16,6 +16,7 @@ from pipeline.files import write_json
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.clip import VISION
 from pipeline.models.dual import PARTS, is_dual_encoder, whole_class
+from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import MatchingModel, Tokens
 
 LEARNED = {"logit_scale", "logit_bias", "temperature"}
@@ -36,10 +37,18 @@ def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
     if changed:
         part = "head" if record.train == "heads" else "projection"
         raise InputError(
-            f"{trained}: has a {part} over its {changed[0]} tower, which no class of transformers has: use onnx"
+            f"{trained}: has a {part} over its {changed[0]} tower, which no class of transformers has: use "
+            "sentence-transformers or onnx"
         )
+    return write_towers(model, source, record, folder)
+
+
+def write_towers(model: MatchingModel, source: Pretrained, record: ModelRecord, folder: Path) -> list[str]:
+    """Write the towers alone, as `write_transformers`."""
     image, text = source.image, source.text
-    if image.config.model_type != VISION and not is_dual_encoder(image):
+    if (timm := getattr(image.config, "pretrained_cfg", None)) is not None:  # its processor reads no other file
+        image.config.pretrained_cfg = {**timm, **_timm_processing(record)}
+    if not is_joined(source):
         for name, tower in (("image", image), ("text", text)):
             tower.save_pretrained(folder / name)
             write_json(folder / name / "preprocessor_config.json", _preprocessor(record))
@@ -59,6 +68,11 @@ def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained(".")',
         "# vectors: pooler_output of model.get_image_features(…) and of model.get_text_features(…), scaled to length 1",
     ]
+
+
+def is_joined(source: Pretrained) -> bool:
+    """Whether the two towers are halves of one dual encoder."""
+    return source.image.config.model_type == VISION or is_dual_encoder(source.image)
 
 
 def _joined(image: Any, text: Any, logit_scale: float | None) -> Any:
@@ -104,6 +118,17 @@ def _preprocessor(record: ModelRecord) -> dict[str, Any]:
         "do_normalize": True,
         "image_mean": list(record.mean),
         "image_std": list(record.std),
+    }
+
+
+def _timm_processing(record: ModelRecord) -> dict[str, Any]:
+    return {
+        "input_size": [3, record.image_size, record.image_size],
+        "crop_pct": 1.0,
+        "crop_mode": "center" if record.resize == "crop" else "squash",
+        "interpolation": "bicubic",
+        "mean": list(record.mean),
+        "std": list(record.std),
     }
 
 

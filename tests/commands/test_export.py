@@ -12,13 +12,14 @@ import torch
 from mlflow import MlflowClient
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 import pipeline
 from pipeline.data.splits.format import read_split
 from pipeline.errors import InputError
-from pipeline.features.pixels import square_pixels
+from pipeline.features.pixels import Resize, square_pixels
 from pipeline.tracking import store_uri
 from pipeline.tracking.model import describe_version
 from tests.models.test_dual import published
@@ -57,12 +58,15 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
     family = {"model__family": "vit_bert" if kind == "vit_bert" else "clip", "model__captions": "raw"}
     if kind == "SiglipModel":
         published(kind, clone / "dual")
-        family |= {"model__image": "dual"}
+        own = {"size": {"shortest_edge": 32}, "do_center_crop": True}
+        (clone / "dual/preprocessor_config.json").write_text(json.dumps(own))
+        family |= {"model__image": "dual", "model__resize": "auto"}
     write_tiny_params(clone, **family, train__lr=0.01)
-    run("download", "split", "base", "features", "evidence", "bank", "train", "evaluate")
-    said = invoke_with("export", "--to", "out", "--format", "transformers")
-    assert said.exit_code == 0, said.output
-    assert "hf upload YOUR/NAME out" in said.output
+    said = run("download", "split", "base", "features", "evidence", "bank", "train", "evaluate")
+    assert f"resize: {'crop' if kind == 'SiglipModel' else 'square'}" in said
+    found = invoke_with("export", "--to", "out", "--format", "transformers")
+    assert found.exit_code == 0, found.output
+    assert "hf upload YOUR/NAME out" in found.output
     card = Path("out/README.md").read_text()
     recall = json.loads(Path("metrics.json").read_text())["test"]["i2t"]["R1"]
     assert f"{recall:.1f} |" in card and "95 % interval" in card and "Apache-2.0" in card
@@ -70,13 +74,14 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
     model = pipeline.load("models/trained")
     pictures = [Image.effect_noise((40, 30), 90).convert("RGB"), Image.new("RGB", (32, 32), "red")]
     vectors = model.encode_image(pictures), model.encode_text(["a red dot", "a"])
-    found = transformers_vectors(Path("out"), pictures, kind)
-    for own, theirs in zip(vectors, found, strict=True):
-        torch.testing.assert_close(normalize(theirs, dim=1), own, rtol=1e-2, atol=1e-3)  # resized by torchvision
+    theirs = transformers_vectors(Path("out"), pictures, kind)
+    for ours, other in zip(vectors, theirs, strict=True):
+        torch.testing.assert_close(normalize(other, dim=1), ours, rtol=1e-2, atol=1e-3)  # resized by torchvision
     assert model.search("a red dot", vectors[0], top=1)[0][0] == int((vectors[0] @ vectors[1][0]).argmax())
 
     assert invoke_with("export", "--to", "onnx", "--format", "onnx").exit_code == 0
-    pixels = torch.stack([square_pixels(one, 32) for one in pictures]).numpy()
+    resize: Resize = "crop" if kind == "SiglipModel" else "square"
+    pixels = torch.stack([square_pixels(one, 32, resize) for one in pictures]).numpy()
     outputs: Any = ReferenceEvaluator("onnx/image.onnx").run(None, {"pixels": pixels})
     torch.testing.assert_close(torch.tensor(outputs[0]), vectors[0], rtol=1e-3, atol=1e-4)
 
@@ -104,6 +109,18 @@ def test_heads_are_refused_by_transformers_and_nothing_is_written(heads_clone: P
     said = invoke_with("export", "--to", "out", "--format", "transformers")
     assert said.output.startswith("error: models/trained: has a head over its image tower, which no class of")
     assert not Path("out").exists()
+
+
+def test_heads_are_exported_as_modules_of_sentence_transformers(heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads")
+    run("train", "evaluate")
+    said = invoke_with("export", "--to", "out", "--format", "sentence-transformers")
+    assert said.exit_code == 0, said.output
+    card = Path("out/README.md").read_text()
+    assert "library_name: sentence-transformers" in card and "their first 30 words" in card
+    library, own = SentenceTransformer("out", device="cpu"), pipeline.load("models/trained")
+    found = library.encode(["a red dot", "a"], convert_to_tensor=True)
+    torch.testing.assert_close(found, own.encode_text(["a red dot", "a"]), rtol=1e-3, atol=1e-4)
 
 
 def test_the_readme_s_lines_run(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:

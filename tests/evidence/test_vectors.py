@@ -45,22 +45,23 @@ def vectors(here: Path, **changes: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("captions", ["cleaned", "raw"])
 def test_named_encoders_give_the_vectors_of_frozen_features(towers: Path, captions: str) -> None:
-    """At the image encoder's own size and normalisation, and masked-mean pooled, whatever the trained towers have."""
+    """At the image encoder's own size, crop and normalisation, masked-mean pooled, whatever the trained towers have."""
     archive = ImageArchive("data/raw/images.zip")
     wide = {name: archive.decode(name).resize((64, 32)) for name in ZipFile(archive.path).namelist()}
     with ZipFile(archive.path, "w") as images:
         for name, picture in wide.items():
             picture.save(images.open(name, "w"), "PNG")
-    own = {f"image_{name}": values for name, values in NORMALISATION.items()} | {"size": 48}
+    own: dict[str, Any] = {f"image_{name}": values for name, values in NORMALISATION.items()}
+    own |= {"size": 48, "do_center_crop": True}
     (towers / "vit/preprocessor_config.json").write_text(json.dumps(own))
-    changes = {"model__captions": captions, "model__words": 3, "model__resize": "crop"}
+    changes = {"model__captions": captions, "model__words": 3, "model__resize": "auto"}
     found = vectors(towers, evidence__text="bert", evidence__image="vit", model__pooling="mean_all", **changes)
     named = {"text": {"name": "bert", "revision": None}, "image": {"name": "vit", "revision": None}}
     assert read_record(Path("evidence/evidence.json"))["encoders"] == named
 
     base = towers / "models/base/base.json"
     base.write_text(json.dumps(json.loads(base.read_text()) | NORMALISATION))
-    changes |= {"model__train": "heads", "model__image_size": 48}
+    changes |= {"model__train": "heads", "model__image_size": 48, "model__resize": "crop"}
     write_tiny_params(towers, **changes)
     run("features")
     torch.testing.assert_close(found, vectors(towers, **changes), rtol=0, atol=2e-3)

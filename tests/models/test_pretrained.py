@@ -122,6 +122,34 @@ def test_the_image_models_own_size_is_known(own: dict[str, Any], size: int, tmp_
     assert pretrained.fetch_image("model.image", image).size == size
 
 
+WHOLE = {"size": {"height": 32, "width": 32}}
+
+
+@pytest.mark.parametrize(
+    ("own", "resize"),
+    [
+        (None, None),
+        ({"image_mean": [0.1, 0.2, 0.3]}, None),
+        (WHOLE, "square"),
+        ({"size": 32}, "square"),
+        (WHOLE | {"do_center_crop": True}, "crop"),
+        (CROP, "crop"),
+        ({"size": {"shortest_edge": 32}}, "crop"),
+    ],
+)
+def test_the_image_models_own_resize_is_kept_and_taken_by_auto_alone(
+    own: dict[str, Any] | None, resize: str | None, tmp_path: Path
+) -> None:
+    names = write_towers(tmp_path)
+    if own is not None:
+        (tmp_path / "vit/preprocessor_config.json").write_text(json.dumps(own))
+    pretrained.save(tmp_path / "base", fetch(*names))
+    for base in (pretrained.load(tmp_path / "base"), pretrained.read_base_record(tmp_path / "base")):
+        assert base.resize == resize
+        assert base.resize_by("auto") == (resize or "square")
+        assert (base.resize_by("square"), base.resize_by("crop")) == ("square", "crop")
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_a_folder_that_lacks_a_file_is_refused(side: str, missing: str, tmp_path: Path) -> None:

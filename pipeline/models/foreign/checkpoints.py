@@ -17,11 +17,11 @@ from pipeline.errors import InputError
 from pipeline.files import read_record
 from pipeline.models.foreign.conversion import converted
 from pipeline.models.foreign.openai_clip import openai_clip_config, openai_to_transformers
-from pipeline.models.pretrained import silence_transformers
+from pipeline.models.quiet import silence_transformers
 from pipeline.models.sizes import check_size
 
 if TYPE_CHECKING:
-    from transformers import CLIPModel, PretrainedConfig, PreTrainedModel
+    from transformers import CLIPConfig, CLIPModel, PretrainedConfig, PreTrainedModel
 
 _TOWERS = {"image": "visual_encoder.", "text": "text_encoder."}
 
@@ -102,9 +102,13 @@ def npc_clip(weights: Mapping[str, Tensor]) -> CLIPModel:
     Raises:
         InputError: naming the parameter that is missing, unexpected or of a wrong shape.
     """
+    return clip_model(openai_clip_config(weights), weights)
+
+
+def clip_model(config: CLIPConfig, weights: Mapping[str, Tensor]) -> CLIPModel:
+    """The CLIP that `config` describes with weights under OpenAI's names; raises as `npc_clip`."""
     from transformers import CLIPModel
 
-    config = openai_clip_config(weights)
     try:
         check_size(config.to_dict(), lambda: CLIPModel(config), (tensor.shape for tensor in weights.values()))
     except ValueError as error:

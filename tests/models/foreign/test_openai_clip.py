@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, layer_norm, linear, normalize
+from torch.nn.functional import conv2d, gelu, layer_norm, linear, normalize
 
 from pipeline.errors import InputError
 from pipeline.models.foreign.checkpoints import PublishedCheckpoint, npc_clip, read_checkpoint, recognise
@@ -58,8 +58,10 @@ def openai_clip(*, image_width: int = 16, text_width: int = 12, joint_width: int
     return {name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
 
 
-def openai_layers(state: dict[str, Tensor], prefix: str, hidden_BLW: Tensor, heads: int, causal: bool) -> Tensor:
-    """OpenAI's residual attention blocks, written out: norms first, x·sigmoid(1.702 x) in between."""
+def openai_layers(
+    state: dict[str, Tensor], prefix: str, hidden_BLW: Tensor, heads: int, causal: bool, quick: bool
+) -> Tensor:
+    """OpenAI's residual attention blocks, written out: norms first, x·sigmoid(1.702 x) in between (`quick`) or GELU."""
     length, width = hidden_BLW.shape[1:]
     mask_LL = torch.full((length, length), -torch.inf).triu(1) if causal else torch.zeros(length, length)
     for number in range(
@@ -77,24 +79,26 @@ def openai_layers(state: dict[str, Tensor], prefix: str, hidden_BLW: Tensor, hea
         attended_BLW = (weights_BHLL @ value).transpose(1, 2).flatten(2)
         hidden_BLW = hidden_BLW + linear(attended_BLW, *part("attn.out_proj"))
         inner = linear(layer_norm(hidden_BLW, (width,), *part("ln_2")), *part("mlp.c_fc"))
-        hidden_BLW = hidden_BLW + linear(inner * (1.702 * inner).sigmoid(), *part("mlp.c_proj"))
+        hidden_BLW = hidden_BLW + linear(
+            inner * (1.702 * inner).sigmoid() if quick else gelu(inner), *part("mlp.c_proj")
+        )
     return hidden_BLW
 
 
-def openai_image(state: dict[str, Tensor], pixels_B3HW: Tensor, heads: int) -> Tensor:
+def openai_image(state: dict[str, Tensor], pixels_B3HW: Tensor, heads: int, quick: bool = True) -> Tensor:
     patches_BLW = conv2d(pixels_B3HW, state["visual.conv1.weight"], stride=4).flatten(2).transpose(1, 2)
     width = patches_BLW.shape[2]
     first_B1W = state["visual.class_embedding"].expand(len(patches_BLW), 1, width)
     hidden_BLW = torch.cat([first_B1W, patches_BLW], dim=1) + state["visual.positional_embedding"]
     hidden_BLW = layer_norm(hidden_BLW, (width,), state["visual.ln_pre.weight"], state["visual.ln_pre.bias"])
-    pooled_BW = openai_layers(state, "visual.", hidden_BLW, heads, causal=False)[:, 0]
+    pooled_BW = openai_layers(state, "visual.", hidden_BLW, heads, causal=False, quick=quick)[:, 0]
     pooled_BW = layer_norm(pooled_BW, (width,), state["visual.ln_post.weight"], state["visual.ln_post.bias"])
     return pooled_BW @ state["visual.proj"]
 
 
-def openai_text(state: dict[str, Tensor], tokens_BL: Tensor, heads: int) -> Tensor:
+def openai_text(state: dict[str, Tensor], tokens_BL: Tensor, heads: int, quick: bool = True) -> Tensor:
     hidden_BLW = state["token_embedding.weight"][tokens_BL] + state["positional_embedding"]
-    hidden_BLW = openai_layers(state, "", hidden_BLW, heads, causal=True)
+    hidden_BLW = openai_layers(state, "", hidden_BLW, heads, causal=True, quick=quick)
     hidden_BLW = layer_norm(hidden_BLW, hidden_BLW.shape[2:], state["ln_final.weight"], state["ln_final.bias"])
     return hidden_BLW[torch.arange(len(tokens_BL)), tokens_BL.argmax(dim=1)] @ state["text_projection"]
 
