@@ -154,8 +154,8 @@ def section() -> str:
         return text
     head = ("recipe", "precision", "ms a step", "pairs/s", "TFLOP/s", "GiB, peak", "GiB, computed")
     text += (
-        f"\n## GPUs for the published recipes: measured\n\n`python -m benchmarks.gpu` on {found['gpu']}, {found['date']}: "
-        f"random weights and pairs, {TOKENS} tokens, no data loading.\n\n"
+        f"\n## GPUs for the published recipes: measured\n\n`python -m benchmarks.gpu` on {found['gpu']}, "
+        f"{found['date']}: random weights and pairs, {TOKENS} tokens, no data loading.\n\n"
     )
     text += _table(head, (_measured_line(case) for case in found["recipes"] if "failed" not in case))
     head = ("what", "measure", "value", "how")

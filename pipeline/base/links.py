@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.files import digest_of
-from pipeline.models.pretrained import local_folder
+from pipeline.models.loading import local_folder
 
 READ = {".json", ".safetensors", ".txt", ".model"}
 """The files that transformers reads; DVC need not hash the same weights in other formats."""

@@ -24,7 +24,8 @@ from pipeline.features.precision import Precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
 from pipeline.features.tokens import encoded_captions
 from pipeline.models.clip import image_tower, text_tower
-from pipeline.models.pretrained import Source, fetch_image, fetch_text
+from pipeline.models.loading import Source
+from pipeline.models.pretrained import fetch_image, fetch_text
 from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.runtime.processes import own_device

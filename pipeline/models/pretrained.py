@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-
 from pipeline.errors import InputError
-from pipeline.files import read_record, sha256, users_path, write_json
-from pipeline.models.dual import PARTS, half_class, is_dual_encoder, split_dual
-from pipeline.models.foreign import open_clip
-from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, Resize, channels
-from pipeline.models.quiet import silence_transformers
-from pipeline.models.sizes import check_size
+from pipeline.files import read_record, sha256, write_json
+from pipeline.models.dual import PARTS, is_dual_encoder, split_dual
+from pipeline.models.loading import Source, explained, load_backbone, load_tokenizer, preprocessor_of, source_of
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, Resize, channels
+from pipeline.models.preprocessing import image_size, normalisation_of, own_resize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SIDES = range(16, 1025)  # pixels a side of an image that a tower may be given
-USUAL_SIDE = 224  # where neither a preprocessor nor a configuration says
 INPUTS = {"pixel_values", "input_ids", "decoder_input_ids"}
-Source = dict[str, str | None]  # of a tower: its `name` and the hub's `revision`
-LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,42 +75,42 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     Raises:
         InputError: when it cannot be loaded, with advice; `key` is the parameter that names it.
     """
-    model, place = _load_backbone(key, name, revision)
+    model, place = load_backbone(key, name, revision)
     _check_input(key, name, model, "pixel_values")
-    tokenizer = _tokenizer(key, name, place, revision, model) if _is_whole(model) else None
+    tokenizer = load_tokenizer(key, name, place, revision, model) if _is_whole(model) else None
     model = _half(key, name, model, tokenizer, "pixel_values")
-    with _explained(key, name):
-        preprocessor = _preprocessor(key, name, place, revision)
-        mean, std = _normalisation(preprocessor, model.config)
-    size, source = _image_size(preprocessor or {}, model.config), _source(key, name, place, revision)
-    return ImageEncoder(model, mean, std, size, _own_resize(preprocessor or {}), source)
+    with explained(key, name):
+        preprocessor = preprocessor_of(key, name, place, revision)
+        mean, std = normalisation_of(preprocessor, model.config)
+    size, source = image_size(preprocessor or {}, model.config), source_of(key, name, place, revision)
+    return ImageEncoder(model, mean, std, size, own_resize(preprocessor or {}), source)
 
 
 def fetch_text(
     key: str, name: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Source]:
     """Load a text tower and its tokenizer, as `fetch_image`."""
-    model, place = _load_backbone(key, name, revision)
+    model, place = load_backbone(key, name, revision)
     _check_input(key, name, model, "input_ids")
-    tokenizer = _tokenizer(key, name, place, revision, model)
-    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, _source(key, name, place, revision)
+    tokenizer = load_tokenizer(key, name, place, revision, model)
+    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, source_of(key, name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
     """Load a CLIP, or another dual encoder, from the hub or from a local folder; raises as `fetch`."""
-    model, place = _load_backbone("model.image", name, revision)
+    model, place = load_backbone("model.image", name, revision)
     if not is_dual_encoder(model):
         raise InputError(
             f"model.image = {name!r}: model.family is clip, but a {model.config.model_type} does not encode both "
             "images and captions; use model.family vit_bert for two towers of their own"
         )
-    tokenizer = _tokenizer("model.image", name, place, revision, model)
-    with _explained("model.image", name):
+    tokenizer = load_tokenizer("model.image", name, place, revision, model)
+    with explained("model.image", name):
         image, text, logit_scale = _halves(model, tokenizer)
-    with _explained("model.image", name):
-        preprocessor = _preprocessor("model.image", name, place, revision)
-        mean, std = _normalisation(preprocessor, image.config)
-    origin = _source("model.image", name, place, revision)
+    with explained("model.image", name):
+        preprocessor = preprocessor_of("model.image", name, place, revision)
+        mean, std = normalisation_of(preprocessor, image.config)
+    origin = source_of("model.image", name, place, revision)
     return Pretrained(
         image,
         text,
@@ -131,22 +119,8 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
         std=std,
         source={"image": origin, "text": origin},
         logit_scale=logit_scale,
-        resize=_own_resize(preprocessor or {}),
+        resize=own_resize(preprocessor or {}),
     )
-
-
-def local_folder(key: str, name: str) -> Path | None:
-    """The folder that a parameter names (relative to the main repository); None for a name on the hub.
-
-    Raises:
-        InputError: for a path without a folder.
-    """
-    local = users_path(name, key).resolve()
-    if local.is_dir():
-        return local
-    if name.startswith((".", "/", "~")):
-        raise InputError(f"{key} = {name!r}: no such folder ({local})")
-    return None
 
 
 def save(folder: Path, pretrained: Pretrained) -> None:
@@ -177,9 +151,9 @@ def load(folder: Path) -> Pretrained:
 
     record = read_base_record(folder)
     named = {side: record.source[side]["name"] or "" for side in ("image", "text")}
-    image_model, _ = _load_backbone("model.image", named["image"], None, folder / "image")
-    text_model, text_place = _load_backbone("model.text", named["text"], None, folder / "text")
-    with _explained("model.text", named["text"]):
+    image_model, _ = load_backbone("model.image", named["image"], None, folder / "image")
+    text_model, text_place = load_backbone("model.text", named["text"], None, folder / "text")
+    with explained("model.text", named["text"]):
         tokenizer = AutoTokenizer.from_pretrained(text_place, trust_remote_code=False)
     return Pretrained(image_model, text_model, tokenizer, **vars(record))
 
@@ -223,7 +197,7 @@ def _half(
     if not _is_whole(model):
         return model
     assert tokenizer is not None
-    with _explained(key, name):
+    with explained(key, name):
         image, text, _ = _halves(model, tokenizer)
     return image if takes == "pixel_values" else text
 
@@ -233,194 +207,3 @@ def _check_input(key: str, name: str, model: PreTrainedModel, takes: str) -> Non
     if INPUTS & inspect.signature(model.forward).parameters.keys() != {takes} and not is_dual_encoder(model):
         what = "images" if takes == "pixel_values" else "captions"
         raise InputError(f"{key} = {name!r}: a {model.config.model_type} cannot encode {what} alone")
-
-
-def _load_backbone(
-    key: str, name: str, revision: str | None, copied: Path | None = None
-) -> tuple[PreTrainedModel, str]:
-    """The model and where it is read from; `copied`: by stage base, of the model that `key` names `name`."""
-    from safetensors import safe_open
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        CLIPTextModelWithProjection,
-        CLIPVisionModelWithProjection,
-    )
-
-    from pipeline.models.clip import TEXT, VISION
-
-    # transformers' AutoModel drops the projection of a single CLIP tower
-    halves: dict[str, Any] = {VISION: CLIPVisionModelWithProjection, TEXT: CLIPTextModelWithProjection}
-    silence_transformers()
-    if copied is None and (elsewhere := _open_clip_place(key, name)) is not None:
-        return _load_open_clip(key, name, elsewhere, revision), elsewhere
-    local = local_folder(key, name) if copied is None else copied.resolve()
-    if local is not None:
-        for needed in ("config.json", "model.safetensors"):
-            if not (local / needed).is_file():
-                raise InputError(
-                    f"{key} = {name!r}: the folder has no {needed}; transformers' format is needed"
-                    if copied is None
-                    else f"{copied / needed}: not found; run `dvc repro base`"
-                )
-    place = name if local is None else str(local)
-    with _explained(key, name), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
-        own = halves.get(config.model_type)
-        if parts := getattr(config, PARTS, None):
-            own = half_class(config, parts)
-        weights = _file(place, "model.safetensors", revision)
-        if weights is not None:  # None for weights in several files: the hub's configuration is trusted for their sizes
-            build = own or functools.partial(AutoModel.from_config, trust_remote_code=False)
-            with safe_open(weights, "pt") as opened:
-                keys = opened.keys()
-                shapes = [opened.get_slice(key).get_shape() for key in keys]
-            check_size(config.to_dict(), lambda: build(config), shapes)
-        torch.manual_seed(0)  # a pooler missing in the checkpoint gets the same weights at every fetch
-        model, report = (own or AutoModel).from_pretrained(
-            place,
-            revision=revision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    if lacking := sorted(key for key in report["missing_keys"] if not LEFT_OUT.search(key)):
-        raise InputError(
-            f"{key} = {name!r}: its weights lack {lacking[0]}"
-            + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
-            + " of what its config.json describes; they would be random numbers"
-        )
-    return model, place
-
-
-def _open_clip_place(key: str, name: str) -> str | None:
-    """The hub id or folder of a model in open_clip's layout: named `hf-hub:…`, or without transformers' own file."""
-    if name.startswith(open_clip.PREFIX):
-        return name.removeprefix(open_clip.PREFIX)
-    local = local_folder(key, name)
-    if local is None or (local / "config.json").is_file() or not (local / open_clip.CONFIG).is_file():
-        return None
-    return str(local)
-
-
-def _load_open_clip(key: str, name: str, place: str, revision: str | None) -> PreTrainedModel:
-    def fetched(*files: str) -> Path:
-        with _explained(key, name):
-            found = next((path for file in files if (path := _file(place, file, revision)) is not None), None)
-        if found is None:
-            raise InputError(f"{key} = {name!r}: has no {' or '.join(files)}; open_clip's layout is needed")
-        return found
-
-    try:
-        config = read_record(fetched(open_clip.CONFIG))
-        open_clip.check(config)  # before its weights are fetched
-        return open_clip.read_open_clip(config, fetched(*open_clip.WEIGHTS))
-    except InputError as error:
-        raise InputError(f"{key} = {name!r}: {str(error).removeprefix(f'{key} = {name!r}: ')}") from None
-
-
-def _tokenizer(
-    key: str, name: str, place: str, revision: str | None, model: PreTrainedModel
-) -> PreTrainedTokenizerBase:
-    """The tokenizer; it cuts captions at the model's own number of positions at the latest."""
-    from transformers import AutoTokenizer
-
-    with _explained(key, name):
-        # explicit: otherwise transformers asks at the terminal whether to run the folder's code
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, config=model.config, revision=revision, trust_remote_code=False
-        )
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
-        raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
-    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
-    return tokenizer
-
-
-def _positions(model: PreTrainedModel) -> int:
-    """The most tokens of a caption; a model without a table of positions has no limit."""
-    config = getattr(model.config, "text_config", model.config)
-    limit = getattr(config, "max_position_embeddings", None)
-    table = next((part for name, part in model.named_modules() if name.endswith("position_embeddings")), None)
-    padding = getattr(table, "padding_idx", None)  # RoBERTa counts positions from here
-    return sys.maxsize if not isinstance(limit, int) else limit if padding is None else limit - padding - 1
-
-
-@contextmanager
-def _explained(key: str, name: str) -> Iterator[None]:
-    """Turn the many errors of loading into one with advice."""
-    try:
-        yield
-    except ImportError as error:
-        hint = (
-            "; it needs the extra `timm`: pip install --no-build-isolation -c constraints.txt '.[timm]'"
-            if "timm" in str(error)
-            else ""
-        )
-        raise InputError(f"{key} = {name!r}: {_first_line(error)}{hint}") from error
-    except Exception as error:  # a damaged folder can raise any type
-        raise InputError(
-            f"{key} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
-            f"config.json, model.safetensors{' and tokenizer files' if key.endswith('text') else ''} elsewhere "
-            f"and give their folder: -S {key}=path/to/folder"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _source(key: str, name: str, place: str, asked: str | None) -> Source:
-    """The name, and the hub's revision that was fetched, from the cache's folder; None for a local folder."""
-    from transformers.utils.hub import extract_commit_hash
-
-    file = "config.json" if _open_clip_place(key, name) is None else open_clip.CONFIG
-    path = _file(place, file, asked)
-    return {"name": name, "revision": extract_commit_hash(str(path), None) or asked}
-
-
-def _preprocessor(key: str, name: str, place: str, revision: str | None) -> dict[str, Any] | None:
-    if _open_clip_place(key, name) is not None:
-        config = _file(place, open_clip.CONFIG, revision)
-        assert config is not None
-        return open_clip.preprocessor(read_record(config))
-    path = _file(place, "preprocessor_config.json", revision)
-    return None if path is None else read_record(path)
-
-
-def _file(place: str, file: str, revision: str | None) -> Path | None:
-    """A file of a folder or of a hub repository, fetched if need be; None if there is none."""
-    from transformers.utils import cached_file
-
-    path = cached_file(place, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if path is None else Path(path)
-
-
-def _normalisation(preprocessor: dict[str, Any] | None, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The image model's own mean and std: of its preprocessor, of timm's configuration, or ViT's."""
-    if preprocessor is not None and preprocessor.get("do_normalize") is False:
-        return (HALF, HALF) if preprocessor.get("rescale_offset") else ((0.0,) * 3, (1.0,) * 3)  # ALIGN: from -1 to 1
-    if preprocessor is not None:
-        return channels(preprocessor.get("image_mean")), channels(preprocessor.get("image_std"))
-    timm = getattr(config, "pretrained_cfg", None) or {}
-    return channels(timm.get("mean")), channels(timm.get("std"))
-
-
-def _own_resize(preprocessor: Mapping[str, Any]) -> Resize | None:
-    """What a preprocessor states; a margin between its shorter side and its crop is not kept."""
-    size = preprocessor.get("size")
-    if preprocessor.get("do_center_crop") or (isinstance(size, Mapping) and "shortest_edge" in size):
-        return "crop"
-    return None if size is None else "square"
-
-
-def _image_size(preprocessor: Mapping[str, Any], config: Any) -> int:
-    """Pixels a side: what the preprocessor's crop leaves, else its size, the configuration's, or timm's."""
-    config = getattr(config, "vision_config", config)
-    timm = getattr(config, "pretrained_cfg", None) or {}
-    crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop") else None
-    for size in (crop, preprocessor.get("size"), getattr(config, "image_size", None), timm.get("input_size")):
-        values = size.values() if isinstance(size, Mapping) else size if isinstance(size, list | tuple) else [size]
-        if sides := [value for value in values if isinstance(value, int) and value in SIDES]:
-            return min(sides)
-    return USUAL_SIDE
