@@ -30,7 +30,7 @@ help:  ## list the targets
 repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its recalls
 	$(BIN)/python -m dvc repro $(ARGS)
 	@$(BIN)/python -m commands.show
-	@echo "Where to look next: make ui"
+	@echo "Where to look next: report/index.html for this run, make ui for all of them"
 
 ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
 	@$(BIN)/python -m commands.ui --port "$(PORT)" $(ARGS)
