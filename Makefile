@@ -93,7 +93,7 @@ define install
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV): some minutes the first time, 7 GB on the disk"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import os, sys, venv; venv.main([os.path.realpath(sys.argv[1])])' $(VENV)  # it may be a link
 	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation '$(1)'
 endef
