@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from pipeline.tracking import Tracker
 from tests.stages.running import start, work_in, write_tiny_params
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,6 +45,13 @@ def shown(address: str) -> str:
         return page.url
 
 
+def metrics_of(run_id: str, address: str) -> list[str]:
+    """The metrics of a run, in the order in which its page lists them."""
+    query = f'{{mlflowGetRun(input: {{runId: "{run_id}"}}) {{run {{data {{metrics {{key}}}}}}}}}}'
+    answer = requests.post(f"{address}/graphql", json={"query": query}, timeout=UP).json()
+    return [metric["key"] for metric in answer["data"]["mlflowGetRun"]["run"]["data"]["metrics"]]
+
+
 @pytest.mark.browser
 @pytest.mark.server
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
@@ -53,6 +61,12 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
 ) -> None:
     clone = work_in(tmp_path, monkeypatch)
     write_tiny_params(clone)
+    tracker = Tracker("fne")
+    tracker.begin("key", "a run", {}, {})
+    tracker.log_rows([{"step": 1, "train/loss": 1.0}])
+    tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
+    tracker.finish()
+    run_id = tracker.run_id
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,6 +77,7 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
             time.sleep(0.2)
         assert listening(port) == ["0100007F"], "127.0.0.1 and nothing else"
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=UP).text == "OK"
+        assert metrics_of(run_id, f"http://127.0.0.1:{port}") == ["test/rsum", "train/loss"]
         for way in ("/", "/#/experiments"):
             assert "compareRunsMode=TABLE&viewStateShareKey=comparison" in shown(f"http://127.0.0.1:{port}{way}")
     finally:
