@@ -1,9 +1,9 @@
 """MLflow's server for `make ui`, whose first page is the view that compares the runs (`pipeline.tracking.view`).
 
 MLflow has no setting for its first page: without this it is a page about generative AI, and a click on an experiment
-shows traces. A short script is added to MLflow's one HTML page, and a run's page gets its metrics in another order; all
-else is MLflow's own server. It is found as `mlflow ui --app-name fne-pipeline`, by the entry point `mlflow.app` in
-pyproject.toml.
+shows traces. A short script is added to MLflow's one HTML page, and a run's page gets its metrics and charts in another
+order; all else is MLflow's own server. It is found as `mlflow ui --app-name fne-pipeline`, by the entry point
+`mlflow.app` in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -27,9 +27,34 @@ SETTINGS = {
 }
 """What a person would have clicked, in the browser's storage; a choice that is there is kept. Names of MLflow 3.17."""
 
+CURVES = ("val", "train", "sampler", "similarity", "val/i2t", "val/t2i")
+SINGLE = ("test", "test/i2t", "test/t2i", "last", "last/i2t", "last/t2i")
+RUN_CHARTS = {
+    "isAccordionReordered": True,  # else MLflow sorts the sections
+    "compareRunCharts": [],
+    "compareRunSections": [
+        {
+            "uuid": f"section {name}",
+            "name": name,
+            "display": name in CURVES,
+            "isReordered": True,
+            "deleted": False,
+            "isGenerated": True,
+        }
+        for name in (*CURVES, *SINGLE)
+    ],
+    "autoRefreshEnabled": True,
+}
+"""The tab "Model metrics" of a run: curves first, results of one value in closed sections; MLflow adds the charts."""
+
 SCRIPT = """<script>
-for (const [key, value] of Object.entries(%(settings)s))
-  if (localStorage.getItem(key) === null) localStorage.setItem(key, JSON.stringify(value));
+const keep = (key, value) => localStorage.getItem(key) === null && localStorage.setItem(key, JSON.stringify(value));
+Object.entries(%(settings)s).forEach(([key, value]) => keep(key, value));
+const prepareRun = hash => {
+  const run = /[/]runs[/]([0-9a-f]{32})/.exec(hash);
+  if (run) keep(`MLflowLocalStorage-1.1-RunPage-${run[1]}-model-chartUIState`, %(run)s);
+};
+prepareRun(location.hash);
 const view = %(view)s, experiment = view.split("/runs")[0];
 const isFirst = hash => ["", "#", "#/", experiment].includes(hash.split("?")[0]) ||
   hash.startsWith(experiment + "/overview") || hash.startsWith(experiment + "/traces");
@@ -39,8 +64,9 @@ addEventListener("hashchange", event => toView(new URL(event.newURL).hash));
 for (const name of ["pushState", "replaceState"]) {
   const own = history[name].bind(history);
   history[name] = (state, title, url) => {
-    own(state, title, url);
     const place = String(url ?? "");
+    prepareRun(place);
+    own(state, title, url);
     if (place.includes("#")) toView(place.slice(place.indexOf("#")));
   };
 }
@@ -53,7 +79,11 @@ Send = Callable[[Scope], Awaitable[None]]
 
 def first_page(page: str, view: str) -> str:
     """MLflow's HTML page with the script at the start of its head; `view`: `/#/experiments/…/runs?…`."""
-    told = {"settings": json.dumps(SETTINGS), "view": json.dumps(view.removeprefix("/")).replace("<", r"\u003c")}
+    told = {
+        "settings": json.dumps(SETTINGS),
+        "run": json.dumps(RUN_CHARTS),
+        "view": json.dumps(view.removeprefix("/")).replace("<", r"\u003c"),
+    }
     return page.replace("<head>", f"<head>{SCRIPT % told}", 1)
 
 

@@ -45,6 +45,19 @@ def shown(address: str) -> str:
         return page.url
 
 
+def sections_of(run_id: str, address: str) -> list[str]:
+    """The sections of a run's tab with charts, from the top, by the first word of their headings."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{address}/#/experiments/1/runs/{run_id}/model-metrics")
+        page.get_by_role("button", name="Add chart").first.wait_for(timeout=UP * 1000)
+        lines = page.locator("body").inner_text().splitlines()
+        return [name for name in lines if name in ("val", "train", "test", "last")]
+
+
 def metrics_of(run_id: str, address: str) -> list[str]:
     """The metrics of a run, in the order in which its page lists them."""
     query = f'{{mlflowGetRun(input: {{runId: "{run_id}"}}) {{run {{data {{metrics {{key}}}}}}}}}}'
@@ -78,6 +91,7 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
         assert listening(port) == ["0100007F"], "127.0.0.1 and nothing else"
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=UP).text == "OK"
         assert metrics_of(run_id, f"http://127.0.0.1:{port}") == ["test/rsum", "train/loss"]
+        assert sections_of(run_id, f"http://127.0.0.1:{port}") == ["val", "train", "test", "last"], "curves first"
         for way in ("/", "/#/experiments"):
             assert "compareRunsMode=TABLE&viewStateShareKey=comparison" in shown(f"http://127.0.0.1:{port}{way}")
     finally:

@@ -24,6 +24,8 @@ def test_the_script_comes_before_mlflow_s_own() -> None:
 def test_mlflow_still_has_the_settings_by_these_names() -> None:
     code = "".join(path.read_text(errors="ignore") for path in (BUILD / "static/js").glob("*.js"))
     assert [name for name in SETTINGS if f'"{name.removesuffix("_v1")}"' not in code] == []
+    for part in ("RunPage", "chartUIState", "compareRunSections", "isAccordionReordered"):
+        assert part in code
 
 
 def test_a_run_s_results_come_first_and_its_other_metrics_keep_their_order() -> None:
