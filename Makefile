@@ -30,7 +30,7 @@ help:  ## list the targets
 repro: $(PIPELINE)  ## run the pipeline as params.yaml has it, then print its recalls
 	$(BIN)/python -m dvc repro $(ARGS)
 	@$(BIN)/python -m commands.show
-	@echo "Where to look next: make ui"
+	@echo "Where to look next: report/index.html for this run, make ui for all of them"
 
 ui: $(PIPELINE)  ## show and compare the runs in MLflow, on this machine only, at PORT (5000)
 	@$(BIN)/python -m commands.ui --port "$(PORT)" $(ARGS)
@@ -93,7 +93,7 @@ define install
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV): some minutes the first time, 7 GB on the disk"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import os, sys, venv; venv.main([os.path.realpath(sys.argv[1])])' $(VENV)  # it may be a link
 	@$(PIP) pip setuptools
 	@$(PIP) --no-build-isolation '$(1)'
 endef

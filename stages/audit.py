@@ -34,15 +34,21 @@ def main() -> None:
     tracker = Tracker(params.tracking.experiment)  # before the work: a deleted experiment is refused at once
     contents, found, key = audited_run(params, f"dvc {'exp run' if 'DVC_EXP_NAME' in os.environ else 'repro'} audit")
     size = write_report(REPORT, contents, found, IMAGES, params.audit.thumbnail)
+    named = told = ""
     with tracker:
         if tracker.find_evaluation(key):
             for path in sorted(REPORT.iterdir()):
                 tracker.artifact(path, "report")
+            named, told = tracker.outcome()
             tracker.finish()
             renew_view(params.tracking.experiment)
-    click.echo(f"{REPORT / 'index.html'}: {size / 1e6:.1f} MB")
     for line in said(found):
         click.echo(line)
+    if told:
+        click.echo(told)
+    click.echo(f"report: {REPORT / 'index.html'} ({size / 1e6:.1f} MB)")
+    if named:
+        click.echo(f"run: {named}; `make ui` shows it among the others")
 
 
 def audited_run(params: Params, command: str, other: Against | None = None) -> tuple[Contents, Findings, str]:

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import current_thread, main_thread
@@ -30,6 +31,7 @@ ENVIRONMENT = {
 }
 DIE_WITH_PARENT = ("DVC_STAGE", "WORLD_SIZE")
 """Environment variables of a stage started by DVC or torch's launcher, which a kill would leave running."""
+FIRST_REPORTS = 10.0  # seconds in which the first of several processes may report the same error
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -112,4 +114,7 @@ def _no_room(error: BaseException | None) -> BaseException | None:
 
 class _Refused(click.ClickException):
     def show(self, file: object = None) -> None:
+        """Print the error; of several processes that have it, only the first does: the launcher ends the others."""
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(FIRST_REPORTS)  # still there afterwards: the error is this process's own
         click.secho(f"error: {printable(self.message)}", err=True, fg="red")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -85,3 +86,16 @@ def test_git_keeps(tracked: Path, path: str) -> None:
 )
 def test_git_leaves_out(tracked: Path, path: str) -> None:
     assert ignored(tracked, path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_environment_may_be_a_link_to_another_disk(there: bool, tmp_path: Path) -> None:
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    disk = tmp_path / "disk"
+    if there:
+        disk.mkdir()
+    (tmp_path / ".venv").symlink_to(disk)
+    installs_nothing = ("PIP=true", f"PYTHON={sys.executable}")
+    subprocess.run(["make", "-C", tmp_path, ".venv/.pipeline-installed", *installs_nothing], check=True)
+    assert (disk / "bin/python").exists()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Source = dict[str, str | None]  # of a tower: its `name` and the hub's `revision`
+TOKENIZER_FILE = re.compile(r"tokenizer|vocab|merges|.*\.model$")
 LEFT_OUT = re.compile(r"(^|\.)(pooler\.|mask_token$)")  # parameters that published towers may lack: unused here
 
 
@@ -129,13 +130,16 @@ def load_tokenizer(
     """The tokenizer; it cuts captions at the model's own number of positions at the latest."""
     from transformers import AutoTokenizer
 
+    missing = InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+    if Path(place).is_dir() and not any(TOKENIZER_FILE.match(file.name) for file in Path(place).iterdir()):
+        raise missing
     with explained(key, name):
         # explicit: otherwise transformers asks at the terminal whether to run the folder's code
         tokenizer = AutoTokenizer.from_pretrained(
             place, config=model.config, revision=revision, trust_remote_code=False
         )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
-        raise InputError(f"{key} = {name!r}: has no tokenizer; tokenizer.json or vocab.txt is needed beside it")
+        raise missing
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
 
@@ -189,6 +193,8 @@ def explained(key: str, name: str) -> Iterator[None]:
         )
         raise InputError(f"{key} = {name!r}: {_first_line(error)}{hint}") from error
     except Exception as error:  # a damaged folder can raise any type
+        if users_path(name, key).is_dir():
+            raise InputError(f"{key} = {name!r}: the folder cannot be read ({_first_line(error)})") from error
         raise InputError(
             f"{key} = {name!r}: cannot be fetched or read ({_first_line(error)}). Without the hub, download its "
             f"config.json, model.safetensors{' and tokenizer files' if key.endswith('text') else ''} elsewhere "

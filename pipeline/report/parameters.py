@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -43,16 +43,33 @@ def parameter_table(path: Path | str = "params.yaml") -> str:
 
 def table_of(text: str, path: Path | str = "params.yaml") -> str:
     """`parameter_table` of a file's content; `path` is for messages only."""
+    rows = [
+        f"| `{row.name}` | {_value(row.default)} | {row.allowed} | {_escaped(row.meaning)} |"
+        for row in rows_of(text, path)
+    ]
+    return "\n".join([*HEADING, *rows])
+
+
+class Row(NamedTuple):
+    """A parameter: dotted name, value in the file, allowed values (Markdown), meaning."""
+
+    name: str
+    default: Any
+    allowed: str
+    meaning: str
+
+
+def rows_of(text: str, path: Path | str = "params.yaml") -> list[Row]:
+    """Each parameter of a file's content, in its order; raises as `parameter_table`."""
     from ruamel.yaml import YAML
 
     defaults = dotted(parse_params(parse_yaml(text, path), path))
     comments = dict(_comments(YAML().load(text), text.splitlines(), ""))
     allowed = dict(_allowed(Params.model_json_schema()))
-    rows = [
-        f"| `{name}` | {_value(default)} | {allowed[name]} | {_meaning(name, comments.get(name, ''), path)} |"
+    return [
+        Row(name, default, allowed[name], _meaning(name, comments.get(name, ""), path))
         for name, default in defaults.items()
     ]
-    return "\n".join([*HEADING, *rows])
 
 
 def between_markers(page: str, path: Path | str, name: str) -> tuple[str, str, str]:
@@ -85,7 +102,11 @@ def _meaning(name: str, comment: str, path: Path | str) -> str:
     meaning = UNCOMMENTED.get(name, "") if only_allowed else comment or UNCOMMENTED.get(name, "")
     if not meaning:
         raise InputError(f"{path}: {name} has no comment: say beside it what it means")
-    return meaning.replace(" | ", " / ").replace("|", r"\|")
+    return meaning.replace(" | ", " / ")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _value(value: Any) -> str:

@@ -10,7 +10,7 @@ from pipeline.paths import LAST_METRICS, METRICS
 from pipeline.retrieval.recall import report_recalls
 
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
-GAP = "\u2003"  # MLflow shows tables without space between columns
+GAP = "&emsp;"  # MLflow shows tables without space between columns, and cuts a plain space off
 
 
 def read_metrics() -> dict[str, Any]:

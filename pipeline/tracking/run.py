@@ -25,6 +25,7 @@ from pipeline.tracking import naming as tag
 from pipeline.tracking import store
 from pipeline.tracking.follower import Follower
 from pipeline.tracking.model import describe_version, keep_model, pack_model
+from pipeline.tracking.previous import difference, previous_run
 from pipeline.tracking.runs import search
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -145,6 +146,14 @@ class Tracker:
         if run is not None:
             self._write_to(run, "", {}, {})
         return run is not None
+
+    @_unless_failed(("", ""))
+    def outcome(self) -> tuple[str, str]:
+        """This run's name, and how it differs from the one before it; "" if there is none."""
+        run = self._client.get_run(self.run_id)
+        before = previous_run(self._client, run)
+        told = "" if before is None or tag.EVALUATED not in run.data.metrics else difference(run, before)
+        return str(run.info.run_name), told
 
     @_unless_failed()
     def log_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -58,9 +59,13 @@ def set_up_view(experiment: str) -> dict[str, str]:
 
 
 def renew_view(experiment: str) -> None:
-    """`set_up_view` for the store here, at the end of an experiment; a server's view is made by `make ui`."""
+    """`set_up_view` for the store here, at the end of an experiment; a server's view is made by `make ui`.
+
+    If the store fails, nothing happens: the experiment is complete, and `make ui` makes the view too.
+    """
     if server_uri() is None:
-        set_up_view(experiment)
+        with suppress(Exception):  # of any kind, as in Tracker
+            set_up_view(experiment)
 
 
 def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from pipeline.tracking import Tracker
 from tests.stages.running import start, work_in, write_tiny_params
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,6 +45,26 @@ def shown(address: str) -> str:
         return page.url
 
 
+def sections_of(run_id: str, address: str) -> list[str]:
+    """The sections of a run's tab with charts, from the top, by the first word of their headings."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{address}/#/experiments/1/runs/{run_id}/model-metrics")
+        page.get_by_role("button", name="Add chart").first.wait_for(timeout=UP * 1000)
+        lines = page.locator("body").inner_text().splitlines()
+        return [name for name in lines if name in ("val", "train", "test", "last")]
+
+
+def metrics_of(run_id: str, address: str) -> list[str]:
+    """The metrics of a run, in the order in which its page lists them."""
+    query = f'{{mlflowGetRun(input: {{runId: "{run_id}"}}) {{run {{data {{metrics {{key}}}}}}}}}}'
+    answer = requests.post(f"{address}/graphql", json={"query": query}, timeout=UP).json()
+    return [metric["key"] for metric in answer["data"]["mlflowGetRun"]["run"]["data"]["metrics"]]
+
+
 @pytest.mark.browser
 @pytest.mark.server
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
@@ -53,6 +74,12 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
 ) -> None:
     clone = work_in(tmp_path, monkeypatch)
     write_tiny_params(clone)
+    tracker = Tracker("fne")
+    tracker.begin("key", "a run", {}, {})
+    tracker.log_rows([{"step": 1, "train/loss": 1.0}])
+    tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
+    tracker.finish()
+    run_id = tracker.run_id
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,6 +90,8 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
             time.sleep(0.2)
         assert listening(port) == ["0100007F"], "127.0.0.1 and nothing else"
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=UP).text == "OK"
+        assert metrics_of(run_id, f"http://127.0.0.1:{port}") == ["test/rsum", "train/loss"]
+        assert sections_of(run_id, f"http://127.0.0.1:{port}") == ["val", "train", "test", "last"], "curves first"
         for way in ("/", "/#/experiments"):
             assert "compareRunsMode=TABLE&viewStateShareKey=comparison" in shown(f"http://127.0.0.1:{port}{way}")
     finally:

@@ -158,3 +158,14 @@ def test_a_single_tower_is_no_dual_encoder(tmp_path: Path) -> None:
     word_tokenizer(WORDS).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"model.family is clip, but a bert does not encode both images and captions"):
         pretrained.fetch_clip(str(tmp_path), revision=None)
+
+
+@pytest.mark.parametrize("family", ["clip", "vit_bert"])
+def test_a_dual_encoder_without_a_tokenizer_is_refused_by_name(family: str, tmp_path: Path) -> None:
+    whole("SiglipModel").save_pretrained(tmp_path)
+    name = str(tmp_path)
+    with pytest.raises(InputError, match=r"^model\.image = '.*': has no tokenizer; tokenizer\.json or vocab\.txt"):
+        if family == "clip":
+            pretrained.fetch_clip(name, revision=None)
+        else:
+            pretrained.fetch_image("model.image", name)

@@ -61,3 +61,16 @@ def test_the_chart_says_where_the_sampler_had_another_posterior(posterior: str, 
     run("audit")
     said = "took its posterior from the evidence instead" in Path("report/index.html").read_text()
     assert said == (posterior == "evidence")
+
+
+def test_its_last_lines_compare_the_run_with_the_previous_one(ready: Path) -> None:
+    run("train", "evaluate")
+    first = run("audit").splitlines()
+    assert "compared with" not in "".join(first), "there is no earlier run"
+    assert first[-2].startswith("report: report/index.html (")
+    write_tiny_params(ready, train__lr=0.005)
+    run("train", "evaluate")
+    *_, compared, _, shown = run("audit").splitlines()
+    assert "→ 0.005; test rsum " in compared
+    assert compared.startswith(f"compared with {first[-1].removeprefix('run: ').partition(';')[0]}: train.lr ")
+    assert shown.endswith("`make ui` shows it among the others")

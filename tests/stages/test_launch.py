@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from stages import launch
-from tests.stages.running import ROOT, STAGES, run, run_in, work_in, write_tiny_params
+from tests.stages.running import ROOT, STAGES, refused, run, run_in, work_in, write_tiny_params
 
 HOLD = """
 import os, sys
@@ -132,3 +132,22 @@ def test_without_fne_gpus_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delenv(name, raising=False)
     launch.take_gpus(1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.end_to_end
+def test_two_processes_report_the_same_error_once(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_params(clone, train__lr=-1.0)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    answer = subprocess.run(
+        [*torchrun, "-m", "stages.features"], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode != 0
+    assert answer.stderr.count("error: params.yaml: train.lr = -1.0: ") == 1
+
+
+def test_an_error_of_another_process_alone_is_reported_too(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_params(clone, train__lr=-1.0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("stages.command.FIRST_REPORTS", 0.01)
+    assert "train.lr = -1.0" in refused("features")

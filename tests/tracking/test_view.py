@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy.exc import DatabaseError
 
-from pipeline.tracking import Tracker, set_up_view, store_uri
+from pipeline.tracking import Tracker, renew_view, set_up_view, store_uri
 from pipeline.tracking.view import TAG, shown_parameters, view_state
 from tests.stages.running import work_in
 
@@ -70,3 +71,10 @@ def test_the_view_is_kept_in_the_experiment(tmp_path: Path, monkeypatch: pytest.
     assert json.loads(experiment.tags[TAG]) == view_state(RUNS, ["test/rsum"])
     assert links["table"].startswith(f"/#/experiments/{experiment.experiment_id}/runs?")
     assert "viewStateShareKey=comparison" in links["charts"]
+
+
+def test_a_store_that_fails_at_the_end_of_an_experiment_fails_no_stage(clone: Path) -> None:
+    (clone / "mlflow.db").write_bytes(b"no database")
+    with pytest.raises(DatabaseError):
+        set_up_view("ours")
+    renew_view("ours")
