@@ -29,13 +29,14 @@ EARLIER = {
 TITLES = EARLIER | {name: study.title for name, study in STUDIES.items()}
 ORDER = ("scenes", "cutdown", "flickr8k", "flickr8k-towers", "scenes-noise", "flickr8k-noise")
 TRUTH = {
+    "judged/rsum": "judged rsum",
     "truth/i2t/mAP@R": "i2t mAP@R",
     "truth/t2i/mAP@R": "t2i mAP@R",
     "posterior/auc": "posterior AUC",
     "evidence/auc": "evidence AUC",
     "sampler/false_negative_share": "true among sampled, %",
 }
-COMPARED = ("rsum", "truth/i2t/mAP@R", "truth/t2i/mAP@R")
+COMPARED = ("rsum", "judged/rsum", "truth/i2t/mAP@R", "truth/t2i/mAP@R")
 
 
 @click.command()
@@ -79,7 +80,7 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
         baseline = next(iter(study.methods))
         parts.append(f"### {case[0].upper()}{case[1:]}\n" if case else "")
         for part, weights in (("best", "best validation"), ("last", "last epoch")):
-            known = {name: title for name, title in TRUTH.items() if final[f"{part}/{name}"].notna().any()}
+            known = {name: title for name, title in TRUTH.items() if _is_shown(final, f"{part}/{name}")}
             header = ["method", *(name.replace("R", "R@") for name in recall_names(" ")), "rsum", *known.values()]
             names = [*recall_names("/"), "rsum", *known]
             rows = [[method, *(mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
@@ -90,7 +91,7 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
                 (f"{part}/{name}", f"{title}, {part}")
                 for name, title in {"rsum": "rsum", **TRUTH}.items()
                 for part in ("best", "last")
-                if name in COMPARED and final[f"{part}/{name}"].notna().any()
+                if name in COMPARED and _is_shown(final, f"{part}/{name}")
             ]
             rows = [
                 [method, *(difference(final, method, baseline, column) for column, _ in compared)]
@@ -103,6 +104,12 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
             )
         parts.append(_tuning(study, runs[(runs["case"] == case) & (runs["phase"] == "tune")]))
     return "\n".join(part for part in parts if part)
+
+
+def _is_shown(final: pandas.DataFrame, column: str) -> bool:
+    """Whether some row has the metric; `judged/rsum`, which earlier versions did not have: whether all rows do."""
+    there = final[column].notna()
+    return bool(there.all() if column.endswith("judged/rsum") else there.any())
 
 
 def _method(study: Study, name: str) -> str:
