@@ -22,6 +22,9 @@ NOTES = Path("docs/results/notes")  # what a person says: benchmark.md above the
 TITLES = {"field-flickr8k": "Flickr8k", "field-scenes": "generated scenes"}
 PANELS = (("field-flickr8k", CLEAN), ("field-flickr8k", SHUFFLED), ("field-flickr8k", NOUN), ("field-scenes", HARD))
 COLOURS = {"better": "#1b7837", "worse": "#b2182b", "unclear": "#888888"}
+JUDGED = "best/judged/rsum"
+SUMS = {"best/rsum": "rsum", JUDGED: "judged rsum"}
+"""What is compared with the baseline."""
 MATCHES = ("best/truth/i2t/mAP@R", "best/truth/t2i/mAP@R")
 OF_LEARNED = {"NPC": "pairs/weight_auc", "NCR": "pairs/weight_auc", "CRCL": "pairs/weight_auc"}
 
@@ -44,9 +47,9 @@ def final_of(runs: pandas.DataFrame, study: str, cell: str) -> pandas.DataFrame:
     return final.assign(mAP=final[list(MATCHES)].astype(float).mean(axis=1))
 
 
-def against(final: pandas.DataFrame, method: str) -> Difference | None:
-    """The paired difference of rsum to the baseline; None where they have no seed in common."""
-    table = final.pivot(index="seed", columns="method", values="best/rsum").astype(float)
+def against(final: pandas.DataFrame, method: str, column: str = "best/rsum") -> Difference | None:
+    """The paired difference to the baseline; None where they have no seed in common."""
+    table = final.pivot(index="seed", columns="method", values=column).astype(float)
     if method == BASELINE or not {method, BASELINE} <= set(table):
         return None
     pairs = table[[method, BASELINE]].dropna()
@@ -57,10 +60,12 @@ def _group(method: str) -> str:
     return METHODS[method].group if method in METHODS else "own"
 
 
-def _mark(found: Difference | None) -> str:
-    if found is None or not found.leaves_zero:
+def _told(final: pandas.DataFrame, method: str, column: str) -> str:
+    """The difference to the baseline, and a mark where its interval leaves 0."""
+    if (found := against(final, method, column)) is None:
         return ""
-    return "▲" if found.value > 0 else "▼"
+    mark = "" if not found.leaves_zero else " ▲" if found.value > 0 else " ▼"
+    return difference(final, method, BASELINE, column) + mark
 
 
 def _cell(runs: pandas.DataFrame, study: str, cell: str) -> str:
@@ -75,15 +80,14 @@ def _cell(runs: pandas.DataFrame, study: str, cell: str) -> str:
         [
             name,
             _group(name),
-            *(mean(final, name, column) for column in ("best/rsum", "best/judged/rsum", "mAP")),
+            *(mean(final, name, column) for column in (*SUMS, "mAP")),
             _auc(final, name),
             f"{final.loc[final['method'] == name, 'processor_seconds'].astype(float).mean():.0f}",
-            "" if name == BASELINE else difference(final, name, BASELINE, "best/rsum"),
-            _mark(known[name]),
+            *(_told(final, name, column) for column in SUMS),
         ]
         for name in methods
     ]
-    header = ["method", "", "rsum", "judged rsum", "mAP@R", "AUC", "s", f"rsum minus {BASELINE}", ""]
+    header = ["method", "", *SUMS.values(), "mAP@R", "AUC", "s", *(f"{name} − {BASELINE}" for name in SUMS.values())]
     seeds = sorted(final.groupby("method")["seed"].nunique().unique())
     count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     return f"## {TITLES[study]}: {cell}\n\nMean over {count} and 95 % t-interval.\n\n" + markdown(header, rows, texts=2)
@@ -102,16 +106,18 @@ def _winners(runs: pandas.DataFrame) -> str:
     for study, cells in CELLS.items():
         for cell in cells:
             final = final_of(runs, study, cell)
-            found = {name: diff for name in final["method"].unique() if (diff := against(final, name)) is not None}
-            if not found:
-                continue
-            clear = [name for name, diff in found.items() if diff.leaves_zero and diff.value > 0]
-            worse = sum(diff.leaves_zero and diff.value < 0 for diff in found.values())
-            best = max(found, key=lambda name: found[name].value)
-            counts = [str(len(clear)), str(len(found) - len(clear) - worse), str(worse)]
-            rows.append([f"{TITLES[study]}: {cell}", best, difference(final, best, BASELINE, "best/rsum"), *counts])
-    header = ["cell", "highest rsum", f"minus {BASELINE}", "clearly better", "not clear", "clearly worse"]
-    return "## Which wins where\n\n" + markdown(header, rows, texts=2) if rows else ""
+            for column, title in SUMS.items():
+                pairs = ((name, against(final, name, column)) for name in final["method"].unique())
+                found = {name: diff for name, diff in pairs if diff is not None}
+                if not found:
+                    continue
+                better = sum(diff.leaves_zero and diff.value > 0 for diff in found.values())
+                worse = sum(diff.leaves_zero and diff.value < 0 for diff in found.values())
+                best = max(found, key=lambda name: found[name].value)
+                counts = [str(better), str(len(found) - better - worse), str(worse)]
+                rows.append([f"{TITLES[study]}: {cell}", title, best, _told(final, best, column), *counts])
+    header = ["cell", "by", "highest", f"minus {BASELINE}", "clearly better", "not clear", "clearly worse"]
+    return "## Which wins where\n\n" + markdown(header, rows, texts=3) if rows else ""
 
 
 def _left_out(runs: pandas.DataFrame) -> str:
