@@ -11,7 +11,7 @@ import platform
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipeline.data.splits.truth_file import Truth, read_truth, read_truths
+from pipeline.data.splits.truth_file import read_truth, read_truths
 from pipeline.evaluation.judgment import Encoded, judge
 from pipeline.evidence.table import match_chance, prior_of, trust_quality
 from pipeline.features.encoding import encode_split
@@ -27,7 +27,7 @@ from pipeline.features.inputs import open_inputs
 from pipeline.models.build import load_trained
 from pipeline.params import Params, flat
 from pipeline.paths import BANK, BASE, EVIDENCE, FEATURES, SPLIT
-from pipeline.retrieval.recall import recall_names, recalls
+from pipeline.retrieval.recall import recall_names
 from pipeline.runtime.processes import own_device
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.record import Moment, SamplerRecord, sampling_by_epoch, write_history
@@ -156,30 +156,11 @@ def _trained(params: Params, folder: Path, scratch: Path, *, evaluated: bool) ->
         report = judge(encoded, params.evaluate.folds, truths, Moment.model_validate(moment), sampler, about).report
         found = {name.replace(".", "/"): value for name, value in flat(report).items()}
         found |= sampling.get(moment["epoch"], {})
-        if truths:
-            found["judged/rsum"] = judged_rsum(encoded, truths.values())
         row |= {f"{part}/{name}": float(f"{found[name]:.6g}") for name in METRICS if found.get(name) is not None}
     row |= {f"trust/{name}": value for name, value in trust_quality(evidence, split).items()}
     for record in at.history:
         row |= {name: float(f"{record[name]:.6g}") for name in OF_PAIRS if name in record}
     return row
-
-
-def judged_rsum(encoded: Encoded, truths: Iterable[Truth]) -> float:
-    """The sum of the six recalls where every match that is known to be true is a right answer too.
-
-    An answer that is wrong, or that nobody judged, counts against the model if it is at least as similar as the best
-    right one.
-    """
-    right_NM = encoded.caption_image_M[None, :] == torch.arange(len(encoded.image_ND))[:, None]
-    for truth in truths:
-        right_NM[torch.from_numpy(truth.image_P[truth.true_P]), torch.from_numpy(truth.caption_P[truth.true_P])] = True
-    similarity_NM = encoded.image_ND @ encoded.text_MD.T
-    ranks = []
-    for score, right in ((similarity_NM, right_NM), (similarity_NM.T, right_NM.T)):
-        best = score.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        ranks.append(((score >= best) & ~right).sum(1))
-    return recalls(*ranks)["rsum"]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -22,8 +22,8 @@ from pipeline.evaluation.unpaired import (
     unpaired_pairs,
 )
 from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, mean_report, recall_at, retrieval_report
-from pipeline.retrieval.relevance import judged_precision_at_r, precision_at_r
-from pipeline.retrieval.uncertainty import intervals
+from pipeline.retrieval.relevance import judged_precision_at_r, known_ranks, precision_at_r
+from pipeline.retrieval.uncertainty import JUDGED_RANK, intervals
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.strategies import fne_weights
 from pipeline.training.record import Moment, SamplerRecord
@@ -74,8 +74,8 @@ def judge(
     """Compute all metrics of one model on one split.
 
     Metrics against the first source of truth are named `truth`, `posterior`, `similarity`, `evidence` and `near` (the
-    same of each image's nearest captions); those against another one `truth_expert` and so on. Recalls do not depend on
-    the evidence.
+    same of each image's nearest captions); those against another one `truth_expert` and so on. `judged` has the recalls
+    where every match that a source knows is right. Recalls do not depend on the evidence.
 
     Args:
         encoded: the split.
@@ -106,6 +106,10 @@ def judge(
         if quality := quality_report(pairs):
             unpaired[source] = pairs
             report |= {name + suffix: found for name, found in quality.items()}
+    if truths:
+        judged = _judged_ranks(encoded, truths.values())
+        report["judged"] = retrieval_report(*judged)
+        queries[JUDGED_RANK] = torch.cat(judged).cpu().numpy()
     return Judgment(report, queries, unpaired)
 
 
@@ -155,6 +159,18 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
         score_P = pair_similarities(encoded, image_P, caption_P).cpu()
         query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
     return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
+
+
+def _judged_ranks(encoded: Encoded, truths: Iterable[Truth]) -> tuple[Tensor, Tensor]:
+    """Ranks over the whole split where each pair that is known to match is right; what nobody judged is wrong."""
+    image_M = encoded.caption_image_M.cpu()
+    image, caption = [image_M], [torch.arange(len(image_M))]
+    for truth in truths:
+        image.append(torch.from_numpy(truth.image_P[truth.true_P]))
+        caption.append(torch.from_numpy(truth.caption_P[truth.true_P]))
+    image_P, caption_P = (torch.cat(part).long().to(encoded.image_ND.device) for part in (image, caption))
+    i2t_N = known_ranks(encoded.image_ND, encoded.text_MD, image_P, caption_P)
+    return i2t_N, known_ranks(encoded.text_MD, encoded.image_ND, caption_P, image_P)
 
 
 def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[str, Any]:

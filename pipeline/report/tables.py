@@ -54,6 +54,9 @@ def _notes(metrics: Mapping[str, Any], published: Sequence[Published]) -> list[s
     notes = ["i2t: image to text, t2i: text to image; this run: the weights of its best validation"]
     if "truth" in metrics["test"]:
         notes.append("mAP: mAP@R against the truth that is known of this data set")
+    if "judged" in metrics["test"]:
+        sums = [f"{metrics[name]['judged']['rsum']:.1f}" for name in ("test", "last") if "judged" in metrics[name]]
+        notes.append(f"judged rsum, where every known match is right: {', its last epoch '.join(sums)}")
     if published:
         sources = ", ".join(dict.fromkeys(row.source for row in published))
         notes.append(f"published ({published[0].protocol}): {sources}; {WITHOUT_FNE}")

@@ -148,3 +148,29 @@ def calibration_error(probability_P: Tensor, true_P: Tensor) -> float:
     """
     rows = reliability(probability_P, true_P)
     return sum(row["count"] * abs(row["mean_posterior"] - row["true_share"]) for row in rows) / len(true_P)
+
+
+def known_ranks(
+    query_QD: Tensor, item_ID: Tensor, right_query_P: Tensor, right_item_P: Tensor, chunk_size: int = CHUNK_ROWS
+) -> Tensor:
+    """Rank (from 0) of each query's best right item among the items that are not known to be right, (Q,), int64.
+
+    The number of other items that are at least as similar as the best right one: ties count against the model.
+
+    Args:
+        query_QD: unit vectors.
+        item_ID: unit vectors of the searched items.
+        right_query_P: row of the query of each right pair; every query has at least one, and pairs may be repeated.
+        right_item_P: row of its item.
+        chunk_size: rows of the similarity matrix in memory at a time.
+    """
+    ranks = []
+    for start in range(0, len(query_QD), chunk_size):
+        query_BD = query_QD[start : start + chunk_size]
+        inside_P = (right_query_P >= start) & (right_query_P < start + len(query_BD))
+        right_BI = torch.zeros(len(query_BD), len(item_ID), dtype=torch.bool, device=query_BD.device)
+        right_BI[right_query_P[inside_P] - start, right_item_P[inside_P]] = True
+        similarity_BI = query_BD @ item_ID.T
+        best_B1 = similarity_BI.masked_fill(~right_BI, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((similarity_BI >= best_B1) & ~right_BI).sum(dim=1))
+    return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.long)

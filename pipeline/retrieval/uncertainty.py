@@ -6,7 +6,8 @@ resampling, and two runs on the same split share it (paired).
 
 The metrics come from a table with one row per query: `direction` ("i2t" or "t2i"), `query` (row of the image or
 caption), `image` (row of its image), `fold`, `rank` (from 0), and, for graded truth, columns `mAP@R` and `R-P` in
-percent, empty for a query without labels; `mAP@R_expert` is that of another source.
+percent, empty for a query without labels; `mAP@R_expert` is that of another source. `judged_rank` is the rank over the
+whole split where every known match is right.
 
 Shapes: B replicates, N images, Q queries.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 GRADED = ("mAP@R", "R-P")
+JUDGED_RANK = "judged_rank"
 BLOCK_ENTRIES = 1 << 22  # replicates × queries in memory at a time
 SCORE_BINS = 1000
 
@@ -185,19 +187,12 @@ def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[
     """All metrics, with image n counted `count_BN[:, n]` times; averaged over folds, as in the protocol."""
     import numpy as np
 
-    answer: dict[str, NDArray[np.float64]] = {}
     weight_BN = count_BN.astype(np.float64)
-    total_B = np.zeros(len(count_BN))
-    for direction in DIRECTIONS:
-        of_direction = queries[queries["direction"] == direction]
-        folds = [(fold["rank"].to_numpy(), fold["image"].to_numpy()) for _, fold in of_direction.groupby("fold")]
-        for cutoff in CUTOFFS:
-            shares = [_mean(np.where(rank_Q < cutoff, 100.0, 0.0), image_Q, weight_BN) for rank_Q, image_Q in folds]
-            answer[f"{direction}/R{cutoff}"] = np.mean(shares, axis=0)
-            total_B += answer[f"{direction}/R{cutoff}"]
-        medians = [_median(rank_Q, image_Q, count_BN) for rank_Q, image_Q in folds]
-        answer[f"{direction}/median_rank"] = np.mean(medians, axis=0)
-    answer["rsum"] = total_B
+    answer = _recalls_of(queries, "rank", queries["fold"], count_BN)
+    if JUDGED_RANK in queries:
+        whole = queries["fold"] * 0
+        judged = _recalls_of(queries, JUDGED_RANK, whole, count_BN)
+        answer |= {f"judged/{name}": value_B for name, value_B in judged.items()}
     for column in queries.columns:
         figure, _, source = column.partition("_")
         for direction in DIRECTIONS if figure in GRADED else ():
@@ -207,6 +202,28 @@ def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[
                 value_B = _mean(known[column].to_numpy(), known["image"].to_numpy(), weight_BN)
                 answer[f"{name}/{direction}/{figure}"] = value_B
     return answer
+
+
+def _recalls_of(
+    queries: pandas.DataFrame, column: str, fold_Q: pandas.Series, count_BN: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Recalls, their sum and the median rank of a column of ranks; the mean over folds."""
+    import numpy as np
+
+    answer: dict[str, NDArray[np.float64]] = {}
+    weight_BN = count_BN.astype(np.float64)
+    total_B = np.zeros(len(count_BN))
+    for direction in DIRECTIONS:
+        of_direction = queries["direction"] == direction
+        groups = queries[of_direction].groupby(fold_Q[of_direction])
+        folds = [(fold[column].to_numpy(), fold["image"].to_numpy()) for _, fold in groups]
+        for cutoff in CUTOFFS:
+            shares = [_mean(np.where(rank_Q < cutoff, 100.0, 0.0), image_Q, weight_BN) for rank_Q, image_Q in folds]
+            answer[f"{direction}/R{cutoff}"] = np.mean(shares, axis=0)
+            total_B += answer[f"{direction}/R{cutoff}"]
+        medians = [_median(rank_Q, image_Q, count_BN) for rank_Q, image_Q in folds]
+        answer[f"{direction}/median_rank"] = np.mean(medians, axis=0)
+    return {**answer, "rsum": total_B}
 
 
 def _mean(

@@ -7,12 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
 import pytest
-import torch
 from click.testing import CliRunner
-from torch.nn.functional import normalize
 
 from benchmarks import field
 from benchmarks.field_methods import BASELINE, CELLS, CLEAN, METHODS, SHUFFLED, methods_of
@@ -20,9 +17,7 @@ from benchmarks.field_page import against, figure, final_of, page
 from benchmarks.field_table import CONTRIBUTED, check_rows, read_runs
 from benchmarks.studies import FINAL_SEEDS, STUDIES
 from benchmarks.study import Driver
-from benchmarks.trials import COLUMNS, judged_rsum
-from pipeline.data.splits.truth_file import Truth
-from pipeline.evaluation.encoded import Encoded
+from benchmarks.trials import COLUMNS
 from pipeline.retrieval.recall import recall_names
 
 
@@ -169,30 +164,6 @@ def test_a_method_of_ones_own_is_run_by_its_name(tmp_path: Path, monkeypatch: py
         refused = CliRunner().invoke(field.main, [*arguments, *wrong])
         assert refused.exit_code == 1
         assert said in refused.output
-
-
-def test_what_is_known_to_be_true_counts_as_right() -> None:
-    generator = torch.Generator().manual_seed(1)
-    image_ND, text_MD = (normalize(torch.randn(rows, 3, generator=generator), dim=1) for rows in (30, 60))
-    owner = [number // 2 for number in range(60)]
-    rng = np.random.default_rng(1)
-    image_P, caption_P, true_P = rng.integers(30, size=200), rng.integers(60, size=200), rng.random(200) < 0.3
-    truth = Truth(False, "", image_P, caption_P, true_P, {})
-    right = {(image, caption) for caption, image in enumerate(owner)}
-    right |= {(int(i), int(m)) for i, m, true in zip(image_P, caption_P, true_P, strict=True) if true}
-    similarity = (image_ND @ text_MD.T).tolist()
-    total = 0.0
-    for queries, of in ((range(30), lambda q, a: (q, a)), (range(60), lambda q, a: (a, q))):
-        answers = range(60) if len(queries) == 30 else range(30)
-        ranks = []
-        for q in queries:
-            score = {a: similarity[of(q, a)[0]][of(q, a)[1]] for a in answers}
-            best = max(value for a, value in score.items() if of(q, a) in right)
-            ranks.append(sum(value >= best for a, value in score.items() if of(q, a) not in right))
-        total += sum(100 * sum(rank < k for rank in ranks) / len(ranks) for k in (1, 5, 10))
-    encoded = Encoded(image_ND, text_MD, torch.tensor(owner))
-    assert judged_rsum(encoded, [truth]) == pytest.approx(total, abs=1e-4)
-    assert judged_rsum(encoded, []) < judged_rsum(encoded, [truth])
 
 
 def test_the_tables_of_this_project_are_right() -> None:

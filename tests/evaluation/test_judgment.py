@@ -77,6 +77,34 @@ def test_every_figure_has_an_interval_around_it(encoded: Encoded) -> None:
         assert low <= value <= high, name
 
 
+def test_what_is_known_to_be_true_counts_as_right() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image_ND, text_MD = (normalize(torch.randn(rows, 3, generator=generator), dim=1) for rows in (30, 60))
+    owner = [number // 2 for number in range(60)]
+    rng = np.random.default_rng(1)
+    image_P, caption_P, true_P = rng.integers(30, size=200), rng.integers(60, size=200), rng.random(200) < 0.3
+    asked = {direction: np.ones(200, dtype=bool) for direction in ("i2t", "t2i")}
+    truth = Truth(False, "", image_P, caption_P, true_P, asked)
+    right = {(image, caption) for caption, image in enumerate(owner)}
+    right |= {(int(i), int(m)) for i, m, true in zip(image_P, caption_P, true_P, strict=True) if true}
+    similarity = (image_ND @ text_MD.T).tolist()
+    total = 0.0
+    for queries, of in ((range(30), lambda q, a: (q, a)), (range(60), lambda q, a: (a, q))):
+        answers = range(60) if len(queries) == 30 else range(30)
+        ranks = []
+        for q in queries:
+            score = {a: similarity[of(q, a)[0]][of(q, a)[1]] for a in answers}
+            best = max(value for a, value in score.items() if of(q, a) in right)
+            ranks.append(sum(value >= best for a, value in score.items() if of(q, a) not in right))
+        total += sum(100 * sum(rank < k for rank in ranks) / len(ranks) for k in (1, 5, 10))
+    encoded = Encoded(image_ND, text_MD, torch.tensor(owner))
+    report = judge(encoded, 3, {"crowd": truth}, MOMENT, SAMPLER).report
+    assert report["judged"]["rsum"] == pytest.approx(total, abs=1e-4)
+    without = Truth(False, "", image_P, caption_P, np.zeros(200, dtype=bool), asked)
+    own_alone = judge(encoded, 1, {"crowd": without}, MOMENT, SAMPLER).report
+    assert own_alone["judged"]["rsum"] == pytest.approx(own_alone["rsum"])
+
+
 def test_evidence_is_compared_and_changes_nothing_else(encoded: Encoded) -> None:
     """The nearest 50 of 48 captions are all: where the evidence is the truth, it is right everywhere."""
     truth = known(encoded, exact=True)
