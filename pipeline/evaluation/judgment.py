@@ -88,6 +88,10 @@ def judge(
     ranks = folded_ranks(encoded.image_ND, encoded.text_MD, encoded.caption_image_M, folds)
     report = mean_report([retrieval_report(*fold) for fold in ranks])
     queries = _queries(encoded, ranks)
+    if truths:
+        judged = _judged_ranks(encoded, truths.values())
+        report["judged"] = retrieval_report(*judged)
+        queries[JUDGED_RANK] = torch.cat(judged).cpu().numpy()
     unpaired = {}
     for number, (source, truth) in enumerate(truths.items()):
         suffix = _suffix(number, source)
@@ -106,10 +110,6 @@ def judge(
         if quality := quality_report(pairs):
             unpaired[source] = pairs
             report |= {name + suffix: found for name, found in quality.items()}
-    if truths:
-        judged = _judged_ranks(encoded, truths.values())
-        report["judged"] = retrieval_report(*judged)
-        queries[JUDGED_RANK] = torch.cat(judged).cpu().numpy()
     return Judgment(report, queries, unpaired)
 
 
