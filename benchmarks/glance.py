@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 README = Path("README.md")
 MARKER = "results"
+HARDER = "2.8 times as many false negatives"  # a case of the study
 SHOWN = (
     ("flickr8k", "", "Flickr8k, heads over frozen towers", "rsum"),
     ("flickr8k-noise", "noise 0.4", "the same, 40 % of the captions wrong", "rsum"),
-    ("scenes", "default", "generated scenes", "rsum"),
-    ("scenes", "default", "the same, each true caption counted as right", "judged/rsum"),
+    ("scenes", HARDER, "generated scenes, many captions fit several images", "rsum"),
+    ("scenes", HARDER, "the same, each true caption counted as right", "judged/rsum"),
 )
 """Study, case, what the README calls them, and the metric. The first method of each is the baseline."""
 METHODS = {
