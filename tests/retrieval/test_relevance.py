@@ -12,6 +12,7 @@ from pipeline.retrieval.relevance import (
     RELIABILITY_EDGES,
     calibration_error,
     judged_precision_at_r,
+    known_ranks,
     precision_at_r,
     ranking_quality,
     reliability,
@@ -64,6 +65,14 @@ def test_without_any_true_pair_there_is_nothing_to_average() -> None:
     nothing = torch.empty(0, dtype=torch.long)
     average, precision = precision_at_r(torch.eye(3), torch.eye(3), nothing, nothing)
     assert len(average) == len(precision) == 0
+
+
+@pytest.mark.parametrize("chunk_size", [2, 100])
+def test_ties_count_against_a_model_and_known_matches_do_not(chunk_size: int) -> None:
+    query_QD, item_ID = torch.ones(5, 1), torch.ones(7, 1)
+    right_query_P, right_item_P = torch.tensor([0, 1, 2, 3, 4, 4, 4]), torch.tensor([0, 1, 2, 3, 4, 5, 5])
+    found = known_ranks(query_QD, item_ID, right_query_P, right_item_P, chunk_size)
+    assert found.tolist() == [6, 6, 6, 6, 5], "items 4 and 5 are both right for the last query"
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
