@@ -79,22 +79,17 @@ def main(
 
 
 def _digests(commit: str, changes: dict[str, object]) -> dict[str, str]:
-    from ruamel.yaml import YAML
+    from benchmarks.study import set_values
+    from pipeline.files import write_json
+    from pipeline.yaml_text import parse_yaml
 
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name)
         subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)
         subprocess.run(["git", "checkout", "--quiet", commit], cwd=clone, check=True)
-        yaml = YAML(typ="safe")
-        params = yaml.load((clone / "params.yaml").read_text(encoding="utf-8"))
-        for key, value in changes.items():
-            *sections, last = key.split(".")
-            inner = params
-            for section in sections:
-                inner = inner[section]
-            inner[last] = value
-        with (clone / "params.yaml").open("w") as file:
-            yaml.dump(params, file)
+        params = parse_yaml((clone / "params.yaml").read_text(encoding="utf-8"), "params.yaml")
+        set_values(params, changes)
+        write_json(clone / "params.yaml", params)  # JSON is YAML too
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "DVC_ROOT": str(clone),

@@ -25,6 +25,7 @@ from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
 from pipeline.features.tokens import encoded_captions
 from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.loading import Source
+from pipeline.models.normalisation import resize_by
 from pipeline.models.pretrained import fetch_image, fetch_text
 from pipeline.params import Params
 from pipeline.progress import progress
@@ -105,8 +106,7 @@ def _images(
         "evidence.image", params.evidence.image, params.evidence.image_revision
     )
     tower, archive = image_tower(backbone).eval().to(own_device()), ImageArchive(images)
-    asked = params.model.resize
-    settings = PixelSettings(size, own_resize or "square" if asked == "auto" else asked, mean, std)
+    settings = PixelSettings(size, resize_by(params.model.resize, own_resize), mean, std)
     encode = partial(encoded_images, tower, own_device(), archive, settings=settings, precision=_precision(params))
     return {name: _encoded(encode, split.images, f"{name} images") for name, split in splits.items()}
 

@@ -15,6 +15,11 @@ Resize = Literal["square", "crop"]  # the whole picture, or its middle
 HALF = (0.5, 0.5, 0.5)  # of ViT's own image processor; used for a ViT without one
 
 
+def resize_by(asked: Literal["auto", "square", "crop"], own: Resize | None) -> Resize:
+    """How images become squares by `model.resize`; "auto": the tower's own way, else the whole picture."""
+    return own or "square" if asked == "auto" else asked
+
+
 def normalised(pixels_B3HW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 pixels to float32 with zero mean and unit standard deviation per channel, on the pixels' device."""
     # non_blocking: a plain copy to a GPU makes the host wait for all that the GPU still computes

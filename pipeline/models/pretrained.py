@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_record, sha256, write_json
 from pipeline.models.dual import PARTS, is_dual_encoder, split_dual
 from pipeline.models.loading import Source, explained, load_backbone, load_tokenizer, preprocessor_of, source_of
-from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, Resize, channels
+from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, Resize, channels, resize_by
 from pipeline.models.preprocessing import image_size, normalisation_of, own_resize
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class BaseRecord:
     """As the image tower's own preprocessing has it; None where it states nothing."""
 
     def resize_by(self, kind: Literal["auto", "square", "crop"]) -> Resize:
-        """How images become squares by `model.resize`; "auto": the tower's own way, else the whole picture."""
-        return self.resize or "square" if kind == "auto" else kind
+        """How images become squares by `model.resize`, see `normalisation.resize_by`."""
+        return resize_by(kind, self.resize)
 
     def normalisation(self, kind: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of pixels by `model.normalisation`: the tower's own ("model") or CLIP's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -27,11 +29,7 @@ def precision_at_r(
         (map_at_r, r_precision), one value per query with at least one true item, in [0, 1], float64.
     """
     average, precision = [], []
-    for start in range(0, len(query_QD), chunk_size):
-        query_BD = query_QD[start : start + chunk_size]
-        inside_P = (true_query_P >= start) & (true_query_P < start + len(query_BD))
-        true_BI = torch.zeros(len(query_BD), len(item_ID), dtype=torch.bool, device=query_BD.device)
-        true_BI[true_query_P[inside_P] - start, true_item_P[inside_P]] = True
+    for query_BD, true_BI in _chunks(query_QD, len(item_ID), true_query_P, true_item_P, chunk_size):
         relevant_B = true_BI.sum(dim=1)
         if not relevant_B.any():
             continue
@@ -165,12 +163,20 @@ def known_ranks(
         chunk_size: rows of the similarity matrix in memory at a time.
     """
     ranks = []
-    for start in range(0, len(query_QD), chunk_size):
-        query_BD = query_QD[start : start + chunk_size]
-        inside_P = (right_query_P >= start) & (right_query_P < start + len(query_BD))
-        right_BI = torch.zeros(len(query_BD), len(item_ID), dtype=torch.bool, device=query_BD.device)
-        right_BI[right_query_P[inside_P] - start, right_item_P[inside_P]] = True
+    for query_BD, right_BI in _chunks(query_QD, len(item_ID), right_query_P, right_item_P, chunk_size):
         similarity_BI = query_BD @ item_ID.T
         best_B1 = similarity_BI.masked_fill(~right_BI, -torch.inf).amax(dim=1, keepdim=True)
         ranks.append(((similarity_BI >= best_B1) & ~right_BI).sum(dim=1))
     return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.long)
+
+
+def _chunks(
+    query_QD: Tensor, items: int, query_P: Tensor, item_P: Tensor, chunk_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some queries at a time, and which of the items make a pair with each: (B, D), and (B, I) bool."""
+    for start in range(0, len(query_QD), chunk_size):
+        query_BD = query_QD[start : start + chunk_size]
+        inside_P = (query_P >= start) & (query_P < start + len(query_BD))
+        paired_BI = torch.zeros(len(query_BD), items, dtype=torch.bool, device=query_BD.device)
+        paired_BI[query_P[inside_P] - start, item_P[inside_P]] = True
+        yield query_BD, paired_BI
