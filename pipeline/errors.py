@@ -9,6 +9,11 @@ class InputError(Exception):
     """
 
 
+def needs_extra(name: str) -> str:
+    """The end of a message about a package that only an extra of pyproject.toml installs."""
+    return f"it needs the extra `{name}`: pip install --no-build-isolation -c constraints.txt '.[{name}]'"
+
+
 def printable(text: str) -> str:
     """A text with terminal control characters escaped as in Python, so that it cannot change the terminal."""
     return "".join(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, needs_extra
 from pipeline.files import read_record, users_path
 from pipeline.models.dual import PARTS, half_class
 from pipeline.models.foreign import open_clip
@@ -186,11 +186,7 @@ def explained(key: str, name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        hint = (
-            "; it needs the extra `timm`: pip install --no-build-isolation -c constraints.txt '.[timm]'"
-            if "timm" in str(error)
-            else ""
-        )
+        hint = f"; {needs_extra('timm')}" if "timm" in str(error) else ""
         raise InputError(f"{key} = {name!r}: {_first_line(error)}{hint}") from error
     except Exception as error:  # a damaged folder can raise any type
         if users_path(name, key).is_dir():

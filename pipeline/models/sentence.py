@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, needs_extra
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.dual import PADDED_TO_THE_END
 from pipeline.models.heads import Head, Standardise
@@ -41,10 +41,8 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Normalize
     except ImportError as error:
-        raise InputError(
-            f"--format sentence-transformers: {error}; it needs the extra `sentence-transformers`: "
-            "pip install --no-build-isolation -c constraints.txt '.[sentence-transformers]'"
-        ) from None
+        said = f"--format sentence-transformers: {error}; {needs_extra('sentence-transformers')}"
+        raise InputError(said) from None
     record = read_model_record(trained)
     model, source = load_end_to_end(trained, base)
     model.eval()

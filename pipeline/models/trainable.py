@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, needs_extra
 from pipeline.params import LoraParams
 
 Frozen = Literal["none", "all"] | int
@@ -60,10 +60,7 @@ def add_lora(backbone: nn.Module, lora: LoraParams, key: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise InputError(
-            f"model.lora.rank = {lora.rank}: it needs the extra `lora`: pip install --no-build-isolation "
-            "-c constraints.txt '.[lora]'"
-        ) from None
+        raise InputError(f"model.lora.rank = {lora.rank}: {needs_extra('lora')}") from None
     linear = [name for name, part in backbone.named_modules() if type(part) is nn.Linear]
     chosen = [name for name in linear if not lora.targets or name.split(".")[-1] in lora.targets]
     if not chosen:

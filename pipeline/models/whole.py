@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, needs_extra
 from pipeline.files import write_json
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.clip import VISION
@@ -162,10 +162,7 @@ def write_onnx(trained: Path, base: Path, folder: Path) -> list[str]:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"--format onnx: {error}; it needs the extra `onnx`: pip install --no-build-isolation -c constraints.txt "
-            "'.[onnx]'"
-        ) from None
+        raise InputError(f"--format onnx: {error}; {needs_extra('onnx')}") from None
     record = read_model_record(trained)
     model, source = load_end_to_end(trained, base)
     model.eval()
