@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -173,8 +175,9 @@ def said(found: Findings) -> list[str]:
 
 
 def made_by(command: str, run: str, commit: str) -> list[tuple[str, str]]:
-    """The page's footer."""
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """The page's footer; its date is now, or what SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
+    seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    when = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return [
         (name, text) for name, text in (("run", run), ("commit", commit), ("date", when), ("command", command)) if text
     ]
