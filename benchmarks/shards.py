@@ -9,18 +9,15 @@ copy of params.yaml, and prints a row of docs/scale.md for each kind of shard.
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import click
 
+from benchmarks.measuring import run_stage
 from pipeline.files import write_text
 from pipeline.recipes import Recipe, apply_recipe
 
@@ -84,22 +81,10 @@ def measured(folder: Path, pairs: int) -> str:
     write_text(folder / "params.yaml", apply_recipe(Recipe(folder, "Shards", changes), text))
     cells = []
     for stage, output in (("download", "data/raw"), ("split", "data/split")):
-        begun = time.perf_counter()
-        busy, peak = _run(stage, folder)
-        seconds = time.perf_counter() - begun
+        seconds, busy, peak = run_stage(stage, folder)
         size = sum(path.stat().st_size for path in (folder / output).rglob("*") if path.is_file())
         cells.append(f"{seconds:.0f} | {1e6 * busy / pairs:.0f} | {size / pairs:.0f} | {peak / 2**20:.0f}")
     return " | ".join(cells)
-
-
-def _run(stage: str, folder: Path) -> tuple[float, int]:
-    """A processor's seconds, and the peak of memory in bytes, of a stage in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder)}
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise click.ClickException(f"stage {stage} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def _pictures() -> list[bytes]:

@@ -29,7 +29,10 @@ def centred_captions(caption_MV: Tensor, mean_V: Tensor) -> Tensor:
 def pair_similarity(image_NV: Tensor, caption_MV: Tensor, image_K: Tensor, caption_K: Tensor) -> Tensor:
     """Evidence s or r: the cosine of each pair's image and caption, unit vectors in one space; r_K."""
     pairs = zip(image_K.split(CHUNK_PAIRS), caption_K.split(CHUNK_PAIRS), strict=True)
-    return torch.cat([(image_NV[image_B] * caption_MV[caption_B]).sum(1) for image_B, caption_B in pairs])
+    dtype = torch.promote_types(caption_MV.dtype, torch.float32)
+    return torch.cat(
+        [(image_NV[image_B].to(dtype) * caption_MV[caption_B].to(dtype)).sum(1) for image_B, caption_B in pairs]
+    )
 
 
 def caption_agreement(caption_MV: Tensor, caption_image_M: Tensor, image_K: Tensor, caption_K: Tensor) -> Tensor:

@@ -23,12 +23,34 @@ ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression", "similarity")
 """Kinds that compare a caption with its own image or siblings; `pictures` compares only the siblings with the image."""
 
 
+LARGEST_TABLE = 1 << 33
+"""Pairs of an image and a caption that are all compared: an hour of a core or less."""
+Rows = Tensor | slice
+"""Some rows by number, or `slice(None)`: all, without a copy."""
+
+
 @dataclass(frozen=True)
 class Vectors:
-    """Centred unit vectors of a split's captions (M, V), and of its images in the same space (N, V) or None."""
+    """Centred unit vectors of a split's captions (M, V), and of its images in the same space (N, V) or None; float32,
+    or float16 where there are many.
+    """
 
     caption_MV: Tensor
     image_NV: Tensor | None
+
+    def captions(self, caption_J: Rows) -> Tensor:
+        """Of these captions (J, V), float32."""
+        return self.caption_MV[caption_J].float()
+
+    def images(self, image_I: Tensor) -> Tensor:
+        """Of these images (I, V), float32."""
+        assert self.image_NV is not None
+        return self.image_NV[image_I].float()
+
+
+def is_large(images: int, captions: int) -> bool:
+    """Whether there are more pairs than can all be compared."""
+    return images * captions > LARGEST_TABLE
 
 
 class SplitEvidence:
@@ -53,6 +75,11 @@ class SplitEvidence:
         self.images = int(caption_image_M.max()) + 1
         self._captions = CaptionsByImage(caption_image_M, self.images)
 
+    @property
+    def large(self) -> bool:
+        """Whether there are more pairs than `LARGEST_TABLE`."""
+        return is_large(self.images, len(self.caption_image_M))
+
     def of(self, image_K: Tensor, caption_K: Tensor, kinds: Sequence[str] | None = None) -> Tensor:
         """The evidence about each pair (K, F), float64; NaN where there is none. A caption of the image itself is not
         one of its own references. `kinds`: columns; None: all.
@@ -61,11 +88,11 @@ class SplitEvidence:
         columns = [self._column(kind, image_K, caption_K) for kind in self.kinds if kinds is None or kind in kinds]
         return torch.stack([column_K.double().cpu() for column_K in columns], dim=1)
 
-    def block(self, image_I: Tensor) -> list[Tensor]:
-        """The evidence about these images and *all* captions, (I, M) float32 for each kind, as `of` for other images'
+    def block(self, image_I: Tensor, caption_J: Rows) -> list[Tensor]:
+        """The evidence about each of these images and captions, (I, J) float32 for each kind, as `of` for other images'
         captions; not defined for their own.
         """
-        return [self._block(kind, image_I) for kind in self.kinds]
+        return [self._block(kind, image_I, caption_J) for kind in self.kinds]
 
     def _column(self, kind: str, image_K: Tensor, caption_K: Tensor) -> Tensor:
         if kind in WORDED:
@@ -79,33 +106,39 @@ class SplitEvidence:
             return pair_similarity(image_NV, caption_MV, image_K, caption_K)
         return picture_agreement(image_NV, caption_MV, self.caption_image_M, image_K, caption_K)
 
-    def _block(self, kind: str, image_I: Tensor) -> Tensor:
+    def _block(self, kind: str, image_I: Tensor, caption_J: Rows) -> Tensor:
         if kind in WORDED:
-            return self.worded[kind].block(image_I).to(self.caption_image_M.device)
+            return self.worded[kind].block(image_I, caption_J).to(self.caption_image_M.device)
         assert self.vectors is not None
-        caption_MV, image_NV = self.vectors.caption_MV, self.vectors.image_NV
         if kind == "captions":
-            return self._nearest_captions(image_I, caption_MV)
-        assert image_NV is not None
+            return self._nearest_captions(image_I, self.vectors.captions(caption_J))
         if kind in DIRECT:
-            return image_NV[image_I] @ caption_MV.T
+            return self.vectors.images(image_I) @ self.vectors.captions(caption_J).T
         # the mean cosine of an image with the references is its product with their mean
-        caption_T, place_T = self._captions.members(image_I)
-        mean_IV = caption_MV.new_zeros(len(image_I), caption_MV.shape[1]).index_add(0, place_T, caption_MV[caption_T])
-        mean_IV /= self._captions.count_N[image_I][:, None]
-        return (mean_IV @ image_NV.T)[:, self.caption_image_M]
+        mean_IV = self.mean_captions(image_I)
+        shown_J, place_J = self.caption_image_M[caption_J].unique(return_inverse=True)
+        return (mean_IV @ self.vectors.images(shown_J).T)[:, place_J]
 
-    def _nearest_captions(self, image_I: Tensor, caption_MV: Tensor) -> Tensor:
+    def mean_captions(self, image_I: Tensor) -> Tensor:
+        """The mean caption vector of each of these images (I, V), float32."""
+        assert self.vectors is not None
+        caption_T, place_T = self._captions.members(image_I)
+        text_TV = self.vectors.captions(caption_T)
+        mean_IV = text_TV.new_zeros(len(image_I), text_TV.shape[1]).index_add(0, place_T, text_TV)
+        return mean_IV / self._captions.count_N[image_I][:, None]
+
+    def _nearest_captions(self, image_I: Tensor, text_JV: Tensor) -> Tensor:
         """The jackknifed maximum (see `jackknifed_maximum`), one reference at a time."""
+        assert self.vectors is not None
         count_I = self._captions.count_N[image_I]
-        first_IM = caption_MV.new_full((len(image_I), len(caption_MV)), -torch.inf)
-        second_IM = first_IM.clone()
+        first_IJ = text_JV.new_full((len(image_I), len(text_JV)), -torch.inf)
+        second_IJ = first_IJ.clone()
         for place in range(int(count_I.max())):
             chosen = (count_I > place).nonzero().squeeze(1)
             reference = self._captions.order_M[self._captions.first_N[image_I[chosen]] + place]
-            cosine = caption_MV[reference] @ caption_MV.T
-            first = first_IM[chosen]
-            second_IM[chosen] = torch.maximum(second_IM[chosen], torch.minimum(first, cosine))
-            first_IM[chosen] = torch.maximum(first, cosine)
+            cosine = self.vectors.captions(reference) @ text_JV.T
+            first = first_IJ[chosen]
+            second_IJ[chosen] = torch.maximum(second_IJ[chosen], torch.minimum(first, cosine))
+            first_IJ[chosen] = torch.maximum(first, cosine)
         count_I1 = count_I[:, None]
-        return (((count_I1 - 1) * first_IM + second_IM) / count_I1).where(count_I1 > 1, torch.nan)
+        return (((count_I1 - 1) * first_IJ + second_IJ) / count_I1).where(count_I1 > 1, torch.nan)

@@ -3,54 +3,65 @@
 Nearly all pairs of a random image and a random caption have evidence against them. Only the others are listed, so that
 no table of all images and captions exists, and a look-up costs little.
 
-Shapes: N images, M captions, P listed pairs, I images of a chunk, b anchors, C candidates, R the most pairs of a row.
+Shapes: N images, M captions, P listed pairs, I images and J captions of a chunk, b anchors, C candidates, R the most
+pairs of a row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from pipeline.evidence.kinds import SplitEvidence
+from pipeline.evidence.near import Block, near_blocks
 from pipeline.evidence.posterior import Posterior
 
 LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
 MOST_PER_IMAGE = 512  # the best supported ones
+MOST_PAIRS = 1 << 26  # of a split; of very many images each lists fewer
 CHUNK_PAIRS = 1 << 22
 
 
 def listed_pairs(
-    evidence: SplitEvidence, posterior: Posterior, track: Callable[[Iterable[int]], Iterable[int]] = iter
+    evidence: SplitEvidence, posterior: Posterior, track: Callable[[Sequence[Block]], Iterable[Block]] = iter
 ) -> dict[str, Tensor]:
     """`image_P`, `caption_P` (int32, by image, then by caption) and `log_ratio_P` (float32) of the listed pairs.
 
-    Captions of the image itself are never listed.
+    Captions of the image itself are never listed. Of a split with more than `LARGEST_TABLE` pairs, an image is compared
+    with the captions near its own (see `near_blocks`), where a kind of evidence has vectors.
     """
-    captions = len(evidence.caption_image_M)
-    device = evidence.caption_image_M.device
-    found, least = [], least_log_ratio(posterior)
-    step = max(1, CHUNK_PAIRS // captions)
-    for start in track(range(0, evidence.images, step)):
-        image_I = torch.arange(start, min(start + step, evidence.images), device=device)
-        log_ratio_IM = posterior.fast_log_ratio(evidence.block(image_I))
-        log_ratio_IM.masked_fill_(evidence.caption_image_M[None, :] == image_I[:, None], -torch.inf)
-        listed_IM = log_ratio_IM >= least
-        if captions > MOST_PER_IMAGE:
-            smallest_I1 = log_ratio_IM.topk(MOST_PER_IMAGE, dim=1).values[:, -1:]
-            listed_IM &= log_ratio_IM >= smallest_I1
-        row_P, caption_P = listed_IM.nonzero().unbind(1)
-        found.append(torch.stack([row_P + start, caption_P]))
-    image_P, caption_P = torch.cat(found, dim=1)
+    found, least = [torch.empty(2, 0, dtype=torch.int32)], least_log_ratio(posterior)
+    most = max(1, min(MOST_PER_IMAGE, MOST_PAIRS // evidence.images))
+    for image_I, near in track(blocks(evidence)):
+        caption_J = near()
+        log_ratio_IJ = posterior.fast_log_ratio(evidence.block(image_I, caption_J))
+        own_IJ = evidence.caption_image_M[caption_J][None, :] == image_I[:, None]
+        log_ratio_IJ.masked_fill_(own_IJ, -torch.inf)
+        listed_IJ = log_ratio_IJ >= least
+        if log_ratio_IJ.shape[1] > most:
+            smallest_I1 = log_ratio_IJ.topk(most, dim=1).values[:, -1:]
+            listed_IJ &= log_ratio_IJ >= smallest_I1
+        row_P, column_P = listed_IJ.nonzero().unbind(1)
+        caption_P = column_P if isinstance(caption_J, slice) else caption_J[column_P]
+        found.append(torch.stack([image_I[row_P], caption_P]).int().cpu())
+    image_P, caption_P = torch.cat(found, dim=1).long()
+    order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
+    image_P, caption_P = image_P[order_P], caption_P[order_P]
     parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)
-    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)) for part in parts])
-    return {
-        "image_P": image_P.int().cpu(),
-        "caption_P": caption_P.int().cpu(),
-        "log_ratio_P": log_ratio_P.float().cpu(),
-    }
+    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts])
+    return {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P.cpu()}
+
+
+def blocks(evidence: SplitEvidence) -> list[Block]:
+    """Images and captions to be compared, `CHUNK_PAIRS` at a time; every pair, or those of near clusters."""
+    if evidence.large and evidence.vectors is not None:
+        return near_blocks(evidence, CHUNK_PAIRS)
+    every_N = torch.arange(evidence.images, device=evidence.caption_image_M.device)
+    step = max(1, CHUNK_PAIRS // len(evidence.caption_image_M))
+    return [(image_I, lambda: slice(None)) for image_I in every_N.split(step)]
 
 
 def least_log_ratio(posterior: Posterior) -> float:

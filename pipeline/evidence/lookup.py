@@ -122,12 +122,10 @@ class KnownPairs:
         return self.vectors
 
     def _captions(self, caption_K: Tensor) -> Tensor:
-        return self._vectors.caption_MV[caption_K.clamp(min=0)].float()
+        return self._vectors.captions(caption_K.clamp(min=0))
 
     def _images(self, image_K: Tensor) -> Tensor:
-        image_NV = self._vectors.image_NV
-        assert image_NV is not None
-        return image_NV[image_K.clamp(min=0)].float()
+        return self._vectors.images(image_K.clamp(min=0))
 
     @staticmethod
     def _real(cosine_bC: Tensor, ids_C: Tensor) -> Tensor:

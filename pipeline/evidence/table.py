@@ -20,7 +20,7 @@ from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Noise, read_noise
 from pipeline.errors import InputError
-from pipeline.evidence.kinds import DIRECT, WORDED, SplitEvidence, Vectors
+from pipeline.evidence.kinds import DIRECT, WORDED, SplitEvidence, Vectors, is_large
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.evidence.posterior import Posterior
 from pipeline.evidence.words import WordCoverage, caption_terms, inverse_document_frequencies
@@ -44,10 +44,11 @@ def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequ
         worded[kind] = WordCoverage(caption_terms(split.captions, every), caption_image_M, idf)
     vectors = None
     if set(kinds) - set(WORDED):
-        caption_MV = all_features(folder / name, "captions").float().to(device)
+        kept = torch.float16 if is_large(len(split.images), len(split.captions)) else torch.float32
+        caption_MV = all_features(folder / name, "captions").to(device, kept)
         image_NV = None
         if {*DIRECT, "pictures"} & set(kinds):
-            image_NV = all_features(folder / name, "images").float().to(device)
+            image_NV = all_features(folder / name, "images").to(device, kept)
         vectors = Vectors(caption_MV, image_NV)
     return SplitEvidence(kinds, caption_image_M.to(device), worded, vectors)
 

@@ -52,14 +52,14 @@ def write_vectors(
         captions = _captions(splits, features, params, sources)
         mean_V = mean_direction(captions["train"])
         for name, caption_MV in captions.items():
-            write_rows(folder / name, "captions", centred_captions(caption_MV, mean_V))
+            write_rows(folder / name, "captions", caption_MV, partial(centred_captions, mean_V=mean_V))
     if "image" in params.evidence.sides:
         pictures = _images(splits, features, images, params, sources)
         if "similarity" in params.evidence.kinds:
             _check_widths(pictures["train"], captions["train"])
             image_mean_V = mean_direction(pictures["train"])
             for name, image_NV in pictures.items():
-                write_rows(folder / name, "images", centred_captions(image_NV, image_mean_V))
+                write_rows(folder / name, "images", image_NV, partial(centred_captions, mean_V=image_mean_V))
             return sources
         caption_image_M = torch.tensor(splits["train"].caption_image, device=own_device())
         pairs = pictures["train"], captions["train"], caption_image_M
@@ -124,10 +124,12 @@ def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], lab
     return torch.cat(parts).to(own_device())
 
 
-def write_rows(folder: Path, kind: str, row_NV: Tensor) -> None:
-    """Write vectors (N, V) as shards of float16; `kind` is "images" or "captions"."""
+def write_rows(
+    folder: Path, kind: str, row_NV: Tensor, change: Callable[[Tensor], Tensor] = lambda row_BV: row_BV
+) -> None:
+    """Write vectors (N, V), changed shard by shard, as float16; `kind` is "images" or "captions"."""
 
     def make(rows: range) -> dict[str, Tensor]:
-        return {"feature": row_NV[rows.start : rows.stop].half().cpu()}
+        return {"feature": change(row_NV[rows.start : rows.stop]).half().cpu()}
 
     write_shards(folder, kind, len(row_NV), make, iter)

@@ -58,6 +58,7 @@ class WordCoverage:
         rarest = max(idf.values(), default=1.0)
         self._idf_L = np.array([idf.get(word, rarest) for word in words])
         self._weighted_LM = self._said_ML.multiply(self._idf_L).T.tocsr()
+        self._whole_M = self._said_ML @ self._idf_L
         self._image_M = caption_image_M.cpu().numpy()
         self._captions_N = np.bincount(self._image_M)
         self._captions_NL = _sum_by_image(caption_image_M) @ self._said_ML  # captions of an image that have each word
@@ -72,17 +73,22 @@ class WordCoverage:
         parts = zip(image_K.cpu().split(CHUNK_PAIRS), caption_K.cpu().split(CHUNK_PAIRS), strict=True)
         return torch.from_numpy(np.concatenate([self._of(image.numpy(), caption.numpy()) for image, caption in parts]))
 
-    def block(self, image_I: Tensor) -> Tensor:
-        """The coverage (I, M), float32, of these images and *all* captions, as `of` for captions of other images."""
+    def block(self, image_I: Tensor, caption_J: Tensor | slice) -> Tensor:
+        """The coverage (I, J), float32, of these images and captions, as `of` for captions of other images."""
         chosen_I = image_I.cpu().numpy()
         counted_IL = self._captions_NL[chosen_I].astype(np.float64)
         captions_I = self._captions_N[chosen_I]
         row_P = np.repeat(np.arange(len(chosen_I)), np.diff(counted_IL.indptr))
         counted_IL.data = np.where(counted_IL.data > 1, 1.0, (captions_I[row_P] - 1) / captions_I[row_P])
+        if isinstance(caption_J, slice):
+            weighted_LJ, whole_J = self._weighted_LM, self._whole_M
+        else:
+            chosen_J = caption_J.cpu().numpy()
+            weighted_LJ, whole_J = self._said_ML[chosen_J].multiply(self._idf_L).T.tocsr(), self._whole_M[chosen_J]
         with np.errstate(invalid="ignore"):
-            covered_IM = (counted_IL @ self._weighted_LM).toarray() / (self._said_ML @ self._idf_L)
-        covered_IM[captions_I < 2] = np.nan
-        return torch.from_numpy(covered_IM.astype(np.float32))
+            covered_IJ = (counted_IL @ weighted_LJ).toarray() / whole_J
+        covered_IJ[captions_I < 2] = np.nan
+        return torch.from_numpy(covered_IJ.astype(np.float32))
 
     def _of(self, image_B: Any, caption_B: Any) -> Any:
         said_BL = self._said_ML[caption_B]
@@ -93,7 +99,7 @@ class WordCoverage:
         alone_P = np.where(own_B[row_P], 0.0, (captions_B[row_P] - 1) / captions_B[row_P])
         shared_BL.data = np.where(captions_P > 1, 1.0, alone_P)
         with np.errstate(invalid="ignore"):
-            covered_B = (shared_BL @ self._idf_L) / (said_BL @ self._idf_L)
+            covered_B = (shared_BL @ self._idf_L) / self._whole_M[caption_B]
         return np.where(captions_B > 1, covered_B, np.nan)
 
 

@@ -38,7 +38,10 @@ def reasons(evidence: SplitEvidence, split: Split, image: int, caption: int) -> 
             text = f"{value:.0%} covered{_listed(missing)}"
         elif kind == "captions":
             assert evidence.vectors is not None
-            cosine_n = evidence.vectors.caption_MV[others] @ evidence.vectors.caption_MV[caption]
+            cosine_n = (
+                evidence.vectors.captions(torch.tensor(others, device=caption_1.device))
+                @ evidence.vectors.captions(caption_1)[0]
+            )
             nearest = int(cosine_n.argmax())
             text = f"{value:.2f}, nearest is “{split.captions[others[nearest]]}” (cosine {cosine_n[nearest]:.2f})"
         else:

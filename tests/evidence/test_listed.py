@@ -44,7 +44,7 @@ def fitted(evidence: SplitEvidence) -> Posterior:
 
 def test_a_block_holds_what_each_pair_alone_has() -> None:
     evidence, (image_K, caption_K) = split_evidence(), unpaired()
-    for kind, block_NM in enumerate(evidence.block(torch.arange(5))):
+    for kind, block_NM in enumerate(evidence.block(torch.arange(5), slice(None))):
         alone_K = evidence.of(image_K, caption_K)[:, kind].float()
         torch.testing.assert_close(block_NM[image_K, caption_K], alone_K, equal_nan=True)
 
