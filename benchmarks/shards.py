@@ -1,9 +1,9 @@
-"""What stages download and split cost for many pairs: seconds and bytes for each, from tar and from parquet shards.
+"""What each stage costs for many pairs: seconds, memory and bytes, from tar and from parquet shards.
 
     python -m benchmarks.shards --pairs 100000
 
-Makes that many synthetic pairs (a JPEG of 224 by 224 pixels and a caption), no two alike, runs both stages in a scratch
-copy of params.yaml, and prints a row of docs/scale.md for each kind of shard.
+Makes that many synthetic pairs (a JPEG of 224 by 224 pixels and a caption), no two alike, runs all stages in a scratch
+copy of params.yaml (an epoch of heads over frozen small towers), and prints a row of docs/scale.md for each stage.
 """
 
 from __future__ import annotations
@@ -19,24 +19,38 @@ import click
 
 from benchmarks.measuring import run_stage
 from pipeline.files import write_text
+from pipeline.paths import MADE_BY
 from pipeline.recipes import Recipe, apply_recipe
 
 ROOT = Path(__file__).parents[1]
 SHARD_PAIRS = 10_000  # as img2dataset writes them
 GROUP_ROWS = 100
 PICTURES = 64
+CHANGES = {
+    "data.name": "folder",
+    "base.epochs": 0,
+    "model.train": "heads",
+    "model.features_dtype": "float16",
+    "evidence.kinds": ["regression"],  # an image has one caption
+    "memory.size": 4096,
+    "train.epochs": 1,
+    "train.warmup_epochs": 0,
+    "train.batch_size": 512,
+    "evaluate.truth": "none",
+}
 
 
 @click.command()
 @click.option("--pairs", default=100_000, show_default=True)
 def main(pairs: int) -> None:
-    """Print a row for each kind of shard."""
+    """Print a row for each kind of shard and each stage."""
     for kind in ("tar", "parquet"):
         with tempfile.TemporaryDirectory() as folder:
             write = write_tar if kind == "tar" else write_parquet
             for start in range(0, pairs, SHARD_PAIRS):
                 write(Path(folder, "mine"), start, samples(start, min(SHARD_PAIRS, pairs - start)))
-            click.echo(f"| {kind} | {measured(Path(folder), pairs)} |")
+            for row in measured(Path(folder), pairs):
+                click.echo(f"| {kind} | {row} |")
 
 
 def samples(start: int, count: int) -> Iterator[tuple[str, bytes, str]]:
@@ -74,17 +88,17 @@ def write_parquet(folder: Path, start: int, rows: Iterator[tuple[str, bytes, str
             file.write_table(pa.Table.from_pylist(cells, schema))
 
 
-def measured(folder: Path, pairs: int) -> str:
-    """Cells of both stages: seconds; a processor's microseconds and bytes kept, a pair; MiB of memory at most."""
+def measured(folder: Path, pairs: int) -> Iterator[str]:
+    """Cells of each stage: seconds; a processor's microseconds and bytes kept, a pair; MiB of memory at most."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    changes = {"data.name": "folder", "data.root": str(folder / "mine")}
+    changes = CHANGES | {"data.root": str(folder / "mine")}
     write_text(folder / "params.yaml", apply_recipe(Recipe(folder, "Shards", changes), text))
-    cells = []
-    for stage, output in (("download", "data/raw"), ("split", "data/split")):
+    for stage in dict.fromkeys(MADE_BY.values()):
         seconds, busy, peak = run_stage(stage, folder)
-        size = sum(path.stat().st_size for path in (folder / output).rglob("*") if path.is_file())
-        cells.append(f"{seconds:.0f} | {1e6 * busy / pairs:.0f} | {size / pairs:.0f} | {peak / 2**20:.0f}")
-    return " | ".join(cells)
+        outputs = [folder / place for place, maker in MADE_BY.items() if maker == stage]
+        files = [path for place in outputs for path in (place, *place.rglob("*")) if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        yield f"{stage} | {seconds:.0f} | {1e6 * busy / pairs:.0f} | {size / pairs:.0f} | {peak / 2**20:.0f}"
 
 
 def _pictures() -> list[bytes]:

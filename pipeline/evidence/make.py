@@ -24,8 +24,8 @@ from pipeline.evidence.alignment_file import write_alignment
 from pipeline.evidence.judged import judged_trust
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
-from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
-from pipeline.evidence.table import PAIRS, RECORD, open_evidence, quality_of
+from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior, separation
+from pipeline.evidence.table import PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, quality_of
 from pipeline.evidence.trust import trust_by
 from pipeline.evidence.weightings import weighting_trust
 from pipeline.features.shards import all_features
@@ -34,6 +34,9 @@ from pipeline.params import BEFORE_TRAINING, Params
 from pipeline.progress import progress
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
+LEAST_AUC = 0.7
+"""Of the validation split's pairs against random ones: from evidence that tells them apart less well no K is estimated,
+for it would suspect all of them."""
 
 
 def make_evidence(
@@ -53,8 +56,9 @@ def make_evidence(
     kinds = params.evidence.kinds
     opened = {name: open_evidence(folder, splits, name, kinds) for name in splits if kinds}
     record: dict[str, Any] = {"kinds": kinds, "encoders": encoders, "seen": _seen(opened["val"]) if kinds else {}}
-    posterior = _fitted(opened["val"], params.evidence.seed) if kinds else None
-    if posterior is not None:
+    fitted = _fitted(opened["val"], params.evidence.seed) if kinds else None
+    if fitted is not None:
+        posterior, record["auc"] = fitted
         record["posterior"] = posterior.as_numbers()
         for name, evidence in opened.items():
             trust_M = _trust(evidence, params.evidence.seed)
@@ -93,6 +97,11 @@ def described(record: Mapping[str, Any]) -> list[str]:
     if "posterior" not in record:
         lines = lines or ["val.json has too few images to compare"]
         return [*lines, "no evidence: sampler.posterior evidence will suspect and drop no candidate"]
+    if record["auc"] < LEAST_AUC:
+        lines.append(
+            f"warning: it hardly tells the pairs of val.json from random ones (AUC {record['auc']:.2f}, below "
+            f"{LEAST_AUC}), so that no share of matches is estimated; K is {PUBLISHED_PRIOR:.0f}"
+        )
     lines += [f"{side} encoder: {encoder['name']}" for side, encoder in record["encoders"].items()]
     train = record["train"]
     if "trust" in train:
@@ -104,9 +113,11 @@ def described(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _fitted(evidence: SplitEvidence, seed: int) -> Posterior | None:
-    """Positives: each caption against its own image's others; negatives: random unpaired pairs. None where there are
-    not two of both: no image has a second caption, or there is one image.
+def _fitted(evidence: SplitEvidence, seed: int) -> tuple[Posterior, float] | None:
+    """The posterior, and how well it tells positives from negatives (AUC); K is FNE's if that is below `LEAST_AUC`.
+
+    Positives: each caption against its own image's others; negatives: random unpaired pairs. None where there are not
+    two of both: no image has a second caption, or there is one image.
     """
     positive_KF = evidence.of(evidence.caption_image_M, torch.arange(len(evidence.caption_image_M)))
     generator = torch.Generator().manual_seed(seed)
@@ -118,8 +129,9 @@ def _fitted(evidence: SplitEvidence, seed: int) -> Posterior | None:
         posterior = fit_posterior(positive_KF, negative_KF, prior=2)
     except InputError:
         return None
-    ratios = (posterior.log_ratio(part_KF) for part_KF in (positive_KF, negative_KF))
-    return replace(posterior, prior=estimated_prior(*ratios))
+    ratios = posterior.log_ratio(positive_KF), posterior.log_ratio(negative_KF)
+    auc = separation(*ratios)
+    return replace(posterior, prior=PUBLISHED_PRIOR if auc < LEAST_AUC else estimated_prior(*ratios)), auc
 
 
 def _trust(evidence: SplitEvidence, seed: int) -> Tensor:

@@ -141,6 +141,13 @@ def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) 
     return max(float((share_T / tail_T).max()), math.nextafter(1, 2))
 
 
+def separation(positive_K: Tensor, unpaired_K: Tensor) -> float:
+    """The area under the ROC curve: how often a matching pair's log-ratio is above a random one's; equal ones half."""
+    ordered_K = unpaired_K.sort().values
+    below_K, up_to_K = (torch.searchsorted(ordered_K, positive_K, right=right) for right in (False, True))
+    return float((below_K + up_to_K).double().mean() / (2 * len(ordered_K)))
+
+
 def _log_ratio(evidence_KF: Tensor, positive: Normals, negative: Normals) -> Tensor:
     evidence_KF = evidence_KF.double()
     reach_F = FARTHEST_STD * torch.maximum(positive.variance_F, negative.variance_F).sqrt()

@@ -73,6 +73,7 @@ def test_a_killed_experiment_run_again_is_as_if_nobody_had_killed_it(
     assert kill_dvc(other, "dvc exp run", in_training, signal.SIGKILL, of(made, CHANGE[1]))
 
 
+@pytest.mark.soak  # four minutes; the kill of one experiment, above, is the same path of the stages
 def test_two_killed_workers_started_again_end_as_if_nobody_had_killed_them(
     clone: Clone, made: Outcome, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
-from pipeline.evidence.table import prior_of, read_listed, read_pairs, read_posterior, trust_quality
+from pipeline.evidence.table import PUBLISHED_PRIOR, prior_of, read_listed, read_pairs, read_posterior, trust_quality
 from pipeline.retrieval.relevance import ranking_quality
 from tests.paper import PAPER
 from tests.stages.running import run, run_in, work_in, write_tiny_params
@@ -107,6 +107,21 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
     assert prior_of("estimated", EVIDENCE) == 10_000
     with pytest.raises(InputError, match=r"evidence\.json: this data has no evidence of evidence\.kinds \['words'\]"):
         read_pairs(EVIDENCE, "train", split)
+
+
+def test_evidence_that_tells_nothing_suspects_nobody_and_says_so(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every unpaired pair would be as probable as a pair: all suspected, all dropped."""
+    shutil.copytree(here, tmp_path / "clone")
+    work_in(tmp_path / "clone", monkeypatch)
+    val = read_split(Path("data/split/val.json"))
+    mixed = [(image, val.captions[row :: len(val.images)]) for row, image in enumerate(val.images)]  # not its own
+    write_split(Path("data/split/val.json"), Split.of(mixed), one_row_a_caption=False)
+    said = run("evidence")
+    assert "warning: it hardly tells the pairs of val.json from random ones (AUC 0." in said
+    assert read_posterior(EVIDENCE)[1].prior == PUBLISHED_PRIOR
+    assert len(read_pairs(EVIDENCE, "train", read_split(Path("data/split/train.json")))["image_P"]) == 0
 
 
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
