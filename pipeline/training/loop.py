@@ -23,13 +23,11 @@ updated at its first.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +58,7 @@ from pipeline.training.impact import NegativeImpact
 from pipeline.training.objective import MatchingObjective, Pairs
 from pipeline.training.optimiser import make_optimiser, rate_of, set_rate
 from pipeline.training.schedule import scheduled_rate
+from pipeline.training.state import Progress, TrainingState
 from pipeline.training.trust import LearnedTrust, own_probability
 from pipeline.training.untrained import update_by_split
 
@@ -68,18 +67,6 @@ if TYPE_CHECKING:
 
 RECORDS_PER_EPOCH = 10
 VALIDATION_BATCH = 256  # not evaluate.batch_size: a training must not depend on how it is evaluated later
-
-
-@dataclass
-class Progress:
-    """The position of a training: what a checkpoint holds in addition to the tensors."""
-
-    epoch: int = 0
-    batch: int = 0  # the next one of this epoch
-    step: int = 0
-    best_rsum: float = -1.0
-    best: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Training:
@@ -149,10 +136,28 @@ class Training:
         self.prepared, self.optimiser = accelerator.prepare(self.model, make_optimiser(self.model, params.train))
         # accelerate wraps the model's forward pass in lower precision; here only `autocast` decides where that applies
         accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
-        self.at = Progress()
-        self._steps: list[dict[str, Tensor]] = []  # each step's metrics since the last record
+        self.state = TrainingState(
+            {
+                "model": self.model,
+                "optimiser": self.optimiser,
+                "statistics": self.statistics,
+                "memory": self.memory,
+                "momentum": self.momentum_model,
+                "averaged": self.averaged,
+                "impact": self.impact,
+                "trust": self.learned,
+                "thresholds": None if self.thresholds is None else nn.ModuleList(self.thresholds),
+                "scaler": accelerator.scaler,
+            },
+            self.device,
+        )
         self._warned = False
         self._ramp = 1.0  # how much of the first epoch after the warm-up is done
+
+    @property
+    def at(self) -> Progress:
+        """The position."""
+        return self.state.at
 
     def run(self) -> Progress:
         """Train from the current position to the last epoch.
@@ -303,7 +308,7 @@ class Training:
             set_rate(self.optimiser, rate)
             self._ramp = min(1.0, max(0.0, at.epoch - settings.warmup_epochs + at.batch / len(plan)))
             window = window_of(at.batch, len(plan), settings.accumulate)
-            self._steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
+            self.state.steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
@@ -312,8 +317,8 @@ class Training:
 
     def _record(self, *, validate: bool) -> None:
         """Append the mean since the last record to the history; the only place where the host waits for the device."""
-        row = means_of(self._steps)
-        self._steps = []
+        row = means_of(self.state.steps)
+        self.state.steps = []
         check_finite(row["train/loss"], self.model, self.at.epoch, self.at.step)
         warning = collapse_warning(row.get("similarity/collapse", 0.0), self.at.epoch)
         if warning and not self._warned and self.accelerator.is_main_process:
@@ -350,55 +355,15 @@ class Training:
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        self.checkpoint.save(self.state_dict())
+        self.checkpoint.save(self.state.state_dict())
         self.on_record(self.at.history)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        names = self._steps[0] if self._steps else ()
-        state = {name: part.state_dict() for name, part in self._parts().items()} | {
-            "generator": torch.get_rng_state(),
-            "steps": {name: torch.stack([step[name] for step in self._steps]) for name in names},
-            # one string keeps the checkpoint's pickle short
-            "progress": json.dumps(vars(self.at)),
-        }
-        if self.device.type == "cuda":
-            state["device_generator"] = torch.cuda.get_rng_state(self.device)
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["generator"])
-        columns = [values_S.to(self.device) for values_S in state["steps"].values()]
-        self._steps = [dict(zip(state["steps"], step, strict=True)) for step in zip(*columns, strict=True)]
-        self.at = Progress(**json.loads(state["progress"]))
-        if "device_generator" in state:
-            torch.cuda.set_rng_state(state["device_generator"], self.device)
-
-    def _parts(self) -> dict[str, Any]:
-        """The objects that have a state dict."""
-        parts = {
-            "model": self.model,
-            "optimiser": self.optimiser,
-            "statistics": self.statistics,
-            "memory": self.memory,
-            "momentum": self.momentum_model,
-            "averaged": self.averaged,
-            "impact": self.impact,
-            "trust": self.learned,
-            "thresholds": None if self.thresholds is None else nn.ModuleList(self.thresholds),
-            "scaler": self.accelerator.scaler,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
 
     def resume(self) -> bool:
         """Resume from the last checkpoint; False if there is none."""
         state = self.checkpoint.load()
         if state is None:
             return False
-        self.load_state_dict(state)
+        self.state.load_state_dict(state)
         self.on_record(self.at.history)
         return True
 

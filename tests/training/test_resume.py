@@ -70,7 +70,7 @@ def run_until(training: Training, clock: Clock, last_step: int | None, minutes_a
 
 def everything(training: Training) -> dict[str, Any]:
     """All that the run leaves behind, without wall-clock time."""
-    state = training.state_dict()
+    state = training.state.state_dict()
     state["progress"] = json.loads(state["progress"])
     state["progress"]["history"] = [
         {name: value for name, value in row.items() if name != "time"} for row in state["progress"]["history"]
