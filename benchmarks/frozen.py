@@ -106,6 +106,7 @@ def speed(way: str) -> dict[str, float]:
     from pipeline.data.images import ImageArchive
     from pipeline.data.splits.format import read_split
     from pipeline.features.pixels import PixelSettings, encoded_images, square_pixels
+    from pipeline.features.precision import in_precision
     from pipeline.features.tokens import encoded_captions
     from pipeline.models import pretrained
     from pipeline.models.clip import image_tower, text_tower
@@ -120,8 +121,8 @@ def speed(way: str) -> dict[str, float]:
     model, base, archive, cpu = load_params().model, pretrained.load(BASE), ImageArchive(IMAGES), torch.device("cpu")
     split = read_split(SPLIT / "test.json")
     pixels = PixelSettings(model.image_size, base.resize_by(model.resize), *base.normalisation(model.normalisation))
-    image, text = image_tower(base.image).eval(), text_tower(base.text, model.pooling).eval()
     precision: Any = "bf16" if way == "bf16" else "float32"
+    image, text = image_tower(base.image).eval(), in_precision(text_tower(base.text, model.pooling).eval(), precision)
 
     @torch.inference_mode()
     def plain(names: list[str]) -> None:
@@ -133,7 +134,7 @@ def speed(way: str) -> dict[str, float]:
         encoded_images(image, cpu, archive, names, pixels, precision)
 
     def captions(rows: list[str]) -> None:
-        encoded_captions(text, cpu, base.tokenizer, rows, model, precision)
+        encoded_captions(text, cpu, base.tokenizer, rows, model)
 
     names, sentences = list(split.images)[:ROWS], list(split.captions)[:ROWS]
     found = {

@@ -20,7 +20,7 @@ from pipeline.evidence.captions import centred_captions
 from pipeline.evidence.moments import mean_direction
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.features.pixels import PixelSettings, encoded_images
-from pipeline.features.precision import Precision, precision_on
+from pipeline.features.precision import Precision, in_precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, all_features, write_shards
 from pipeline.features.tokens import encoded_captions
 from pipeline.models.clip import image_tower, text_tower
@@ -90,9 +90,9 @@ def _captions(
     backbone, tokenizer, sources["text"] = fetch_text(
         "evidence.text", params.evidence.text, params.evidence.text_revision
     )
-    tower = text_tower(backbone, "masked_mean").eval().to(own_device())
+    tower = in_precision(text_tower(backbone, "masked_mean").eval().to(own_device()), _precision(params))
     settings = params.model.model_copy(update={"pooling": "masked_mean"})
-    encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings, precision=_precision(params))
+    encode = partial(encoded_captions, tower, own_device(), tokenizer, settings=settings)
     return {name: _encoded(encode, split.captions, f"{name} captions") for name, split in splits.items()}
 
 

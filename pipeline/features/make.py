@@ -21,7 +21,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 from pipeline.features.pixels import PixelSettings, encoded_images
-from pipeline.features.precision import Precision, precision_on
+from pipeline.features.precision import Precision, in_precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, pack, write_shards
 from pipeline.features.tokens import encoded_captions, tokenised
 from pipeline.files import sha256
@@ -55,11 +55,12 @@ def make_features(
     _check_room(folder, splits, archive, model)
     if model.train == "heads":
         device = own_device()
-        image, text = image_tower(base.image).eval().to(device), text_tower(base.text, model.pooling).eval().to(device)
-        pixels = PixelSettings(model.image_size, resize, mean, std)
         precision = precision_on(device, model.features_precision)
+        image = image_tower(base.image).eval().to(device)
+        text = in_precision(text_tower(base.text, model.pooling).eval().to(device), precision)
+        pixels = PixelSettings(model.image_size, resize, mean, std)
         encode_images = partial(encoded_images, image, device, archive, settings=pixels, precision=precision)
-        encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model, precision=precision)
+        encode_captions = partial(encoded_captions, text, device, base.tokenizer, settings=model)
         make_image = partial(_stored, encode_images, model.features_dtype)
         make_text = partial(_stored, encode_captions, model.features_dtype)
     else:

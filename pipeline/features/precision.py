@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 CPUINFO = Path("/proc/cpuinfo")
 Precision = Literal["float32", "bf16"]
@@ -22,8 +24,17 @@ def precision_on(device: torch.device, asked: Literal["auto", "float32", "bf16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A context in which products are computed in `precision`; weights, and what is added up, stay in float32."""
+    """For images: products are computed in `precision`; weights, and what is added up, stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def in_precision(tower: nn.Module, precision: Precision) -> nn.Module:
+    """A text tower that computes in `precision` as a whole, a copy if that is bf16.
+
+    A caption's few tokens cost more in conversions than in products: captions a second are 2.6 to 3.0 times those of
+    float32, with `autocast` 2.0 to 2.4; the lowest cosine to float32 is 0.9999.
+    """
+    return copy.deepcopy(tower).bfloat16() if precision == "bf16" else tower
 
 
 def _processor_has_it() -> bool:

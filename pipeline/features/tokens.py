@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from pipeline.data.captions import clean_caption
-from pipeline.features.precision import Precision, autocast
 from pipeline.models.towers import Tokens
 
 if TYPE_CHECKING:
@@ -72,7 +71,6 @@ def encoded_captions(
     tokenizer: Any,
     captions: Sequence[str],
     settings: CaptionSettings,
-    precision: Precision = "float32",
 ) -> Tensor:
     """Encode captions with a text tower on `device`; (M, W), float32, on the CPU.
 
@@ -81,11 +79,10 @@ def encoded_captions(
     rows = tokenised(tokenizer, captions, settings)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     encoded = []
-    with autocast(device, precision):
-        for start in range(0, len(order), BATCH):
-            chosen = [rows[row] for row in order[start : start + BATCH]]
-            tokens = padded(chosen, tokenizer.pad_token_id, fixed_length(settings))
-            encoded.append(tower(tokens.to(device)).float().cpu())
+    for start in range(0, len(order), BATCH):
+        chosen = [rows[row] for row in order[start : start + BATCH]]
+        tokens = padded(chosen, tokenizer.pad_token_id, fixed_length(settings))
+        encoded.append(tower(tokens.to(device)).float().cpu())
     place_M = torch.empty(len(order), dtype=torch.long)
     place_M[order] = torch.arange(len(order))
     return torch.cat(encoded)[place_M]
