@@ -93,6 +93,7 @@ def test_a_look_up_is_the_table_of_all_pairs(pairs: set[tuple[int, int]], images
     ):
         candidate_C = torch.tensor([*candidates, -1])  # -1: a slot of the memory without a pair
         expected_bC = table[anchors][:, candidate_C.clamp(min=0)] * (candidate_C >= 0)
+        look_up(torch.tensor(anchors), torch.arange(table.shape[1]), to_text=to_text)  # leaves nothing behind
         assert torch.equal(look_up(torch.tensor(anchors), candidate_C, to_text=to_text), expected_bC)
 
 
