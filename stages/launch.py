@@ -6,6 +6,8 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,17 @@ def started_together(stage: str, processes: int) -> bool:
     except ChildFailedError as error:
         raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
     return True
+
+
+@contextmanager
+def atomic_folder_of_all(path: Path) -> Iterator[Path]:
+    """The first process's `atomic_folder`, in which all of a process group write; they leave it together."""
+    from pipeline.files import atomic_folder
+    from pipeline.runtime.processes import process_index, said_by_the_first, wait_for_all
+
+    with nullcontext("") if process_index() else atomic_folder(path) as folder:
+        yield Path(said_by_the_first(str(folder)))
+        wait_for_all()
 
 
 def take_gpus(count: int) -> None:

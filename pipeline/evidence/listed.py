@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.evidence.kinds import SplitEvidence
 from pipeline.evidence.near import Block, near_blocks
 from pipeline.evidence.posterior import Posterior
+from pipeline.runtime.processes import gather_uneven, process_count, process_index
 
 LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
 MOST_PER_IMAGE = 512  # the best supported ones
@@ -31,11 +32,12 @@ def listed_pairs(
     """`image_P`, `caption_P` (int32, by image, then by caption) and `log_ratio_P` (float32) of the listed pairs.
 
     Captions of the image itself are never listed. Of a split with more than `LARGEST_TABLE` pairs, an image is compared
-    with the captions near its own (see `near_blocks`), where a kind of evidence has vectors.
+    with the captions near its own (see `near_blocks`), where a kind of evidence has vectors. Several processes share
+    the comparisons, and all return the same.
     """
-    found, least = [torch.empty(2, 0, dtype=torch.int32)], least_log_ratio(posterior)
+    found, least = [torch.empty(0, 2, dtype=torch.int32)], least_log_ratio(posterior)
     most = max(1, min(MOST_PER_IMAGE, MOST_PAIRS // evidence.images))
-    for image_I, near in track(blocks(evidence)):
+    for image_I, near in track(blocks(evidence)[process_index() :: process_count()]):
         caption_J = near()
         log_ratio_IJ = posterior.fast_log_ratio(evidence.block(image_I, caption_J))
         own_IJ = evidence.caption_image_M[caption_J][None, :] == image_I[:, None]
@@ -46,8 +48,8 @@ def listed_pairs(
             listed_IJ &= log_ratio_IJ >= smallest_I1
         row_P, column_P = listed_IJ.nonzero().unbind(1)
         caption_P = column_P if isinstance(caption_J, slice) else caption_J[column_P]
-        found.append(torch.stack([image_I[row_P], caption_P]).int().cpu())
-    image_P, caption_P = torch.cat(found, dim=1).long()
+        found.append(torch.stack([image_I[row_P], caption_P], dim=1).int().cpu())
+    image_P, caption_P = gather_uneven(torch.cat(found)).long().unbind(1)
     order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
     image_P, caption_P = image_P[order_P], caption_P[order_P]
     parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)

@@ -32,6 +32,7 @@ from pipeline.features.shards import all_features
 from pipeline.files import read_tensors, sha256, write_json, write_tensors
 from pipeline.params import BEFORE_TRAINING, Params
 from pipeline.progress import progress
+from pipeline.runtime.processes import process_index, wait_for_all
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
 LEAST_AUC = 0.7
@@ -50,6 +51,8 @@ def make_evidence(
 ) -> dict[str, Any]:
     """Fill `folder`, which holds what `write_vectors` wrote, and return the record that `evidence.json` holds.
 
+    Several processes share the comparisons; the first one writes.
+
     `encoders`: what `write_vectors` returned. `noise`: the wrong training pairs, against which trust is judged.
     `judged`: training pairs that somebody judged, whose verdict counts in the alignment instead of the trust.
     """
@@ -67,6 +70,7 @@ def make_evidence(
             record[name] = write_pairs(folder / name / PAIRS, evidence, posterior, trust_M)
             if name == "train" and (quality := quality_of(trust_M.float(), noise)):
                 record[name]["trust"] = quality
+    wait_for_all()
     weighted = params.pairs.by_evidence and "posterior" in record
     if params.model.anchor == "cca":
         weight_M = read_tensors(folder / "train" / PAIRS, "evidence")["trust_M"] if weighted else None
@@ -74,17 +78,21 @@ def make_evidence(
             weight_M = judged_trust(weight_M, judged, len(splits["train"].captions))
         image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
         caption_image_M = torch.tensor(splits["train"].caption_image)
-        write_alignment(folder, fit_cca(image_NW, caption_MV, caption_image_M, weight_M=weight_M))
-    made = sorted(folder.rglob("*.safetensors"))
-    record["sha256"] = {str(path.relative_to(folder)): sha256(path) for path in made}
-    write_json(folder / RECORD, record)
+        alignment = fit_cca(image_NW, caption_MV, caption_image_M, weight_M=weight_M)
+        if process_index() == 0:
+            write_alignment(folder, alignment)
+    if process_index() == 0:
+        made = sorted(folder.rglob("*.safetensors"))
+        record["sha256"] = {str(path.relative_to(folder)): sha256(path) for path in made}
+        write_json(folder / RECORD, record)
     return record
 
 
 def write_pairs(path: Path, evidence: SplitEvidence, posterior: Posterior, trust_M: Tensor) -> dict[str, Any]:
     """Write the trust in each pair of a split and its listed unpaired pairs; returns their numbers, for the record."""
     pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{path.parent.name} pairs"))
-    write_tensors(path, {"trust_M": trust_M.float(), **pairs})
+    if process_index() == 0:
+        write_tensors(path, {"trust_M": trust_M.float(), **pairs})
     every = evidence.images * len(evidence.caption_image_M)
     return {"trust_mean": float(trust_M.mean()), "listed": len(pairs["image_P"]), "pairs": every}
 

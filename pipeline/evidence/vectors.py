@@ -29,7 +29,7 @@ from pipeline.models.normalisation import resize_by
 from pipeline.models.pretrained import fetch_image, fetch_text
 from pipeline.params import Params
 from pipeline.progress import progress
-from pipeline.runtime.processes import own_device
+from pipeline.runtime.processes import gather, local_span, own_device
 
 FOLDS = 5
 
@@ -42,7 +42,7 @@ def write_vectors(
     Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by one
     without that image. For `gsc` also the standardised image features. With kind `similarity` the encoder has one space
     for both: its vectors are only centred, each side by its own mean, which differ ("modality gap", Liang et al. 2022).
-    `images` is the archive.
+    `images` is the archive. Several processes share the shards: wait for the others before reading.
 
     Raises:
         InputError: when an encoder cannot be loaded, or stage `features` froze nothing.
@@ -116,12 +116,15 @@ def _precision(params: Params) -> Precision:
 
 
 def _encoded(encode: Callable[[Sequence[str]], Tensor], rows: Sequence[str], label: str) -> Tensor:
-    starts = range(0, len(rows), SHARD_ROWS)
+    """All rows' vectors; several processes share them."""
+    own = local_span(len(rows))
+    part = own or range(1)  # a process without rows encodes one, to learn the width
+    chunks = [part[start : start + SHARD_ROWS] for start in range(0, len(part), SHARD_ROWS)]
     parts = [
-        encode(rows[start : start + SHARD_ROWS])
-        for start in progress(starts, label=label, total=len(starts), rows=SHARD_ROWS)
+        encode(rows[chunk.start : chunk.stop])
+        for chunk in progress(chunks, label=label, total=len(chunks), rows=SHARD_ROWS)
     ]
-    return torch.cat(parts).to(own_device())
+    return gather(torch.cat(parts)[: len(own)].to(own_device()), len(rows))
 
 
 def write_rows(

@@ -97,6 +97,28 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
     return torch.cat([part[:size] for part, size in zip(parts, np.diff(edges).tolist(), strict=True)])
 
 
+def gather_uneven(rows: Tensor) -> Tensor:
+    """All processes' rows (b, …), of any number each, in the processes' order; on the CPU."""
+    if process_count() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.long) for _ in range(process_count())]
+    distributed.all_gather(counts, torch.tensor([len(rows)]))
+    sizes = [int(count) for count in counts]
+    padded = torch.cat([rows, rows.new_zeros((max(sizes) - len(rows), *rows.shape[1:]))])
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def said_by_the_first(text: str) -> str:
+    """The first process's text, in all processes."""
+    if process_count() > 1:
+        told: list[Any] = [text]
+        distributed.broadcast_object_list(told)
+        return str(told[0])
+    return text
+
+
 class _AllGather(torch.autograd.Function):
     """Forward: every process's rows. Backward: the sum over processes of the gradients for this one's rows."""
 

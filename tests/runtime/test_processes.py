@@ -17,7 +17,7 @@ from pipeline.bank.table import Bank
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
-from pipeline.runtime.processes import local_span, uniform
+from pipeline.runtime.processes import gather_uneven, local_span, uniform
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
@@ -108,6 +108,8 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     answers = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
+    rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
+    answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
     if rank == 0:
         torch.save(answers, Path(folder) / "answers.pt")
     torch.distributed.destroy_process_group()
@@ -136,6 +138,11 @@ def test_two_processes_train_like_one(method: str, of_two: dict[str, dict[str, T
     torch.testing.assert_close(of_two[method].pop("losses"), of_one.pop("losses"), rtol=1e-5, atol=1e-6)
     for name, value in of_one.items():
         torch.testing.assert_close(of_two[method][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_any_number_are_gathered(of_two: dict[str, dict[str, Tensor]]) -> None:
+    assert of_two["uneven"]["rows"].tolist() == [[0, 0]] * 3 + [[1, 1]]
+    assert of_two["uneven"]["none"].tolist() == [[1, 1]]
 
 
 def test_a_draw_depends_on_seed_and_step_alone() -> None:

@@ -31,6 +31,7 @@ NPC = {
     "pairs__bank_epochs": 1,
     "pairs__batch_size": 7,
     "pairs__clean_threshold": 0.3,
+    "evidence__kinds": ["words", "regression"],
 }
 
 
@@ -41,13 +42,13 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.end_to_end
-def test_two_processes_make_the_features_and_the_bank_of_one(
+def test_two_processes_make_the_features_the_evidence_and_the_bank_of_one(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The features started by torchrun from outside, the bank as params.yaml asks."""
+    """The features started by torchrun from outside, evidence and bank as params.yaml asks."""
     shutil.copytree(ready, tmp_path / "two")
     work_in(tmp_path / "two", monkeypatch)
-    for made in ("features", "bank"):
+    for made in ("features", "evidence", "bank"):
         shutil.rmtree(made)
     write_tiny_params(Path(), model__train="heads", launch__processes=2, **NPC)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -57,9 +58,17 @@ def test_two_processes_make_the_features_and_the_bank_of_one(
     assert Path("features/features.json").read_text() == (ready / "features/features.json").read_text()
     for path in sorted(Path("features").rglob("*.safetensors")):
         torch.testing.assert_close(load_file(path), load_file(ready / path))
-    run("bank")  # this process launches the two
-    ours, theirs = (pandas.read_parquet(folder / "bank/pairs.parquet") for folder in (Path(), ready))
-    pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    run("evidence", "bank")  # this process launches the two
+    found = {path.relative_to("evidence") for path in Path("evidence").rglob("*.safetensors")}
+    assert found == {path.relative_to(ready / "evidence") for path in (ready / "evidence").rglob("*.safetensors")}
+    assert {Path("train/pairs.safetensors"), Path("train/images-00000.safetensors")} <= found
+    for path in found:
+        torch.testing.assert_close(
+            load_file("evidence" / path), load_file(ready / "evidence" / path), rtol=1e-4, atol=1e-4
+        )
+
+    bank, of_one = (pandas.read_parquet(folder / "bank/pairs.parquet") for folder in (Path(), ready))
+    pandas.testing.assert_frame_equal(bank, of_one, rtol=1e-4)
 
 
 @pytest.fixture
