@@ -37,8 +37,7 @@ def listed_pairs(
     """
     found, least = [torch.empty(0, 2, dtype=torch.int32)], least_log_ratio(posterior)
     most = max(1, min(MOST_PER_IMAGE, MOST_PAIRS // evidence.images))
-    for image_I, near in track(blocks(evidence)[process_index() :: process_count()]):
-        caption_J = near()
+    for image_I, caption_J in track(blocks(evidence)[process_index() :: process_count()]):
         log_ratio_IJ = posterior.fast_log_ratio(evidence.block(image_I, caption_J))
         own_IJ = evidence.caption_image_M[caption_J][None, :] == image_I[:, None]
         log_ratio_IJ.masked_fill_(own_IJ, -torch.inf)
@@ -53,8 +52,12 @@ def listed_pairs(
     order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
     image_P, caption_P = image_P[order_P], caption_P[order_P]
     parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)
-    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts])
-    return {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P.cpu()}
+    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts]).cpu()
+    found_P = {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P}
+    if evidence.large:  # an image was in several blocks
+        best_P = _highest(image_P, log_ratio_P, most)
+        found_P = {name: part_P[best_P] for name, part_P in found_P.items()}
+    return found_P
 
 
 def blocks(evidence: SplitEvidence) -> list[Block]:
@@ -63,7 +66,16 @@ def blocks(evidence: SplitEvidence) -> list[Block]:
         return near_blocks(evidence, CHUNK_PAIRS)
     every_N = torch.arange(evidence.images, device=evidence.caption_image_M.device)
     step = max(1, CHUNK_PAIRS // len(evidence.caption_image_M))
-    return [(image_I, lambda: slice(None)) for image_I in every_N.split(step)]
+    return [(image_I, slice(None)) for image_I in every_N.split(step)]
+
+
+def _highest(image_P: Tensor, value_P: Tensor, most: int) -> Tensor:
+    """Whether each pair is among its image's `most` highest; `image_P` is sorted."""
+    order_P = value_P.argsort(descending=True, stable=True)
+    order_P = order_P[image_P[order_P].argsort(stable=True)]
+    count_N = torch.bincount(image_P)
+    place_P = torch.arange(len(image_P)) - (count_N.cumsum(0) - count_N)[image_P]
+    return torch.zeros(len(image_P), dtype=torch.bool).index_put((order_P,), place_P < most)
 
 
 def least_log_ratio(posterior: Posterior) -> float:

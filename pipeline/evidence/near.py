@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from torch.nn.functional import normalize
 
 from pipeline.evidence.kinds import Rows, SplitEvidence, Vectors
 
-Block = tuple[Tensor, Callable[[], Rows]]
-"""Numbers of images, and a function that returns those of the captions that they are compared with."""
+Block = tuple[Tensor, Rows]
+"""Numbers of images, and of the captions that they are compared with."""
 CLUSTERS_PER_ROOT = 2  # L is so many times the root of M
 FITTED_PER_CLUSTER = 64  # captions that the clusters are fitted to
 PROBED = 24  # clusters
@@ -24,23 +23,25 @@ CHUNK_ROWS = 1 << 14
 
 
 def near_blocks(evidence: SplitEvidence, pairs: int, seed: int = 1) -> list[Block]:
-    """Every image once, with the captions of the `PROBED` clusters nearest to its mean caption's; `pairs` a block.
+    """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` of one cluster a block.
 
-    A pair is missed where the caption is in none of these: few that match are, see docs/scale.md.
+    No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: of those that match few
+    are, see docs/scale.md.
     """
     assert evidence.vectors is not None
     centre_LV = _clusters(evidence.vectors, seed)
+    probed = min(PROBED, len(centre_LV))
     every_M, every_N = (
         torch.arange(count, device=centre_LV.device) for count in (len(evidence.caption_image_M), evidence.images)
     )
-    captions = _by_cluster(every_M, evidence.vectors.captions, centre_LV)
-    images = _by_cluster(every_N, evidence.mean_captions, centre_LV)
+    captions = _by_cluster(every_M, _nearest(every_M, evidence.vectors.captions, centre_LV, 1), len(centre_LV))
+    images = _by_cluster(
+        every_N.repeat_interleave(probed), _nearest(every_N, evidence.mean_captions, centre_LV, probed), len(centre_LV)
+    )
     made: list[Block] = []
-    for image_I, centre_V in zip(images, centre_LV, strict=True):
-        nearest = (centre_LV @ centre_V).topk(min(PROBED, len(centre_LV))).indices.tolist()
-        near = [captions[number] for number in nearest]
-        step = max(1, pairs // max(1, sum(map(len, near))))
-        made += [(rows, partial(torch.cat, near)) for rows in image_I.split(step) if len(rows)]
+    for image_I, caption_J in zip(images, captions, strict=True):
+        if len(image_I) and len(caption_J):
+            made += [(rows, caption_J) for rows in image_I.split(max(1, pairs // len(caption_J)))]
     return made
 
 
@@ -57,8 +58,13 @@ def _clusters(vectors: Vectors, seed: int) -> Tensor:
     return normalize(torch.from_numpy(fitted.cluster_centers_).float().to(vectors.caption_MV.device), dim=1)
 
 
-def _by_cluster(every_K: Tensor, read: Callable[[Tensor], Tensor], centre_LV: Tensor) -> list[Tensor]:
-    """The rows of each cluster, by the nearest centre; `read` returns the vectors of some rows."""
-    nearest_K = torch.cat([(read(rows) @ centre_LV.T).argmax(dim=1) for rows in every_K.split(CHUNK_ROWS)])
-    counts = torch.bincount(nearest_K, minlength=len(centre_LV)).tolist()
-    return list(nearest_K.argsort(stable=True).split(counts))
+def _nearest(every_K: Tensor, read: Callable[[Tensor], Tensor], centre_LV: Tensor, count: int) -> Tensor:
+    """The clusters (K · count,) nearest to each row, int32; `read` returns the vectors of some rows."""
+    parts = every_K.split(CHUNK_ROWS)
+    return torch.cat([(read(rows) @ centre_LV.T).topk(count, dim=1).indices.int().flatten() for rows in parts])
+
+
+def _by_cluster(row_P: Tensor, cluster_P: Tensor, clusters: int) -> list[Tensor]:
+    """The rows of each cluster."""
+    counts = torch.bincount(cluster_P, minlength=clusters).tolist()
+    return list(row_P[cluster_P.argsort(stable=True)].split(counts))

@@ -13,7 +13,7 @@ from pipeline.evidence import kinds
 from pipeline.evidence.kinds import SplitEvidence, Vectors
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.near import near_blocks
-from pipeline.evidence.posterior import fit_posterior
+from pipeline.evidence.posterior import Posterior, fit_posterior
 from pipeline.evidence.table import open_evidence
 from pipeline.evidence.vectors import write_rows
 
@@ -36,10 +36,15 @@ def vectors() -> tuple[torch.Tensor, Vectors]:
     return image_M, Vectors(caption_MV, normalize(topic_NV + 0.6 * noise(len(topic_NV)), dim=1))
 
 
+def fitted(evidence: SplitEvidence) -> Posterior:
+    image_M, every_M = evidence.caption_image_M, torch.arange(len(evidence.caption_image_M))
+    return fit_posterior(evidence.of(image_M, every_M), evidence.of(image_M.roll(99), every_M), prior=TOPICS)
+
+
 def test_nearly_all_pairs_that_are_listed_by_comparing_every_pair_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     image_M, made = vectors()
-    evidence, every_M = SplitEvidence(KINDS, image_M, {}, made), torch.arange(len(image_M))
-    posterior = fit_posterior(evidence.of(image_M, every_M), evidence.of(image_M.roll(99), every_M), prior=TOPICS)
+    evidence = SplitEvidence(KINDS, image_M, {}, made)
+    posterior = fitted(evidence)
     every = listed_pairs(evidence, posterior)
     monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
     monkeypatch.setattr("pipeline.evidence.near.PROBED", 8)
@@ -52,15 +57,33 @@ def test_nearly_all_pairs_that_are_listed_by_comparing_every_pair_are_found(monk
     assert len(chance) > TOPICS * IMAGES * (IMAGES - 1) * CAPTIONS / 2
 
 
-def test_each_image_is_in_one_block_with_a_bounded_number_of_pairs() -> None:
+def test_each_image_meets_the_captions_of_its_nearest_clusters_once(monkeypatch: pytest.MonkeyPatch) -> None:
     image_M, made = vectors()
     evidence = SplitEvidence(KINDS, image_M, {}, made)
-    blocks = [(images, near()) for images, near in near_blocks(evidence, 1000)]
-    assert sorted(torch.cat([images for images, _ in blocks]).tolist()) == list(range(evidence.images))
-    for images, captions in blocks:
+    monkeypatch.setattr("pipeline.evidence.near.PROBED", 3)
+    met_NM = torch.zeros(evidence.images, len(image_M), dtype=torch.long)
+    for images, captions in near_blocks(evidence, 100):
         assert isinstance(captions, torch.Tensor)
-        assert len(captions.unique()) == len(captions) < len(image_M)
-        assert len(images) == 1 or len(images) * len(captions) <= 1000
+        assert len(images) == 1 or len(images) * len(captions) <= 100
+        met_NM[images[:, None], captions] += 1
+    assert met_NM.max() == 1
+    share_N = met_NM.double().mean(dim=1)
+    assert share_N.min() > 0 and share_N.mean() < 0.2, "three of 52 clusters"
+    own_M = met_NM[image_M, torch.arange(len(image_M))]
+    assert own_M.double().mean() > 0.7, "an image's captions are near their mean"
+
+
+def test_of_a_large_split_an_image_lists_no_more_than_its_best_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    image_M, made = vectors()
+    evidence = SplitEvidence(KINDS, image_M, {}, made)
+    posterior = fitted(evidence)
+    monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
+    every = listed_pairs(evidence, posterior)
+    monkeypatch.setattr("pipeline.evidence.listed.MOST_PER_IMAGE", 2)
+    best = listed_pairs(evidence, posterior)
+    for image in range(evidence.images):
+        ratio, highest = (pairs["log_ratio_P"][pairs["image_P"] == image].tolist() for pairs in (every, best))
+        assert sorted(highest) == sorted(ratio)[-2:]
 
 
 def test_vectors_of_many_pairs_stay_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
