@@ -23,7 +23,7 @@ CHUNK_ROWS = 1 << 14
 
 
 def near_blocks(evidence: SplitEvidence, pairs: int, seed: int = 1) -> list[Block]:
-    """Each image with the captions of the `PROBED` clusters nearest to its mean caption; one cluster's, `pairs` a block.
+    """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` pairs a block.
 
     No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: of those that match few
     are, see docs/scale.md.
