@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -144,12 +145,19 @@ def host_waits(function: Callable[[], object]) -> list[str]:
 
 
 def run_stage(stage: str, folder: Path) -> tuple[float, float, int]:
-    """Seconds, a processor's seconds, and the most bytes of memory, of a stage in a process of its own in `folder`."""
+    """Seconds, a processor's seconds, and the most bytes of memory, of a stage in a process of its own in `folder`.
+
+    Memory is what Linux counts since the process became the stage: `ru_maxrss` counts this process's, too.
+    """
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "DVC_ROOT": str(folder)}
-    begun = time.perf_counter()
+    begun, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        held = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        peak = peak if held is None else 1024 * int(held[1])
+        time.sleep(0.05)
+    _, status, usage = ended
     if status:
         raise RuntimeError(f"stage {stage} failed")
-    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, peak
