@@ -148,5 +148,5 @@ class _Rows:
         value_bC = self.value_P.new_zeros(len(row_b), count + 1)
         value_bC.scatter_(1, column_bR, self.value_P[place_bR])
         found_bC = value_bC.index_select(1, self.column_M1[other_C])  # nine times as fast as `[:, …]` on a CPU
-        self.column_M1[other_C] = 0
+        self.column_M1[other_C] = torch.zeros_like(other_C)
         return found_bC
