@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.report.curves import NARROW, Chart
 from pipeline.report.figures import LINE, NEGATIVE, POSITIVE, POSTERIOR, svg_uri
 from pipeline.report.gallery import Embedded
+from pipeline.retrieval.relevance import counts_by_threshold, ranking_quality
 
 MOST_POINTS = 600  # of each side
 MOST_STEPS = 300  # of a curve
@@ -54,7 +55,6 @@ def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart 
 def precision_recall(scores: Mapping[str, Tensor], true_P: Tensor) -> Chart | None:
     """Precision by recall of each score among labelled unpaired pairs; None if only one label occurs."""
     from matplotlib.figure import Figure
-    from sklearn.metrics import average_precision_score, precision_recall_curve
 
     if not 0 < int(true_P.sum()) < len(true_P):
         return None
@@ -62,11 +62,10 @@ def precision_recall(scores: Mapping[str, Tensor], true_P: Tensor) -> Chart | No
     axes = figure.add_subplot()
     said = []
     for colour, (name, score_P) in zip(COLOURS, scores.items(), strict=False):
-        precision, recall, _ = precision_recall_curve(true_P.numpy(), score_P.double().numpy(), drop_intermediate=True)
-        quality = average_precision_score(true_P.numpy(), score_P.double().numpy())
-        step = max(1, len(recall) // MOST_STEPS)
-        axes.plot(recall[::step], precision[::step], color=colour, label=name)
-        said.append(f"{name} {quality:.3f}")
+        found_T, taken_T = counts_by_threshold(score_P, true_P)
+        step = max(1, len(found_T) // MOST_STEPS)
+        axes.plot((found_T / found_T[-1])[::step], (found_T / taken_T)[::step], color=colour, label=name)
+        said.append(f"{name} {ranking_quality(score_P, true_P)['ap']:.3f}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize="small", frameon=False)
     known = f"{int(true_P.sum())} of {len(true_P)} labelled unpaired pairs match. Average precision: {', '.join(said)}."

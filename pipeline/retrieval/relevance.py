@@ -87,17 +87,22 @@ def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
     Raises:
         ValueError: when one class is missing.
     """
-    import numpy as np
-    from sklearn.metrics import auc, roc_curve
-
     positives = int(true_P.sum())
     if not 0 < positives < len(true_P):
         raise ValueError(f"{positives} of {len(true_P)} pairs are true: both classes are needed")
-    # keep every threshold, so that one sort of the pairs serves both metrics
-    false_share, true_share, _ = roc_curve(true_P.cpu().numpy(), score_P.cpu().numpy(), drop_intermediate=False)
-    found = true_share[1:] * positives
-    precision = found / (found + false_share[1:] * (len(true_P) - positives))
-    return {"auc": float(auc(false_share, true_share)), "ap": float((np.diff(true_share) * precision).sum())}
+    found_T, taken_T = counts_by_threshold(score_P, true_P)
+    right_T, new_T = (counted.diff(prepend=counted.new_zeros(1)) for counted in (found_T, taken_T))
+    area = ((new_T - right_T) * (found_T - right_T / 2)).sum()  # equal scores count half
+    average = (right_T * found_T / taken_T).sum()
+    return {"auc": float(area) / (positives * (len(true_P) - positives)), "ap": float(average) / positives}
+
+
+def counts_by_threshold(score_P: Tensor, true_P: Tensor) -> tuple[Tensor, Tensor]:
+    """The true pairs, and all pairs, with at least each of the T different scores, highest first; (T,), float64."""
+    score_P, order_P = score_P.cpu().sort(descending=True)
+    last_P = torch.cat([score_P.diff() != 0, torch.ones(1, dtype=torch.bool)])
+    found_P = true_P.cpu()[order_P].double().cumsum(0)
+    return found_P[last_P], torch.arange(1, len(score_P) + 1, dtype=torch.float64)[last_P]
 
 
 # Fixed, so that two runs' curves can be compared; finer near 0, where almost all pairs are.

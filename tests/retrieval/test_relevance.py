@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import normalize
 
 from pipeline.retrieval.relevance import (
@@ -85,6 +86,19 @@ def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
         for low in score_P[~true_P].tolist()
     ]
     assert ranking_quality(score_P, true_P)["auc"] == pytest.approx(sum(right) / len(right))
+
+
+@given(seed=st.integers(0, 1000), pairs=st.integers(2, 60), scores=st.integers(1, 80))
+def test_it_is_what_scikit_learn_computes(seed: int, pairs: int, scores: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    score_P = torch.randint(scores, (pairs,), generator=generator).double() / 7 - 1
+    true_P = torch.rand(pairs, generator=generator) < 0.4
+    true_P[:2] = torch.tensor([True, False])
+    expected = {
+        "auc": roc_auc_score(true_P.numpy(), score_P.numpy()),
+        "ap": average_precision_score(true_P.numpy(), score_P.numpy()),
+    }
+    assert ranking_quality(score_P, true_P) == pytest.approx(expected)
 
 
 def test_average_precision_is_the_mean_precision_at_each_true_one() -> None:
