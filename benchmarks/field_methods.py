@@ -49,6 +49,7 @@ METHODS: dict[str, Method] = {
     BASELINE: Method("baseline", {}),
     "InfoNCE, memory": Method("baseline", {"memory.size": 1024}),
     "InfoNCE over CCA": Method("baseline", {"model.anchor": "cca"}, ("model.anchor_weight", (0.1, 0.3, 0.6))),
+    "CCA, nothing trained": Method("baseline", {"model.anchor": "cca", "train.epochs": 0, "train.warmup_epochs": 0}),
     "triplet, hardest": Method("baseline", {"loss.name": "triplet", "sampler.strategy": "hardest"}, MARGIN),
     "FNE": _w("fne", "loss.margin", 0.1, 0.2, 0.4, loss__name="triplet", memory__size=1024),
     "FNE, InfoNCE": _w("fne", "sampler.cutdown", 0.1, 0.2, 0.4),

@@ -4,12 +4,18 @@
 
 Makes synthetic features in float16 (images of topics, five captions each), with the recipe flickr8k-fne for one epoch;
 validation and test have 1 000 and 5 000 images, as data sets of this field have. Prints rows of docs/scale.md.
+
+    python -m benchmarks.million --near WORKSPACE
+
+Compares the near clusters with all pairs, on the training split of a workspace in which stage evidence has run.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -19,10 +25,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.measuring import run_stage
-from pipeline.data.splits.format import Split, write_split
+from pipeline.data.splits.format import Split, read_split, write_split
+from pipeline.evidence import kinds, near
+from pipeline.evidence.listed import listed_pairs
+from pipeline.evidence.table import open_evidence, read_pairs, read_posterior
 from pipeline.features.shards import write_shards
 from pipeline.files import write_text
-from pipeline.paths import FEATURES, SPLIT
+from pipeline.paths import EVIDENCE, FEATURES, SPLIT
 from pipeline.recipes import Recipe, apply_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +59,15 @@ CHANGED = {
 
 @click.command()
 @click.option("--images", "sizes", multiple=True, default=(20_000,), type=click.IntRange(PER_TOPIC))
-def main(sizes: tuple[int, ...]) -> None:
+@click.option(
+    "--near", "workspace", type=click.Path(exists=True, file_okay=False, path_type=Path), help="a workspace, see above"
+)
+def main(sizes: tuple[int, ...], workspace: Path | None) -> None:
     """Print a row for each number of training images and each stage: seconds, a processor's, GiB at most."""
+    if workspace is not None:
+        for row in found_by_clusters(workspace):
+            click.echo(row)
+        return
     changes = dict(read_recipe("flickr8k-fne", ROOT / "recipes").values) | CHANGED
     text = apply_recipe(Recipe(ROOT, "Many pairs", changes), (ROOT / "params.yaml").read_text(encoding="utf-8"))
     for images in sizes:
@@ -64,6 +80,24 @@ def main(sizes: tuple[int, ...]) -> None:
             for stage in STAGES:
                 seconds, busy, peak = run_stage(stage, folder)
                 click.echo(f"| {stage} | {images} | {seconds:.0f} | {busy:.0f} | {peak / 2**30:.1f} |")
+
+
+def found_by_clusters(workspace: Path) -> Iterator[str]:
+    """By clusters that an image gets: the share of the listed pairs that are found, of all and of the probable ones."""
+    split = read_split(workspace / SPLIT / "train.json")
+    kinds_used, posterior = read_posterior(workspace / EVIDENCE)
+    evidence = open_evidence(workspace / EVIDENCE, {"train": split}, "train", kinds_used)
+    listed = read_pairs(workspace / EVIDENCE, "train", split)
+    chance_P = torch.sigmoid(listed["log_ratio_P"].double() - math.log(posterior.prior - 1))
+    kinds.LARGEST_TABLE = 0
+    for near.PROBED in (8, 16, 24, 48):
+        found = listed_pairs(evidence, posterior)
+        key_P, found_P = (
+            pairs["image_P"].long() * len(split.captions) + pairs["caption_P"] for pairs in (listed, found)
+        )
+        there_P = torch.isin(key_P, found_P).double()
+        shares = [f"{100 * there_P[chance_P > least].mean():.1f} %" for least in (0, 0.1, 0.5)]
+        yield f"| {near.PROBED} | {' | '.join(shares)} |"
 
 
 def write_synthetic(folder: Path, images: dict[str, int]) -> None:
