@@ -104,6 +104,8 @@ def _settings(row: Mapping[str, str], study: str, case: str) -> Iterator[str]:
         return
     fixed: dict[str, Any] = {name: value for name, value in STUDIES[study].settings.items() if _is_fixed(name)}
     fixed |= STUDIES[study].cases[case]
+    if row["method"] in METHODS:  # one of them trains nothing
+        fixed |= {name: value for name, value in METHODS[row["method"]].overrides.items() if name in fixed}
     for name, value in fixed.items():
         if overrides.get(name) != value:
             yield f"overrides: {name} = {overrides.get(name)!r}, the cell has {value!r}"
