@@ -42,7 +42,7 @@ class Vectors:
         """Of these captions (J, V), float32."""
         return self.caption_MV[caption_J].float()
 
-    def images(self, image_I: Tensor) -> Tensor:
+    def images(self, image_I: Rows) -> Tensor:
         """Of these images (I, V), float32."""
         assert self.image_NV is not None
         return self.image_NV[image_I].float()
@@ -116,6 +116,8 @@ class SplitEvidence:
             return self.vectors.images(image_I) @ self.vectors.captions(caption_J).T
         # the mean cosine of an image with the references is its product with their mean
         mean_IV = self.mean_captions(image_I)
+        if isinstance(caption_J, slice):
+            return (mean_IV @ self.vectors.images(caption_J).T)[:, self.caption_image_M]
         shown_J, place_J = self.caption_image_M[caption_J].unique(return_inverse=True)
         return (mean_IV @ self.vectors.images(shown_J).T)[:, place_J]
 

@@ -35,7 +35,7 @@ def listed_pairs(
     with the captions near its own (see `near_blocks`), where a kind of evidence has vectors. Several processes share
     the comparisons, and all return the same.
     """
-    found, least = [torch.empty(0, 2, dtype=torch.int32)], least_log_ratio(posterior)
+    found, ratio, least = [torch.empty(0, 2, dtype=torch.int32)], [torch.empty(0)], least_log_ratio(posterior)
     most = max(1, min(MOST_PER_IMAGE, MOST_PAIRS // evidence.images))
     for image_I, caption_J in track(blocks(evidence)[process_index() :: process_count()]):
         log_ratio_IJ = posterior.fast_log_ratio(evidence.block(image_I, caption_J))
@@ -48,16 +48,21 @@ def listed_pairs(
         row_P, column_P = listed_IJ.nonzero().unbind(1)
         caption_P = column_P if isinstance(caption_J, slice) else caption_J[column_P]
         found.append(torch.stack([image_I[row_P], caption_P], dim=1).int().cpu())
-    image_P, caption_P = gather_uneven(torch.cat(found)).long().unbind(1)
+        ratio.append(log_ratio_IJ[listed_IJ].cpu())
+        if evidence.large and sum(map(len, ratio)) > 2 * MOST_PAIRS:
+            found, ratio = ([part] for part in _highest(torch.cat(found), torch.cat(ratio), most))
+    pair_P2, ratio_P = torch.cat(found), torch.cat(ratio)
+    if evidence.large:  # an image was in several blocks, of several processes
+        pair_P2, ratio_P = _highest(pair_P2, ratio_P, most)
+        pair_P2, _ = _highest(gather_uneven(pair_P2), gather_uneven(ratio_P), most)
+    else:
+        pair_P2 = gather_uneven(pair_P2)
+    image_P, caption_P = pair_P2.long().unbind(1)
     order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
     image_P, caption_P = image_P[order_P], caption_P[order_P]
     parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)
     log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts]).cpu()
-    found_P = {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P}
-    if evidence.large:  # an image was in several blocks
-        best_P = _highest(image_P, log_ratio_P, most)
-        found_P = {name: part_P[best_P] for name, part_P in found_P.items()}
-    return found_P
+    return {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P}
 
 
 def blocks(evidence: SplitEvidence) -> list[Block]:
@@ -69,13 +74,14 @@ def blocks(evidence: SplitEvidence) -> list[Block]:
     return [(image_I, slice(None)) for image_I in every_N.split(step)]
 
 
-def _highest(image_P: Tensor, value_P: Tensor, most: int) -> Tensor:
-    """Whether each pair is among its image's `most` highest; `image_P` is sorted."""
+def _highest(pair_P2: Tensor, value_P: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The pairs with their values that are among the `most` highest of their image, the first column."""
     order_P = value_P.argsort(descending=True, stable=True)
-    order_P = order_P[image_P[order_P].argsort(stable=True)]
-    count_N = torch.bincount(image_P)
-    place_P = torch.arange(len(image_P)) - (count_N.cumsum(0) - count_N)[image_P]
-    return torch.zeros(len(image_P), dtype=torch.bool).index_put((order_P,), place_P < most)
+    order_P = order_P[pair_P2[order_P, 0].argsort(stable=True)]
+    count_N = torch.bincount(pair_P2[:, 0])
+    place_P = torch.arange(len(pair_P2)) - (count_N.cumsum(0) - count_N)[pair_P2[order_P, 0].long()]
+    kept_P = order_P[place_P < most]
+    return pair_P2[kept_P], value_P[kept_P]
 
 
 def least_log_ratio(posterior: Posterior) -> float:
@@ -123,7 +129,7 @@ class _Rows:
     def __init__(self, row_P: Tensor, other_P: Tensor, value_P: Tensor, rows: int, others: int) -> None:
         order_P = row_P.argsort(stable=True)
         count_N = torch.bincount(row_P, minlength=rows)
-        self.column_M1 = row_P.new_zeros(others + 1, dtype=torch.long)  # all 0 between two look-ups
+        self.column_M1 = row_P.new_zeros(others + 1, dtype=torch.long)  # all 0 between two look-ups, one at a time
         self.first_N1 = torch.cat([count_N.new_zeros(1), count_N.cumsum(0)])
         # one more at the end, so that there is always one to read
         self.other_P = torch.cat([other_P[order_P], other_P.new_zeros(1)])
@@ -148,5 +154,5 @@ class _Rows:
         value_bC = self.value_P.new_zeros(len(row_b), count + 1)
         value_bC.scatter_(1, column_bR, self.value_P[place_bR])
         found_bC = value_bC.index_select(1, self.column_M1[other_C])  # nine times as fast as `[:, …]` on a CPU
-        self.column_M1[other_C] = torch.zeros_like(other_C)
+        self.column_M1[other_C] = self.column_M1.new_zeros(count)
         return found_bC

@@ -138,7 +138,8 @@ def _fitted(evidence: SplitEvidence, seed: int) -> tuple[Posterior, float] | Non
     except InputError:
         return None
     ratios = posterior.log_ratio(positive_KF), posterior.log_ratio(negative_KF)
-    auc = separation(*ratios)
+    known = ((~part_KF.isnan()).any(1) for part_KF in (positive_KF, negative_KF))  # the others' ratio is 0
+    auc = separation(*(ratio_K[known_K] for ratio_K, known_K in zip(ratios, known, strict=True)))
     return replace(posterior, prior=PUBLISHED_PRIOR if auc < LEAST_AUC else estimated_prior(*ratios)), auc
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.evidence.kinds import Rows, SplitEvidence, Vectors
+from pipeline.runtime.processes import same_for_all
 
 Block = tuple[Tensor, Rows]
 """Numbers of images, and of the captions that they are compared with."""
@@ -51,7 +52,8 @@ def _clusters(vectors: Vectors, seed: int) -> Tensor:
 
     captions = len(vectors.caption_MV)
     count = max(1, math.isqrt(captions) * CLUSTERS_PER_ROOT)
-    sampled_S = torch.linspace(0, captions - 1, min(captions, count * FITTED_PER_CLUSTER)).long()
+    sampled = min(captions, count * FITTED_PER_CLUSTER)
+    sampled_S = torch.arange(sampled) * captions // sampled
     fitted = MiniBatchKMeans(
         min(count, len(sampled_S)), init="random", n_init=1, max_iter=10, batch_size=CHUNK_ROWS, random_state=seed
     ).fit(vectors.captions(sampled_S.to(vectors.caption_MV.device)).cpu().numpy())
@@ -61,7 +63,8 @@ def _clusters(vectors: Vectors, seed: int) -> Tensor:
 def _nearest(every_K: Tensor, read: Callable[[Tensor], Tensor], centre_LV: Tensor, count: int) -> Tensor:
     """The clusters (K · count,) nearest to each row, int32; `read` returns the vectors of some rows."""
     parts = every_K.split(CHUNK_ROWS)
-    return torch.cat([(read(rows) @ centre_LV.T).topk(count, dim=1).indices.int().flatten() for rows in parts])
+    found = torch.cat([(read(rows) @ centre_LV.T).topk(count, dim=1).indices.int().flatten() for rows in parts])
+    return same_for_all(found)  # processes that share the blocks must have the same ones
 
 
 def _by_cluster(row_P: Tensor, cluster_P: Tensor, clusters: int) -> list[Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.images import ImageArchive
+from pipeline.errors import InputError
 from pipeline.files import atomic_folder, write_json, write_table, write_text
 from pipeline.params import AuditParams
 from pipeline.report.evidence import ListedEvidence
@@ -176,8 +177,11 @@ def said(found: Findings) -> list[str]:
 
 def made_by(command: str, run: str, commit: str) -> list[tuple[str, str]]:
     """The page's footer; its date is now, or what SOURCE_DATE_EPOCH says (reproducible-builds.org)."""
-    seconds = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    when = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        when = datetime.fromtimestamp(float(given or time.time()), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError):
+        raise InputError(f"SOURCE_DATE_EPOCH={given!r}: expected the seconds since 1970") from None
     return [
         (name, text) for name, text in (("run", run), ("commit", commit), ("date", when), ("command", command)) if text
     ]

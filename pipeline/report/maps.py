@@ -63,8 +63,9 @@ def precision_recall(scores: Mapping[str, Tensor], true_P: Tensor) -> Chart | No
     said = []
     for colour, (name, score_P) in zip(COLOURS, scores.items(), strict=False):
         found_T, taken_T = counts_by_threshold(score_P, true_P)
-        step = max(1, len(found_T) // MOST_STEPS)
-        axes.plot((found_T / found_T[-1])[::step], (found_T / taken_T)[::step], color=colour, label=name)
+        shown = [*range(0, len(found_T), max(1, len(found_T) // MOST_STEPS)), -1]
+        recall, precision = (found_T / found_T[-1])[shown].tolist(), (found_T / taken_T)[shown].tolist()
+        axes.plot([0, *recall], [1, *precision], color=colour, label=name)
         said.append(f"{name} {ranking_quality(score_P, true_P)['ap']:.3f}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize="small", frameon=False)

@@ -100,7 +100,9 @@ def ranking_quality(score_P: Tensor, true_P: Tensor) -> dict[str, float]:
 def counts_by_threshold(score_P: Tensor, true_P: Tensor) -> tuple[Tensor, Tensor]:
     """The true pairs, and all pairs, with at least each of the T different scores, highest first; (T,), float64."""
     score_P, order_P = score_P.cpu().sort(descending=True)
-    last_P = torch.cat([score_P.diff() != 0, torch.ones(1, dtype=torch.bool)])
+    if score_P.isnan().any():
+        raise ValueError("a score is NaN")
+    last_P = torch.cat([score_P[1:] != score_P[:-1], torch.ones(1, dtype=torch.bool)])
     found_P = true_P.cpu()[order_P].double().cumsum(0)
     return found_P[last_P], torch.arange(1, len(score_P) + 1, dtype=torch.float64)[last_P]
 

@@ -110,6 +110,13 @@ def gather_uneven(rows: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+def same_for_all(tensor: Tensor) -> Tensor:
+    """The first process's tensor, in all processes; all give one of this shape."""
+    if process_count() > 1:
+        distributed.broadcast(tensor, 0)
+    return tensor
+
+
 def said_by_the_first(text: str) -> str:
     """The first process's text, in all processes."""
     if process_count() > 1:

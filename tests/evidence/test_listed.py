@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.evidence import listed
+from pipeline.evidence import kinds, listed
 from pipeline.evidence.kinds import SplitEvidence, Vectors
 from pipeline.evidence.listed import ListedPosterior, listed_pairs
 from pipeline.evidence.posterior import Posterior, fit_posterior
@@ -47,6 +47,24 @@ def test_a_block_holds_what_each_pair_alone_has() -> None:
     for kind, block_NM in enumerate(evidence.block(torch.arange(5), slice(None))):
         alone_K = evidence.of(image_K, caption_K)[:, kind].float()
         torch.testing.assert_close(block_NM[image_K, caption_K], alone_K, equal_nan=True)
+
+
+def test_a_block_of_some_captions_is_a_part_of_the_whole_block() -> None:
+    evidence, image_I, caption_J = split_evidence(), torch.tensor([3, 0]), torch.tensor([7, 2, 9])
+    whole = evidence.block(image_I, slice(None))
+    for part_IJ, whole_IM in zip(evidence.block(image_I, caption_J), whole, strict=True):
+        torch.testing.assert_close(part_IJ, whole_IM[:, caption_J], equal_nan=True)
+
+
+def test_words_alone_are_compared_with_all_however_large_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = split_evidence(1)
+    evidence = SplitEvidence(["words"], IMAGE_OF_M, whole.worded)
+    posterior = fitted(evidence)
+    every = listed_pairs(evidence, posterior)
+    monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
+    assert len(every["image_P"]) > 0
+    for name, part_P in listed_pairs(evidence, posterior).items():
+        assert torch.equal(part_P, every[name])
 
 
 def test_listed_are_the_unpaired_pairs_with_enough_evidence_and_their_exact_log_ratios() -> None:

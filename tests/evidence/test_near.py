@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.data.splits.format import Split
 from pipeline.evidence import kinds
 from pipeline.evidence.kinds import SplitEvidence, Vectors
 from pipeline.evidence.listed import listed_pairs
-from pipeline.evidence.near import near_blocks
+from pipeline.evidence.near import _clusters, near_blocks
 from pipeline.evidence.posterior import Posterior, fit_posterior
 from pipeline.evidence.table import open_evidence
 from pipeline.evidence.vectors import write_rows
@@ -84,6 +85,35 @@ def test_of_a_large_split_an_image_lists_no_more_than_its_best_pairs(monkeypatch
     for image in range(evidence.images):
         ratio, highest = (pairs["log_ratio_P"][pairs["image_P"] == image].tolist() for pairs in (every, best))
         assert sorted(highest) == sorted(ratio)[-2:]
+
+
+def test_a_large_split_lists_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    image_M, made = vectors()
+    evidence = SplitEvidence(KINDS, image_M, {}, made)
+    posterior = fitted(evidence)
+    monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
+    whole = listed_pairs(evidence, posterior)
+    monkeypatch.setattr("pipeline.evidence.listed.MOST_PAIRS", 3 * evidence.images)  # and trimmed on the way
+    found = listed_pairs(evidence, posterior)
+    assert torch.bincount(found["image_P"]).max() == 3
+    assert torch.bincount(whole["image_P"]).max() > 3
+    best = [sorted(ratio for _, _, ratio in group)[-3:] for group in by_image(whole)]
+    assert [sorted(ratio for _, _, ratio in group) for group in by_image(found)] == best
+
+
+def by_image(pairs: dict[str, torch.Tensor]) -> list[list[tuple[int, int, float]]]:
+    rows = list(zip(*(part.tolist() for part in pairs.values()), strict=True))
+    return [list(group) for _, group in itertools.groupby(rows, key=lambda row: row[0])]
+
+
+def test_captions_in_the_order_of_their_topics_are_found_as_well() -> None:
+    """The clusters are fitted to captions of all parts of the split, and their centres are directions."""
+    image_M, made = vectors()
+    order_M = image_M.argsort()
+    sorted_vectors = Vectors(made.caption_MV[order_M], made.image_NV)
+    centre_LV = _clusters(sorted_vectors, 1)
+    torch.testing.assert_close(centre_LV.norm(dim=1), torch.ones(len(centre_LV)))
+    assert (sorted_vectors.caption_MV @ centre_LV.T).amax(dim=1).min() > 0.5
 
 
 def test_vectors_of_many_pairs_stay_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

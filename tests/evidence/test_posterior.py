@@ -9,10 +9,11 @@ import math
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior
+from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior, separation
 from pipeline.retrieval.relevance import calibration_error
 
 
@@ -127,6 +128,14 @@ def test_a_prior_that_is_none_is_refused(prior: float) -> None:
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(InputError, match="1 matching and 500 unpaired"):
         fit_posterior(POSITIVE[:1], NEGATIVE, prior=2)
+
+
+def test_separation_is_the_area_under_the_roc_curve_and_ties_count_half() -> None:
+    generator = torch.Generator().manual_seed(0)
+    positive_K, unpaired_K = (torch.randint(9, (size,), generator=generator).double() for size in (30, 50))
+    match_K = [True] * 30 + [False] * 50
+    expected = roc_auc_score(match_K, torch.cat([positive_K, unpaired_K]).numpy())
+    assert separation(positive_K, unpaired_K) == pytest.approx(expected)
 
 
 def test_the_estimated_prior_is_the_smallest_ratio_of_tails() -> None:

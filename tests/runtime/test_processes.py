@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, multiprocessing, nn
 
 from pipeline.bank.table import Bank
+from pipeline.evidence import listed
+from pipeline.evidence.listed import listed_pairs
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
@@ -24,6 +26,7 @@ from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.setup import learn_bias
 from pipeline.training.trust import LearnedTrust
+from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
 
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
@@ -110,6 +113,9 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     answers = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
+    listed.CHUNK_PAIRS = 10  # an image a block
+    evidence = split_evidence(1)
+    answers["listed"] = listed_pairs(evidence, fitted(evidence))
     if rank == 0:
         torch.save(answers, Path(folder) / "answers.pt")
     torch.distributed.destroy_process_group()
@@ -143,6 +149,13 @@ def test_two_processes_train_like_one(method: str, of_two: dict[str, dict[str, T
 def test_rows_of_any_number_are_gathered(of_two: dict[str, dict[str, Tensor]]) -> None:
     assert of_two["uneven"]["rows"].tolist() == [[0, 0]] * 3 + [[1, 1]]
     assert of_two["uneven"]["none"].tolist() == [[1, 1]]
+
+
+def test_two_processes_list_what_one_lists(of_two: dict[str, dict[str, Tensor]]) -> None:
+    evidence = split_evidence(1)
+    of_one = listed_pairs(evidence, fitted(evidence))
+    assert len(of_one["image_P"]) > 0
+    assert all(torch.equal(of_two["listed"][name], part_P) for name, part_P in of_one.items())
 
 
 def test_a_draw_depends_on_seed_and_step_alone() -> None:
