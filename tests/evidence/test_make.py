@@ -11,7 +11,10 @@ import torch
 from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
+from pipeline.evidence.kinds import SplitEvidence
+from pipeline.evidence.make import _fitted
 from pipeline.evidence.table import PUBLISHED_PRIOR, prior_of, read_listed, read_pairs, read_posterior, trust_quality
+from pipeline.evidence.words import WordCoverage
 from pipeline.retrieval.relevance import ranking_quality
 from tests.paper import PAPER
 from tests.stages.running import run, run_in, work_in, write_tiny_params
@@ -122,6 +125,18 @@ def test_evidence_that_tells_nothing_suspects_nobody_and_says_so(
     assert "warning: it hardly tells the pairs of val.json from random ones (AUC 0." in said
     assert read_posterior(EVIDENCE)[1].prior == PUBLISHED_PRIOR
     assert len(read_pairs(EVIDENCE, "train", read_split(Path("data/split/train.json")))["image_P"]) == 0
+
+
+def test_images_of_one_caption_do_not_make_good_evidence_bad() -> None:
+    """Their captions have no word evidence, so that nothing is known of them, for or against."""
+    image_M = torch.cat([torch.arange(300), torch.arange(20)])  # 280 of 300 images have one caption
+    captions = [f"own{image} other{image}" for image in image_M.tolist()]
+    idf = {word: 1.0 for caption in captions for word in caption.split()}
+    fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
+    assert fitted is not None
+    posterior, auc = fitted
+    assert auc > 0.99
+    assert posterior.prior != PUBLISHED_PRIOR
 
 
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

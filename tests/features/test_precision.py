@@ -67,7 +67,5 @@ def test_a_text_tower_in_bf16_is_a_copy_that_computes_in_it_as_a_whole() -> None
 
 
 def test_a_text_tower_that_cannot_compute_in_bf16_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"features_precision: the text tower does not compute in bf16 \(.*; take"
-    ):
+    with pytest.raises(InputError, match=r"features_precision: the text tower does not compute in bf16 \(.*; take"):
         in_precision(Text(transforms=True), "bf16")
