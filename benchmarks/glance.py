@@ -37,7 +37,8 @@ METHODS = {
     "scenes": {
         "triplet, hardest": "triplet, hardest negatives",
         "triplet, FNE": "triplet, FNE as published",
-        "triplet, FNE, drop above 0.1": "triplet, FNE with evidence (the default)",
+        "triplet, FNE, drop above 0.1": "triplet, FNE with evidence",
+        "InfoNCE, FNE, drop above 0.01": "InfoNCE, FNE with evidence (the default)",
         "InfoNCE, all": "InfoNCE",
         "InfoNCE, all, drop above 0.01": "InfoNCE with evidence",
     },

@@ -170,7 +170,7 @@ def test_a_run_in_mlflow_is_named_tagged_and_has_every_parameter(clone: Clone) -
     assert run.data.tags["data.name"] == "scenes"
     assert len(run.data.tags["data.digest"]) == len(run.data.tags["code.digest"]) == 64
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "seed 3407 · fne triplet"  # as committed: nothing varied
+    assert run.info.run_name == "seed 3407 · fne infonce"  # as committed: nothing varied
     expected = {"memory.size": "32", "sampler.cutdown": "0.2", "train.epochs": "2", "data.root": "null", "seed": "3407"}
     assert expected.items() <= run.data.params.items()
 
