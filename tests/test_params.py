@@ -156,7 +156,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"model__image": "google/vit", "model__text": None}, "model.text is null but the other tower is named"),
         ({"model__image": None, "model__text": "bert"}, "model.image is null but the other tower is named"),
         (
-            {"targets__name": "albef"},
+            {"targets__name": "albef", "loss__name": "triplet"},
             "targets.name albef: loss.name triplet compares with the own pair only; use infonce",
         ),
         (SOFT | {"sampler__known_positives": "diagonal"}, "targets.name albef: sampler.known_positives diagonal makes"),
@@ -177,7 +177,10 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
             ENCODED | SOFT | {"targets__name": "cusa"},
             "targets.name cusa: compares images by a frozen encoder; add regression to evidence.kinds",
         ),
-        ({"loss__debias": 0.1}, "loss.debias 0.1: corrects loss.name infonce; with triplet use null"),
+        (
+            {"loss__debias": 0.1, "loss__name": "triplet"},
+            "loss.debias 0.1: corrects loss.name infonce; with triplet use null",
+        ),
         ({"sampler__strategy": "lg"}, "sampler.strategy lg: compares captions by a frozen encoder; add captions to"),
         (
             {"sampler__strategy": "gist", "sampler__guide": "regression"},
