@@ -24,7 +24,7 @@ ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression", "similarity")
 
 
 LARGEST_TABLE = 1 << 33
-"""Pairs of an image and a caption that are all compared: an hour of a core or less."""
+"""Pairs of an image and a caption that are all compared, half an hour of a core; with words alone more are, too."""
 Rows = Tensor | slice
 """Some rows by number, or `slice(None)`: all, without a copy."""
 

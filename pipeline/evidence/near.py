@@ -19,12 +19,12 @@ Block = tuple[Tensor, Rows]
 """Numbers of images, and of the captions that they are compared with."""
 CLUSTERS_PER_ROOT = 2  # L is so many times the root of M
 FITTED_PER_CLUSTER = 64  # captions that the clusters are fitted to
-PROBED = 24  # clusters
+PROBED = 24  # clusters that an image is compared with
 CHUNK_ROWS = 1 << 14
 
 
 def near_blocks(evidence: SplitEvidence, pairs: int, seed: int = 1) -> list[Block]:
-    """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` pairs a block.
+    """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` a block at most.
 
     No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: of those that match few
     are, see docs/scale.md.

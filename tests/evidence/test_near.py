@@ -37,15 +37,14 @@ def vectors() -> tuple[torch.Tensor, Vectors]:
     return image_M, Vectors(caption_MV, normalize(topic_NV + 0.6 * noise(len(topic_NV)), dim=1))
 
 
-def fitted(evidence: SplitEvidence) -> Posterior:
-    image_M, every_M = evidence.caption_image_M, torch.arange(len(evidence.caption_image_M))
-    return fit_posterior(evidence.of(image_M, every_M), evidence.of(image_M.roll(99), every_M), prior=TOPICS)
+def compared() -> tuple[SplitEvidence, Posterior]:
+    image_M, made = vectors()
+    evidence, every_M = SplitEvidence(KINDS, image_M, {}, made), torch.arange(len(image_M))
+    return evidence, fit_posterior(evidence.of(image_M, every_M), evidence.of(image_M.roll(99), every_M), prior=TOPICS)
 
 
 def test_nearly_all_pairs_that_are_listed_by_comparing_every_pair_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    image_M, made = vectors()
-    evidence = SplitEvidence(KINDS, image_M, {}, made)
-    posterior = fitted(evidence)
+    evidence, posterior = compared()
     every = listed_pairs(evidence, posterior)
     monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
     monkeypatch.setattr("pipeline.evidence.near.PROBED", 8)
@@ -74,31 +73,19 @@ def test_each_image_meets_the_captions_of_its_nearest_clusters_once(monkeypatch:
     assert own_M.double().mean() > 0.7, "an image's captions are near their mean"
 
 
-def test_of_a_large_split_an_image_lists_no_more_than_its_best_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    image_M, made = vectors()
-    evidence = SplitEvidence(KINDS, image_M, {}, made)
-    posterior = fitted(evidence)
+@pytest.mark.parametrize(("bound", "value"), [("MOST_PER_IMAGE", 3), ("MOST_PAIRS", 3 * TOPICS * IMAGES)])
+def test_a_large_split_lists_the_best_pairs_of_an_image(
+    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the second bound they are trimmed on the way, too."""
+    evidence, posterior = compared()
     monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
-    every = listed_pairs(evidence, posterior)
-    monkeypatch.setattr("pipeline.evidence.listed.MOST_PER_IMAGE", 2)
-    best = listed_pairs(evidence, posterior)
-    for image in range(evidence.images):
-        ratio, highest = (pairs["log_ratio_P"][pairs["image_P"] == image].tolist() for pairs in (every, best))
-        assert sorted(highest) == sorted(ratio)[-2:]
-
-
-def test_a_large_split_lists_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    image_M, made = vectors()
-    evidence = SplitEvidence(KINDS, image_M, {}, made)
-    posterior = fitted(evidence)
-    monkeypatch.setattr(kinds, "LARGEST_TABLE", 0)
-    whole = listed_pairs(evidence, posterior)
-    monkeypatch.setattr("pipeline.evidence.listed.MOST_PAIRS", 3 * evidence.images)  # and trimmed on the way
-    found = listed_pairs(evidence, posterior)
-    assert torch.bincount(found["image_P"]).max() == 3
-    assert torch.bincount(whole["image_P"]).max() > 3
-    best = [sorted(ratio for _, _, ratio in group)[-3:] for group in by_image(whole)]
-    assert [sorted(ratio for _, _, ratio in group) for group in by_image(found)] == best
+    whole = by_image(listed_pairs(evidence, posterior))
+    monkeypatch.setattr(f"pipeline.evidence.listed.{bound}", value)
+    found = by_image(listed_pairs(evidence, posterior))
+    assert max(map(len, whole)) > max(map(len, found)) == 3
+    best = [sorted(ratio for _, _, ratio in group)[-3:] for group in whole]
+    assert [sorted(ratio for _, _, ratio in group) for group in found] == best
 
 
 def by_image(pairs: dict[str, torch.Tensor]) -> list[list[tuple[int, int, float]]]:
