@@ -20,7 +20,7 @@ import click
 
 from benchmarks import frozen, gpu_table, search
 
-GROUPS = ("losses", "ranking", "two_models", "towers", "commands", "tracking")
+GROUPS = ("losses", "heads", "ranking", "two_models", "towers", "commands", "tracking")
 FIGURES = Path("docs/results/performance.json")
 PAGE = Path("docs/performance.md")
 NOTES = Path("docs/results/notes/performance.md")
@@ -38,6 +38,9 @@ def main(groups: tuple[str, ...], write: bool, check: bool) -> None:
     if not (write or check):
         import torch
 
+        from stages.command import keep_memory
+
+        keep_memory()  # as every stage does
         torch.set_num_threads(1)  # threads that wait for each other measure what else the machine is doing
         for group in groups or GROUPS:
             click.echo(group, err=True)

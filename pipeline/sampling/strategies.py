@@ -242,7 +242,9 @@ def draw_negative(weights_BC: Tensor, uniform_B: Tensor) -> Tensor:
     target_B1 = uniform_B.to(cumulative_BC.dtype)[:, None] * cumulative_BC[:, -1:]
     drawn_B1 = torch.searchsorted(cumulative_BC, target_B1, right=True).clamp(max=weights_BC.shape[1] - 1)
     # a GPU's parallel scan may round so that a weight of 0 increases the sum
-    drawn_B1 = torch.where(weights_BC.gather(1, drawn_B1) > 0, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
+    some_B1 = weights_BC.gather(1, drawn_B1) > 0
+    if weights_BC.device.type != "cpu" or not some_B1.all():  # on a GPU, `all` would make the host wait
+        drawn_B1 = torch.where(some_B1, drawn_B1, weights_BC.argmax(dim=1, keepdim=True))
     return drawn_B1.squeeze(1)
 
 
