@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
+gc.set_threshold(20_000)  # as in a stage: libraries make a million objects that stay
 os.environ["SOURCE_DATE_EPOCH"] = "1800000000"  # a report that is made twice is one report, whatever the minute
 
 import pytest  # noqa: E402

@@ -151,6 +151,7 @@ class Training:
             },
             self.device,
         )
+        self._steps: list[dict[str, Tensor]] = []  # metrics since the last record
         self._warned = False
         self._ramp = 1.0  # how much of the first epoch after the warm-up is done
 
@@ -308,7 +309,7 @@ class Training:
             set_rate(self.optimiser, rate)
             self._ramp = min(1.0, max(0.0, at.epoch - settings.warmup_epochs + at.batch / len(plan)))
             window = window_of(at.batch, len(plan), settings.accumulate)
-            self.state.steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
+            self._steps.append(self.step(batch.to(self.device), warming_up=warming_up, window=window))
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
@@ -317,8 +318,8 @@ class Training:
 
     def _record(self, *, validate: bool) -> None:
         """Append the mean since the last record to the history; the only place where the host waits for the device."""
-        row = means_of(self.state.steps)
-        self.state.steps = []
+        row = means_of(self._steps)
+        self._steps = []
         check_finite(row["train/loss"], self.model, self.at.epoch, self.at.step)
         warning = collapse_warning(row.get("similarity/collapse", 0.0), self.at.epoch)
         if warning and not self._warned and self.accelerator.is_main_process:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Progress:
 
 
 class TrainingState:
-    """Position, metrics since the last record, random generators, and all objects with a state.
+    """Position, random generators, and all objects with a state. It is saved only when every step has been recorded.
 
     Args:
         parts: objects with a `state_dict`, by name; None for those that this training lacks.
@@ -34,17 +33,13 @@ class TrainingState:
     def __init__(self, parts: Mapping[str, Any], device: torch.device) -> None:
         """Begin at the first step."""
         self.at = Progress()
-        self.steps: list[dict[str, Tensor]] = []
-        """Each step's metrics since the last record."""
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._device = device
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, strings, and lists and dicts of these."""
-        names = self.steps[0] if self.steps else ()
         state = {name: part.state_dict() for name, part in self._parts.items()} | {
             "generator": torch.get_rng_state(),
-            "steps": {name: torch.stack([step[name] for step in self.steps]) for name in names},
             # one string keeps the checkpoint's pickle short
             "progress": json.dumps(vars(self.at)),
         }
@@ -57,8 +52,6 @@ class TrainingState:
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         torch.set_rng_state(state["generator"])
-        columns = [values_S.to(self._device) for values_S in state["steps"].values()]
-        self.steps = [dict(zip(state["steps"], step, strict=True)) for step in zip(*columns, strict=True)]
         self.at = Progress(**json.loads(state["progress"]))
         if "device_generator" in state:
             torch.cuda.set_rng_state(state["device_generator"], self._device)

@@ -139,6 +139,20 @@ def test_images_of_one_caption_do_not_make_good_evidence_bad() -> None:
     assert posterior.prior != PUBLISHED_PRIOR
 
 
+@pytest.mark.parametrize(("told", "estimated"), [(0.3, False), (0.5, True)])
+def test_the_prior_is_estimated_from_evidence_with_an_auc_of_0_7(told: float, estimated: bool) -> None:
+    """The captions of some images have a word of their own: the AUC is a half and half of their share."""
+    image_M = torch.arange(400).repeat_interleave(2)
+    words = [f"own{image}" if image < told * 400 else f"alone{row}" for row, image in enumerate(image_M.tolist())]
+    captions = [f"a {word}" for word in words]
+    idf = {word: 1.0 for caption in captions for word in caption.split()}
+    fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
+    assert fitted is not None
+    posterior, auc = fitted
+    assert auc == pytest.approx(0.5 + told / 2, abs=0.02)
+    assert (posterior.prior != PUBLISHED_PRIOR) == estimated
+
+
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(here, tmp_path / "clone")
     paper = {f"sampler__{name}": value for name, value in PAPER.items()}

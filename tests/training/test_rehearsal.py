@@ -207,10 +207,10 @@ def test_every_step_stays_on_the_gpu_and_waits_for_nothing(
     waits.watch(training)
     training.run()
     assert training.at.step == 6 and not waits.places
-    assert all(value.device == GPU for step in training.state.steps for value in step.values())
+    assert all(value.device == GPU for step in training._steps for value in step.values())
     assert all(parameter.device == GPU for parameter in training.model.parameters())
     with pytest.raises(DataDependentOutputException):
-        means_of(training.state.steps[3:])
+        means_of(training._steps[3:])
 
 
 @pytest.mark.parametrize("model", ["linear", "vit_bert", "clip"], indirect=True)
