@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.setup import learn_bias
 from pipeline.training.trust import LearnedTrust
+from stages.launch import atomic_folder_of_all
 from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
 
@@ -110,13 +112,17 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """What each of two gloo processes runs: every method, after one start."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    answers = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
+    answers: dict[str, dict[str, Any]] = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
     listed.CHUNK_PAIRS = 10  # an image a block
     evidence = split_evidence(1)
     answers["listed"] = listed_pairs(evidence, fitted(evidence))
+    with atomic_folder_of_all(Path(folder) / "together") as together:
+        time.sleep(rank)  # the second one is late
+        (together / str(rank)).write_text("")
     if rank == 0:
+        answers["together"] = {path.name: None for path in (Path(folder) / "together").iterdir()}
         torch.save(answers, Path(folder) / "answers.pt")
     torch.distributed.destroy_process_group()
 
@@ -129,11 +135,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Losses and weights of each method, trained by two processes."""
     folder = tmp_path_factory.mktemp("two")
     multiprocessing.spawn(one_of_two, (free_port(), str(folder)), nprocs=2)
-    answers: dict[str, dict[str, Tensor]] = torch.load(folder / "answers.pt", weights_only=True)
+    answers: dict[str, dict[str, Any]] = torch.load(folder / "answers.pt", weights_only=True)
     return answers
 
 
@@ -149,6 +155,10 @@ def test_two_processes_train_like_one(method: str, of_two: dict[str, dict[str, T
 def test_rows_of_any_number_are_gathered(of_two: dict[str, dict[str, Tensor]]) -> None:
     assert of_two["uneven"]["rows"].tolist() == [[0, 0]] * 3 + [[1, 1]]
     assert of_two["uneven"]["none"].tolist() == [[1, 1]]
+
+
+def test_a_folder_of_all_is_there_when_the_last_has_written(of_two: dict[str, Any]) -> None:
+    assert sorted(of_two["together"]) == ["0", "1"]
 
 
 def test_two_processes_list_what_one_lists(of_two: dict[str, dict[str, Tensor]]) -> None:
