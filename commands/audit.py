@@ -26,13 +26,25 @@ HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 SHARES = {"val": 0.2, "test": 0.05, "seed": 1}
 """Of images where the data names no split: the posterior is fitted on `val`, and the lists cover all of them."""
+OPTIONS = {
+    "-S evidence.text=": "--text-encoder ",
+    "-S evidence.image=": "--image-encoder ",
+    "evidence.text": "--text-encoder",
+    "evidence.image": "--image-encoder",
+    "data.root": "FOLDER",
+    "data.repository": "FOLDER",
+    "data.judgments": "--judgments",
+    "data.columns": "--columns",
+}
+"""What stages call parameters is an option here."""
 SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 100, "split": "all", "thumbnail": 256}
 
 
 @click.command(name="audit")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of pictures.")
-@click.option("--captions", type=FILE, help="Their captions: .csv or .tsv (image, caption), or Karpathy's .json.")
+@click.option("--captions", type=FILE, help="Their captions: a table (image, caption), or Karpathy's or COCO's .json.")
+@click.option("--columns", default="", metavar="image=NAME,caption=NAME", help="Columns of a table with other names.")
 @click.option("--embeddings", type=FILE, help="Vectors of both by a model with one space: .npz, see docs/audit.md.")
 @click.option("--model", help="A dual encoder (CLIP) for the evidence, hub name or folder.")
 @click.option("--image-encoder", default=IMAGE, show_default=True, help="Hub name or folder.")
@@ -45,9 +57,9 @@ SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 10
 def main(to: Path, against: str | None, **asked: Any) -> None:
     """Find which unpaired captions match a picture after all, and which pairs are wrong.
 
-    FOLDER holds images/ and one table with the columns image and caption, or is a data set's id on the hub. With
-    --against, the page is that of the last run here, and shows which queries it wins and loses against another run: its
-    name or id in MLflow.
+    FOLDER holds pictures with one table (columns image and caption) or a .txt beside each, or is a data set's id on the
+    hub. With --against, the page is that of the last run here, and shows which queries it wins and loses against
+    another run: its name or id in MLflow.
     """
     from pipeline.errors import InputError
     from pipeline.files import users_path
@@ -72,8 +84,11 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch, chdir(scratch):
             from pipeline.paths import IMAGES
 
-            contents, found = _audit(asked, command)
-            size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
+            try:
+                contents, found = _audit(asked, command)
+                size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
+            except (InputError, click.ClickException) as error:
+                raise InputError(_as_asked(str(error), asked)) from None
     click.echo(f"{to / 'index.html'}: {size / 1e6:.1f} MB")
     for line in said(found):
         click.echo(line)
@@ -101,6 +116,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     from pipeline.data.splits.judgment_file import read_judged
     from pipeline.data.splits.judgments import write_judgments
     from pipeline.data.splits.truth_file import read_truth
+    from pipeline.dependencies import code_of_metrics
     from pipeline.evidence.table import has_evidence
     from pipeline.evidence.whole import WHOLE, write_audited, write_whole
     from pipeline.files import read_record, write_json
@@ -129,7 +145,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
-    if "not split yet" in read_record(SOURCE)["counts"] and has_evidence(EVIDENCE):
+    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(EVIDENCE):  # the splits were drawn, of no meaning
         splits = {WHOLE: write_whole(EVIDENCE, splits)}
         if asked["judgments"] is not None:
             write_judgments(asked["judgments"], splits, SPLIT)
@@ -162,7 +178,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
         truth=next((truth.how for truth in truths.values() if truth is not None), ""),
         false_negatives=found.false_negatives,
         suspects=found.suspects,
-        footer=made_by(command, "none: nothing was trained", ""),
+        footer=made_by(command, "none: nothing was trained", f"code {code_of_metrics()[:12]}"),
         retrieval=retrieval,
     )
     return contents, found
@@ -187,6 +203,7 @@ def _params(asked: dict[str, Any]) -> dict[str, Any]:
     unset = {"root": None, "repository": None, "revision": None, "files": None, "annotations": "auto"}
     chosen = {"on_bad_image": "skip", "judgments": asked["judgments"], "split": SHARES}
     content["data"] |= unset | place | chosen
+    content["data"]["columns"] |= _columns(asked["columns"])
     content["data"]["noise"] |= {"ratio": 0.0, "file": None}
     content["sampler"] |= {"posterior": "evidence", "prior": "estimated"}
     content["audit"] |= SHOWN
@@ -213,8 +230,41 @@ def _root(asked: dict[str, Any]) -> str:
     folder.mkdir()
     (folder / "images").symlink_to(asked["images"] or Path(asked["folder"]) / "images")
     captions = Path(asked["captions"])
-    (folder / ("dataset.json" if captions.suffix == ".json" else f"captions{captions.suffix}")).symlink_to(captions)
+    (folder / _name_of(captions)).symlink_to(captions)
     return str(folder)
+
+
+def _name_of(captions: Path) -> str:
+    """The name by which stage `download` knows what a file of captions holds."""
+    from pipeline.data.text import read_json
+
+    if captions.suffix != ".json":
+        return captions.name
+    content = read_json(captions)
+    if not isinstance(content, dict) or "images" not in content:
+        return "captions.json"
+    return "captions_val.json" if "annotations" in content else "dataset.json"
+
+
+def _columns(text: str) -> dict[str, str]:
+    from pipeline.errors import InputError
+
+    parts = [part.partition("=") for part in text.split(",") if part]
+    if any(name not in ("image", "caption") or not value for name, _, value in parts):
+        raise InputError(f"--columns {text}: expected image=NAME,caption=NAME")
+    return {name: value for name, _, value in parts}
+
+
+def _as_asked(message: str, asked: dict[str, Any]) -> str:
+    """A stage's error by what this command was given: its options, not parameters, and no scratch folder."""
+    link = Path("source").absolute()
+    if link.is_dir():
+        for place in link.iterdir():
+            message = message.replace(str(place), str(place.readlink()))
+        message = message.replace(str(link), f"--images {asked['images'] or asked['folder']}")
+    for name, option in OPTIONS.items():
+        message = message.replace(name, option)
+    return message
 
 
 def _run_against(name: str, command: str) -> tuple[Contents, Findings]:

@@ -47,7 +47,10 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
         annotations = Scan({name: Path(str(file)) for name, file in files.items()}, params, images).annotations()
         files = {}  # not copied: they are read where they lie
     else:
-        annotations = read_annotations(layout, files, source, params.columns)
+        skip = params.on_bad_image == "skip"
+        annotations = read_annotations(layout, files, source, params.columns, skip_empty=skip)
+    if layout == "sidecar":
+        files = {}  # as many as images: pictures.parquet has their texts
     wanted = [picture for picture in annotations.pictures if picture.split or not annotations.has_splits]
     if layout != "shards":
         images, image_archives = find_images(params, [picture.image for picture in wanted], store)

@@ -57,10 +57,11 @@ class Annotations:
         return any(picture.split is not None for picture in self.pictures)
 
 
-def gather(rows: Iterable[Row], member: Callable[[str], str] = str) -> Annotations:
+def gather(rows: Iterable[Row], member: Callable[[str], str] = str, *, skip_empty: bool = False) -> Annotations:
     """Put the rows of each image together; `member` gives an image its name in data/raw.
 
     A row that repeats an earlier one of its image is left out and counted; captions inside one row stay as published.
+    With `skip_empty`, empty captions are left out and counted too.
 
     Raises:
         InputError: naming the row, for a name that leaves the folder, no caption or an empty one, a text that cannot be
@@ -68,10 +69,16 @@ def gather(rows: Iterable[Row], member: Callable[[str], str] = str) -> Annotatio
     """
     found: dict[str, tuple[str | None, dict[tuple[str, ...], None]]] = {}
     repeated, first, count = 0, "", 0
+    empty: list[str] = []
     for image, texts, split, place in rows:
         count += 1
         name = member(checked_name(image, place))
         captions = tuple(text.strip() for text in texts)
+        if skip_empty and not all(captions or [""]):
+            empty.append(place)
+            captions = tuple(filter(None, captions))
+            if not captions:
+                continue
         if not captions or not all(captions):
             raise InputError(f"{place}: image {image!r} has {'an empty' if captions else 'no'} caption")
         if not all(map(can_be_written, (image, *captions))):
@@ -86,6 +93,8 @@ def gather(rows: Iterable[Row], member: Callable[[str], str] = str) -> Annotatio
             repeated, first = repeated + 1, first or place
         groups[captions] = None
     notes = [f"left out: {repeated} rows that repeat an earlier one; the first is {first}"] if repeated else []
+    if empty:
+        notes.append(f"left out: empty captions of {len(empty)} rows; the first is {empty[0]}")
     pictures = (
         Picture(name, tuple(text for texts in groups for text in texts), split)
         for name, (split, groups) in found.items()

@@ -1,4 +1,4 @@
-"""Tables of captions: comma, semicolon, bar or tab between fields, JSON lines, or parquet without images."""
+"""Tables of captions: comma, semicolon, bar or tab between fields, JSON (lines), or parquet without images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.data.columns import ANY, Columns, choose_columns, refusal, texts
 from pipeline.data.images import is_image
 from pipeline.data.rows import Row, split_in_path, split_name
 from pipeline.data.shards import parquet_columns, parquet_records
-from pipeline.data.text import read_lines, read_text
+from pipeline.data.text import read_json, read_lines, read_text
 from pipeline.errors import InputError
 from pipeline.files import parse_json
 from pipeline.params import ColumnsParams
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
 QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption
 HEADER_BYTES = 1 << 16
 Records = Iterator[tuple[str, dict[str, Any]]]  # a row's place, and its cells by column
@@ -45,6 +45,11 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
         names, pixels = parquet_columns(file)
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete and not pixels else refusal(place, names, wanted)
+    if kind == "json":
+        rows = _json_rows(file)
+        names = [str(name) for name in rows[0]] if rows else []
+        columns = choose_columns(names, wanted)
+        return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
     with file.open("rb") as handle:
         line = handle.readline(HEADER_BYTES).decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if kind == "jsonl":
@@ -98,6 +103,9 @@ def _records(table: Table) -> Records:
         needed = [table.columns.image, *table.columns.captions, table.columns.split]
         for number, cells in enumerate(parquet_records(table.file, [name for name in needed if name])):
             yield f"{table.file}: row {number}", cells
+    elif table.file.name.lower().endswith(".json"):
+        for number, row in enumerate(_json_rows(table.file)):
+            yield f"{table.file}: row {number}", row
     else:
         for number, line in enumerate(read_lines(table.file), 1):
             place = f"{table.file}: line {number}"
@@ -105,6 +113,15 @@ def _records(table: Table) -> Records:
             if not isinstance(row, dict):
                 raise InputError(f"{place}: expected an object, found {type(row).__name__}")
             yield place, row
+
+
+def _json_rows(file: Traversable) -> list[dict[str, Any]]:
+    """A list of objects, or an object with the captions of each image; none for other JSON."""
+    content = read_json(file)
+    if isinstance(content, dict) and all(map(is_image, content)):
+        content = [{"image": name, "captions": value} for name, value in content.items()]
+    rows = content if isinstance(content, list) else []
+    return rows if all(isinstance(row, dict) for row in rows) else []
 
 
 def _header(line: str, delimiter: str) -> list[str]:

@@ -35,6 +35,7 @@ from pipeline.progress import progress
 from pipeline.runtime.processes import process_index, wait_for_all
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
+FEW_PAIRS = 1 << 16  # up to here all are taken: drawn again and again, they would look like more than they are
 LEAST_AUC = 0.7
 """Of the validation split's pairs against random ones: from evidence that tells them apart less well no K is estimated,
 for it would suspect all of them."""
@@ -124,13 +125,17 @@ def described(record: Mapping[str, Any]) -> list[str]:
 def _fitted(evidence: SplitEvidence, seed: int) -> tuple[Posterior, float] | None:
     """The posterior, and how well it tells positives from negatives (AUC); K is FNE's if that is below `LEAST_AUC`.
 
-    Positives: each caption against its own image's others; negatives: random unpaired pairs. None where there are not
-    two of both: no image has a second caption, or there is one image.
+    Positives: each caption against its own image's others; negatives: unpaired pairs, all or drawn. None where there
+    are not two of both: no image has a second caption, or there is one image.
     """
     positive_KF = evidence.of(evidence.caption_image_M, torch.arange(len(evidence.caption_image_M)))
-    generator = torch.Generator().manual_seed(seed)
-    image_K = torch.randint(evidence.images, (RANDOM_PAIRS,), generator=generator)
-    caption_K = torch.randint(len(evidence.caption_image_M), (RANDOM_PAIRS,), generator=generator)
+    images, captions = evidence.images, len(evidence.caption_image_M)
+    if images * captions <= FEW_PAIRS:
+        image_K, caption_K = torch.arange(images).repeat_interleave(captions), torch.arange(captions).repeat(images)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        image_K = torch.randint(images, (RANDOM_PAIRS,), generator=generator)
+        caption_K = torch.randint(captions, (RANDOM_PAIRS,), generator=generator)
     unpaired_K = evidence.caption_image_M.cpu()[caption_K] != image_K
     negative_KF = evidence.of(image_K[unpaired_K], caption_K[unpaired_K])
     try:

@@ -40,6 +40,7 @@ class Posterior:
     def fast_log_ratio(self, evidence: Sequence[Tensor]) -> Tensor:
         """As `log_ratio`, in float32, of one tensor for each kind of evidence, all of one shape, which is returned."""
         total = torch.zeros_like(evidence[0])
+        low_F, high_F = _rising(self.positive, self.negative)
         for kind, values in enumerate(evidence):
             square, linear, constant = 0.0, 0.0, 0.0
             for sign, side in ((1, self.positive), (-1, self.negative)):
@@ -47,7 +48,8 @@ class Posterior:
                 square -= sign / (2 * variance)
                 linear += sign * mean / variance
                 constant -= sign * (mean * mean / variance + math.log(variance)) / 2
-            total += ((values * square + linear) * values + constant).nan_to_num_(0) * self.temperature
+            bounded = values.clamp(low_F[kind].item(), high_F[kind].item())
+            total += ((bounded * square + linear) * bounded + constant).nan_to_num_(0) * self.temperature
         return total
 
     def probability(self, evidence_KF: Tensor) -> Tensor:
@@ -89,7 +91,8 @@ def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> 
 
     Kinds of evidence are correlated, and naive Bayes counts their common part several times. The temperature, between 0
     and 1, corrects that: it is the logistic regression of match on the log-ratio, on the same pairs, without an
-    intercept, with equal weight of both populations. A temperature above 1 would count evidence more than once.
+    intercept, with equal weight of both populations. A temperature above 1 would count evidence more than once. A kind
+    that is not higher where pairs match is left out, if there is another.
 
     Args:
         positive_KF: evidence of pairs that match: captions against their own image's other captions.
@@ -108,6 +111,9 @@ def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> 
             f"posterior: {len(positive_KF)} matching and {len(negative_KF)} unpaired pairs; no kind of evidence has "
             f"{FEWEST} values in both"
         )
+    lower_F = positive_KF.nanmean(0) <= negative_KF.nanmean(0)
+    if not (missing_F | lower_F).all():
+        missing_F |= lower_F  # agreement would count against a match
     positive, negative = (
         fit_normals(part.masked_fill(missing_F, torch.nan), part.new_ones(len(part)))
         for part in (positive_KF, negative_KF)
@@ -149,12 +155,23 @@ def separation(positive_K: Tensor, unpaired_K: Tensor) -> float:
 
 
 def _log_ratio(evidence_KF: Tensor, positive: Normals, negative: Normals) -> Tensor:
-    evidence_KF = evidence_KF.double()
+    evidence_KF = evidence_KF.double().clamp(*_rising(positive, negative))
+    return (positive.log_densities(evidence_KF) - negative.log_densities(evidence_KF)).nansum(1)
+
+
+def _rising(positive: Normals, negative: Normals) -> tuple[Tensor, Tensor]:
+    """The range of evidence (F,), (F,) in which more of it never lowers the log-ratio; beyond it, its bound counts.
+
+    The log-ratio is a parabola. Otherwise, captions that agree *more* than an image's own usually do would count
+    against a match: an identical caption, where an image's own captions have few words in common.
+    """
     reach_F = FARTHEST_STD * torch.maximum(positive.variance_F, negative.variance_F).sqrt()
     low_F = torch.minimum(positive.mean_F, negative.mean_F) - reach_F
     high_F = torch.maximum(positive.mean_F, negative.mean_F) + reach_F
-    evidence_KF = evidence_KF.clamp(low_F, high_F)
-    return (positive.log_densities(evidence_KF) - negative.log_densities(evidence_KF)).nansum(1)
+    precision_F, other_F = 1 / positive.variance_F, 1 / negative.variance_F
+    vertex_F = (positive.mean_F * precision_F - negative.mean_F * other_F) / (precision_F - other_F)
+    low_F = torch.where((precision_F < other_F) & (vertex_F > low_F), vertex_F, low_F)
+    return low_F, torch.where((precision_F > other_F) & (vertex_F < high_F), vertex_F, high_F)
 
 
 def _temperature(positive_K: Tensor, negative_K: Tensor) -> float:

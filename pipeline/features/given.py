@@ -45,6 +45,8 @@ def write_given(folder: Path, splits: Mapping[str, Split], file: Path) -> None:
 def _read(file: Path) -> dict[str, np.ndarray]:
     expected = ", ".join(f"{side} with {names}" for side, names in ARRAYS.items())
     try:
+        if file.suffix == ".npy":
+            raise ValueError("a .npy file holds one array")
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: opened[name] for pair in ARRAYS.items() for name in pair}
     except KeyError as error:

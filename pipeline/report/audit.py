@@ -78,10 +78,9 @@ def statements(found: Findings) -> list[Statement]:
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
     of_matches, of_wrong = f"{count(unpaired)} such pairs", f"{count(sum(len(s.captions) for s in splits))} pairs"
-    bound = "as right as these are; their prior is a lower bound"
-    for listing, what, verb, of, right in (
-        (matches, "images and captions that were not put together", "match", of_matches, bound),
-        (wrong, "pairs of the data set", "are wrong", of_wrong, "as right as these are"),
+    for listing, what, verb, of in (
+        (matches, "images and captions that were not put together", "match", of_matches),
+        (wrong, "pairs of the data set", "are wrong", of_wrong),
     ):
         assert listing.measured is not None
         expected, levels = listing.measured.expected, listing.measured.levels
@@ -95,8 +94,11 @@ def statements(found: Findings) -> list[Statement]:
                 f"{what} {verb}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
             )
             said.append(Statement(count(total.value), words))
+        elif listing is matches:
+            why = "a lower bound, because the share of matches that the evidence assumes is one"
+            said.append(Statement(f"≥ {count(expected.value)}", f"{what} probably {verb}, of {of}: {summed}; {why}"))
         else:
-            said.append(Statement(count(expected.value), f"{what} probably {verb}, of {of}: {summed}, {right}"))
+            said.append(Statement(count(expected.value), f"{what} probably {verb}, of {of}: {summed}"))
     for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
         if listing.pairs.precision:
             first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]
@@ -108,7 +110,8 @@ def statements(found: Findings) -> list[Statement]:
             said.append(Statement(f"{yes:.0f} of {asked:.0f}", f"judged {what}, by hand and at random"))
     said.append(
         Statement(
-            f"1 in {count(found.evidence.prior)}", f"unpaired pairs match beforehand; evidence: {found.evidence.kinds}"
+            f"1 in {count(found.evidence.prior)}",
+            f"unpaired pairs matches at least, as the evidence assumes; evidence: {found.evidence.kinds}",
         )
     )
     return said
@@ -164,13 +167,13 @@ def facts(contents: Contents, found: Findings) -> dict[str, Any]:
 def said(found: Findings) -> list[str]:
     """Two lines about the lists, for the terminal."""
     lines = []
-    for listing, what, right in (
-        (found.false_negatives, "likely false negatives", "match"),
-        (found.suspects, "suspects", "are wrong"),
+    for listing, what, right, about in (
+        (found.false_negatives, "likely false negatives", "match", "at least"),
+        (found.suspects, "suspects", "are wrong", "about"),
     ):
         pairs = listing.pairs
         precision = f"; {', '.join(map(str, pairs.precision))} {right} in truth" if pairs.precision else ""
-        expected = f"; about {count(listing.measured.expected.value)} expected in all" if listing.measured else ""
+        expected = f"; {about} {count(listing.measured.expected.value)} expected in all" if listing.measured else ""
         lines.append(f"{len(pairs.table)} {what}{precision}{expected}")
     return lines
 

@@ -190,5 +190,5 @@ def _figure(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """A whole number with thin spaces between thousands."""
-    return f"{round(value):,}".replace(",", " ")
+    """A whole number with narrow spaces between thousands, at which no line breaks."""
+    return f"{round(value):,}".replace(",", "\u202f")

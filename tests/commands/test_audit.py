@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,87 @@ def test_pictures_and_captions_may_be_in_two_places_and_splits_are_kept(folder: 
     said("--images", folder / "images", "--captions", captions, "--words", "--to", out)
     found = pandas.read_parquet(out / "pairs.parquet")
     assert found.groupby("split")["image"].nunique().to_dict() == {"train": 24, "val": 8, "test": 8}
+
+
+def in_coco(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    names = rows["image"].unique().tolist()
+    content = {
+        "images": [{"id": row, "file_name": name} for row, name in enumerate(names)],
+        "annotations": [
+            {"id": row, "image_id": names.index(image), "caption": text}
+            for row, (image, text) in enumerate(rows.itertuples(index=False))
+        ],
+    }
+    (folder / "any name.json").write_text(json.dumps(content))
+    return ["--images", folder / "images", "--captions", folder / "any name.json"]
+
+
+def of_each(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    (folder / "any name.json").write_text(json.dumps(rows.groupby("image")["caption"].agg(list).to_dict()))
+    return ["--images", folder / "images", "--captions", folder / "any name.json"]
+
+
+def as_objects(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    rows.to_json(folder / "captions.json", orient="records")
+    return [folder]
+
+
+def beside(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    for image, texts in rows.groupby("image")["caption"]:
+        (folder / "images" / image).with_suffix(".txt").write_text("\n".join(texts) + "\n")
+    return [folder / "images"]
+
+
+def in_german(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    """With two empty captions, which are left out."""
+    more = pandas.DataFrame({"image": ["3.png", "4.png"], "caption": ["", " "]})
+    renamed = pandas.concat([rows, more]).rename(columns={"image": "Datei", "caption": "Text"})
+    renamed.to_csv(folder / "german.csv", index=False)
+    return [folder, "--columns", "image=Datei,caption=Text"]
+
+
+@pytest.mark.parametrize("written", [in_coco, of_each, as_objects, beside, in_german])
+def test_captions_are_read_as_people_have_them(
+    written: Callable[[pandas.DataFrame, Path], list[object]], folder: Path, tmp_path: Path
+) -> None:
+    rows = pandas.read_csv(folder / "captions.csv").drop_duplicates()
+    (folder / "captions.csv").unlink()
+    out = tmp_path / "out"
+    text = said(*written(rows, folder), "--words", "--to", out)
+    found = pandas.read_parquet(out / "pairs.parquet")
+    assert set(found["split"]) == {"all"}, "splits that were drawn have no meaning"
+    found["image"] = found["image"].map(lambda name: Path(name).name)
+    assert sorted(found[["image", "caption"]].itertuples(index=False, name=None)) == sorted(
+        rows.itertuples(index=False, name=None)
+    )
+    assert ("left out: empty captions of 2 rows" in text) == (written is in_german)
+
+
+def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
+    """No parameter that this command lacks, and no folder of its own."""
+    out = tmp_path / "out"
+    broken = tmp_path / "texts.csv"
+    broken.write_text("image,caption\n0.png,a dog,too many\n")
+    result = audit("--images", folder / "images", "--captions", broken, "--words", "--to", out)
+    assert result.output.startswith(f"error: {broken}: line 2: expected 2 fields")
+    broken.write_text("Datei,Beschreibung\n0.png,ein Hund\n")
+    result = audit("--images", folder / "images", "--captions", broken, "--words", "--to", out)
+    assert f"{broken}: the columns are Datei, Beschreibung" in result.output
+    assert "--columns can name others" in result.output
+    assert "data." not in result.output.replace("metadata.", "")
+    result = audit(folder, "--columns", "picture=x", "--words", "--to", out)
+    assert result.output == "error: --columns picture=x: expected image=NAME,caption=NAME\n"
+    assert not out.exists()
+
+
+def test_clean_data_without_splits_is_read_again(folder: Path, tmp_path: Path) -> None:
+    out, clean = tmp_path / "out", tmp_path / "clean"
+    said(folder, "--words", "--to", out)
+    result = invoke_with("clean", str(out), "--format", "karpathy", "--to", str(clean))
+    assert result.exit_code == 0, result.output
+    (clean / "images").symlink_to(folder / "images")
+    said(clean, "--words", "--to", tmp_path / "again")
+    assert set(pandas.read_parquet(tmp_path / "again/pairs.parquet")["split"]) == {"all"}
 
 
 def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path: Path) -> None:

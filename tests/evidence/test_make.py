@@ -153,6 +153,16 @@ def test_the_prior_is_estimated_from_evidence_with_an_auc_of_0_7(told: float, es
     assert (posterior.prior != PUBLISHED_PRIOR) == estimated
 
 
+def test_a_few_pairs_are_not_counted_again_and_again() -> None:
+    """Of 12 images with 24 captions, 264 pairs are unpaired: nothing rarer than one of them can be told."""
+    image_M = torch.arange(12).repeat_interleave(2)
+    captions = [f"own{image}" for image in image_M.tolist()]
+    idf = dict.fromkeys(captions, 1.0)
+    fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
+    assert fitted is not None
+    assert fitted[0].prior == pytest.approx(265)
+
+
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(here, tmp_path / "clone")
     paper = {f"sampler__{name}": value for name, value in PAPER.items()}

@@ -153,3 +153,30 @@ def test_the_estimated_prior_finds_matches_among_unpaired_pairs() -> None:
     unpaired_K = torch.cat([torch.randn(198_000, generator=generator), matches_K])
     assert estimated_prior(positive_K, unpaired_K) == pytest.approx(100, rel=0.2)
     assert 1 < estimated_prior(positive_K, positive_K) < 1.1
+
+
+def test_more_agreement_never_counts_against_a_match() -> None:
+    """Where an image's own captions agree by about a half, an identical one is no worse than they are."""
+    draws = torch.Generator().manual_seed(1)
+    own_K1 = (0.5 + 0.02 * torch.randn(500, 1, generator=draws)).double()
+    unpaired_K1 = (0.1 + 0.2 * torch.randn(5000, 1, generator=draws)).double()
+    posterior = fit_posterior(own_K1, unpaired_K1, prior=100)
+    agreement_K1 = torch.linspace(-1, 1, 201, dtype=torch.float64)[:, None]
+    assert (posterior.probability(agreement_K1).diff() >= 0).all()
+    torch.testing.assert_close(
+        posterior.fast_log_ratio([agreement_K1[:, 0].float()]).double(),
+        posterior.log_ratio(agreement_K1),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_a_kind_that_is_lower_where_pairs_match_is_left_out_if_there_is_another() -> None:
+    draws = torch.Generator().manual_seed(1)
+    own_K2 = torch.randn(500, 2, generator=draws) + torch.tensor([2.0, -1.0])
+    unpaired_K2 = torch.randn(5000, 2, generator=draws)
+    posterior = fit_posterior(own_K2, unpaired_K2, prior=100)
+    assert posterior.as_numbers()["positive"]["mean"][1] is None
+    assert posterior.log_ratio(torch.tensor([[2.0, -9.0]])) > 0
+    alone = fit_posterior(own_K2[:, 1:], unpaired_K2[:, 1:], prior=100)
+    assert alone.as_numbers()["positive"]["mean"][0] == pytest.approx(-1, abs=0.2)

@@ -26,6 +26,7 @@ from pipeline.files import digest_of, read_record, sha256, write_json
 from pipeline.params import DataParams
 
 SHOWN = 3
+BY_CONTENT = ("table", "shards", "sidecar")  # not by their names
 
 
 def find_annotations(params: DataParams, store: Store) -> tuple[str, Files, list[Kept]]:
@@ -83,7 +84,7 @@ def _own_layouts(
     own: dict[str, Files | None] = {}
     partial = []
     for name, layout in layouts.items():
-        if name in ("table", "shards"):
+        if name in BY_CONTENT:
             continue
         files = match_layout(layout, loose)
         if not isinstance(files, str):
@@ -92,13 +93,19 @@ def _own_layouts(
             own[name] = None
         elif files:
             partial.append(f"{name}: {files}")
-    if {"table", "shards"} & layouts.keys():
+    if layouts.keys() & set(BY_CONTENT):
         places = files_named(store.root, params)
         shards = find_shards(places)
         if "shards" in layouts and shards:
             own["shards"] = shards
-        if "table" in layouts and (tables := _tables(places, source, params, bool(shards), refused)):
-            own["table"] = tables
+        beside = find_sidecars(store.root, places) if "sidecar" in layouts and not own else {}
+        if beside:
+            own["sidecar"] = beside
+            places = {name: path for name, path in places.items() if path not in set(beside.values())}
+        # a large JSON file of another layout need not be read as a table
+        kinds = tuple(kind for kind in SUFFIXES if kind != ".json" or not (own or partial))
+        if "table" in layouts and (tables := _tables(places, source, params, kinds, bool(shards), refused)):
+            own = {"table": tables} | {name: files for name, files in own.items() if name != "sidecar"}
     if partial and not own:
         raise InputError(f"data.root = {store.root}: incomplete annotations: {'; '.join(partial)}")
     return own
@@ -121,10 +128,25 @@ def find_shards(places: Mapping[str, Path]) -> dict[str, Path]:
     return found
 
 
+def find_sidecars(root: Path, places: Mapping[str, Path]) -> dict[str, Path]:
+    """The .txt files beside an image of the same name, by the image's path."""
+    stems = {path.with_suffix(""): path for path in files_below(root) if is_image(path.name)}
+    texts = [path for name, path in places.items() if name.lower().endswith(".txt")]
+    found = {stems[path.with_suffix("")]: path for path in texts if path.with_suffix("") in stems}
+    return {image.relative_to(root).as_posix(): path for image, path in found.items()}
+
+
 def _tables(
-    places: Mapping[str, Path], source: Source, params: DataParams, has_shards: bool, refused: list[str]
+    places: Mapping[str, Path],
+    source: Source,
+    params: DataParams,
+    kinds: tuple[str, ...],
+    has_shards: bool,
+    refused: list[str],
 ) -> dict[str, Path]:
     """The tables of captions, by path: directly in the annotation folders, else anywhere; `refused` gets the others.
+
+    `kinds`: their suffixes.
 
     Several are read together where each is named `metadata`, each is parquet, or each path states its split; of equal
     ones the first is read.
@@ -133,7 +155,7 @@ def _tables(
         InputError: naming two tables that do not belong together.
     """
     left_out = (".parquet", "_imgs.tsv", "_texts.jsonl") if has_shards else ()  # what lies beside shards describes them
-    candidates = [name for name in places if name.lower().endswith(SUFFIXES) and not name.lower().endswith(left_out)]
+    candidates = [name for name in places if name.lower().endswith(kinds) and not name.lower().endswith(left_out)]
     near = [name for name in candidates if (name.rpartition("/")[0] or ".") in source.annotation_folders]
     far = [name for name in candidates if name not in set(near) and not name.lower().endswith(".txt")]
     for names in (near, far):

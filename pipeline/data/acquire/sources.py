@@ -88,8 +88,9 @@ class Source:
 
 NAMES = "image_name.txt|id_mapping.json"
 # Found by their content, see pipeline.data.acquire.locate; the names are examples for messages.
-TABLE = Layout(files=("*.csv|*.tsv|*.txt|*.jsonl|*.parquet",))
+TABLE = Layout(files=("*.csv|*.tsv|*.txt|*.jsonl|*.json|*.parquet",))
 SHARDS = Layout(files=("*.parquet|*.tar|*_imgs.tsv",))
+SIDECAR = Layout(files=("<image>.txt",))
 COCO_JSON = Layout(files=("captions_val*.json",), optional=("captions_train*.json",))
 KARPATHY_ITEMS = (Item("caption_datasets.zip", KARPATHY, sha256=KARPATHY_SHA256),)
 SOURCES: dict[str, Source] = {
@@ -190,12 +191,14 @@ SOURCES: dict[str, Source] = {
             "table": TABLE,
             "coco": COCO_JSON,
             "shards": SHARDS,
+            "sidecar": SIDECAR,
         },
         annotation_folders=(*FOLDERS, "f30k", "coco"),
         by_hand="set data.root to a folder that holds images/ (or the images themselves) and one of: <any>_train.json, "
         "<any>_val.json and <any>_test.json (FNE), dataset<any>.json (Karpathy), {train,dev,test}_{ids,caps}.txt "
-        "(SCAN), captions_val<year>.json (COCO), a table (.csv, .tsv, .txt, .jsonl) with a column for the image, one "
-        "for the caption and optionally split, or *.parquet, *.tar or <split>_imgs.tsv with the images inside",
+        "(SCAN), captions_val<year>.json (COCO), a table (.csv, .tsv, .txt, .jsonl, .json) with a column for the "
+        "image, one for the caption and optionally split, a .txt beside each image, or *.parquet, *.tar or "
+        "<split>_imgs.tsv with the images inside",
     ),
 }
 SOURCES["hub"] = replace(

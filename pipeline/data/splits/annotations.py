@@ -19,26 +19,21 @@ from pipeline.data.text import read_json, read_lines
 from pipeline.errors import InputError
 from pipeline.params import ColumnsParams
 
-WHOLE = ("flickr8k", "karpathy", "fne", "scan", "scenes")
-"""Layouts that name all three splits; others may name some or none, and stage split draws what is missing."""
 
-
-def read_annotations(layout: str, files: Files, source: Source, columns: ColumnsParams = ANY) -> Annotations:
+def read_annotations(
+    layout: str, files: Files, source: Source, columns: ColumnsParams = ANY, *, skip_empty: bool = False
+) -> Annotations:
     """Read one published layout and give every image its name in data/raw; `columns` is `data.columns`, of tables.
+
+    With `skip_empty`, empty captions are left out.
 
     Raises:
         InputError: naming the file and the row or line, for content that is cut off, lacks a key, has an empty caption,
-            an image without captions or in two splits, a name that leaves the folder, or a split without images.
+            an image without captions or in two splits, or a name that leaves the folder.
     """
     if layout == "table":
-        return _read_tables(files, source, columns)
-    annotations = gather(_READERS[layout](files, source), source.member)
-    found = {picture.split for picture in annotations.pictures}
-    for split in SPLITS if layout in WHOLE else ():
-        if split not in found:
-            place = ", ".join(str(file) for file in files.values())
-            raise InputError(f"{place}: no image is in split {split!r}; train, val and test need at least one each")
-    return annotations
+        return _read_tables(files, source, columns, skip_empty)
+    return gather(_READERS[layout](files, source), source.member, skip_empty=skip_empty)
 
 
 def _read_flickr8k(files: Files, _: Source) -> Iterator[Row]:
@@ -158,7 +153,7 @@ def _scan_name(identity: str, names: dict[str, Any] | None, scan_image: Callable
     return name
 
 
-def _read_tables(files: Files, source: Source, columns: ColumnsParams) -> Annotations:
+def _read_tables(files: Files, source: Source, columns: ColumnsParams, skip_empty: bool) -> Annotations:
     tables = {name: open_table(file, columns) for name, file in files.items()}
     rows = []
     for name, table in tables.items():
@@ -167,7 +162,13 @@ def _read_tables(files: Files, source: Source, columns: ColumnsParams) -> Annota
         folder = name.rpartition("/")[0]
         rows.append(table_rows(table, "" if (folder or ".") in source.annotation_folders else f"{folder}/"))
     chosen = dict.fromkeys(str(table.columns) for table in tables.values() if not isinstance(table, str))
-    return replace(gather(chain(*rows), source.member), columns=tuple(chosen))
+    return replace(gather(chain(*rows), source.member, skip_empty=skip_empty), columns=tuple(chosen))
+
+
+def _read_sidecar(files: Files, _: Source) -> Iterator[Row]:
+    """A text file beside each image, a caption a line; the files are named as their images."""
+    for image, file in files.items():
+        yield Row(image, tuple(filter(None, read_lines(file))), split_in_path(image.rpartition("/")[0]), str(file))
 
 
 def _read_scenes(files: Files, _: Source) -> Iterator[Row]:
@@ -205,5 +206,6 @@ _READERS: dict[str, Callable[[Files, Source], Iterator[Row]]] = {
     "fne": _read_fne,
     "scan": _read_scan,
     "coco": _read_coco,
+    "sidecar": _read_sidecar,
     "scenes": _read_scenes,
 }

@@ -43,11 +43,12 @@ for (const form of all("[data-filters]")) {
     const place = Number(slider.value);
     const [pairs, expected, known, right, asked, yes] =
       ["pairs", "expected", "known", "right", "asked", "yes"].map((name) => levels[name][place]);
+    const count = (value) => String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f");
     const share = (part, whole) => `${Math.round((100 * part) / whole)} %`;
     form.querySelector(".at").textContent = at[place].toFixed(2);
-    let said = `${pairs} pairs; by their probabilities ${Math.round(expected)} of them ${slider.dataset.what}`;
+    let said = `${count(pairs)} pairs; by their probabilities ${count(expected)} of them ${slider.dataset.what}`;
     if (pairs) said += ` (${share(expected, pairs)})`;
-    if (known) said += `; in truth ${right} of ${known} known (${share(right, known)})`;
+    if (known) said += `; in truth ${count(right)} of ${count(known)} known (${share(right, known)})`;
     if (asked) said += `; ${yes} of ${asked} judged`;
     form.querySelector(".precise").value = said;
   }

@@ -65,11 +65,6 @@ def test_json_that_is_cut_off_or_something_else_is_refused(content: str, tmp_pat
         read(tmp_path, "karpathy", dataset__json=content)
 
 
-def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no image is in split 'test'"):
-        read(tmp_path, "karpathy", dataset__json=karpathy(*GOOD[:2]))
-
-
 SCAN = {"dev_ids__txt": "4\n", "dev_caps__txt": "d\ne\n", "test_ids__txt": "7\n7\n", "test_caps__txt": "f\ng\n"}
 
 
