@@ -25,7 +25,10 @@ SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "sentence-tra
 )
 @stage
 def main(folder: Path, kind: str) -> None:
-    """Write data/split as text, with its noise where there is some, or models/trained with a model card."""
+    """Write data/split as text, with its noise where there is some, or models/trained with a model card.
+
+    Audited data in the formats of other tools is written by `python -m commands.clean`.
+    """
     from pipeline.files import read_record
     from pipeline.paths import SOURCE, SPLIT
 

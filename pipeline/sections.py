@@ -101,7 +101,7 @@ class DataParams(Section):
     files: str | None
     columns: ColumnsParams
     mirror: str | None
-    annotations: Literal["auto", "karpathy", "fne", "scan", "table", "coco", "shards", "flickr8k"]
+    annotations: Literal["auto", "karpathy", "fne", "scan", "table", "coco", "shards", "sidecar", "flickr8k"]
     on_bad_image: Literal["fail", "skip"]
     limits: LimitsParams
     judgments: str | None

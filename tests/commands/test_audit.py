@@ -135,7 +135,7 @@ def as_objects(rows: pandas.DataFrame, folder: Path) -> list[object]:
 
 def beside(rows: pandas.DataFrame, folder: Path) -> list[object]:
     for image, texts in rows.groupby("image")["caption"]:
-        (folder / "images" / image).with_suffix(".txt").write_text("\n".join(texts) + "\n")
+        (folder / "images" / str(image)).with_suffix(".txt").write_text("\n".join(texts) + "\n")
     return [folder / "images"]
 
 
@@ -181,14 +181,19 @@ def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_clean_data_without_splits_is_read_again(folder: Path, tmp_path: Path) -> None:
-    out, clean = tmp_path / "out", tmp_path / "clean"
+@pytest.mark.parametrize("form", ["karpathy", "webdataset"])
+def test_clean_data_without_splits_is_read_again(form: str, folder: Path, tmp_path: Path) -> None:
+    out, clean, images = tmp_path / "out", tmp_path / "clean", folder / "images"
     said(folder, "--words", "--to", out)
-    result = invoke_with("clean", str(out), "--format", "karpathy", "--to", str(clean))
+    options = ["--format", form, "--to", str(clean), "--images", str(images), "--trust", "0"]
+    result = invoke_with("clean", str(out), *options)
     assert result.exit_code == 0, result.output
-    (clean / "images").symlink_to(folder / "images")
+    if form == "karpathy":
+        (clean / "images").symlink_to(images)
     said(clean, "--words", "--to", tmp_path / "again")
-    assert set(pandas.read_parquet(tmp_path / "again/pairs.parquet")["split"]) == {"all"}
+    found = pandas.read_parquet(tmp_path / "again/pairs.parquet")
+    assert set(found["split"]) == {"all"}
+    assert found["image"].nunique() == PICTURES
 
 
 def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path: Path) -> None:

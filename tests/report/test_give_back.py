@@ -115,7 +115,8 @@ def test_sentence_transformers_trains_on_triplets_without_false_negatives(report
     assert list(rows) == ["anchor", "positive", "negative"]
     assert set(rows["anchor"]) == {"a red square", "a warm square"}
     assert not rows["negative"].isin(["a green square", "a red square", "a warm square"]).any()
-    datasets = pytest.importorskip("datasets", reason="sentence-transformers reads JSON lines with it")
+    import datasets  # its first import takes seconds
+
     loaded = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(report.parent / "cache"))
     assert loaded.column_names == ["anchor", "positive", "negative"]
     assert len(loaded) == len(rows)
@@ -136,7 +137,8 @@ def test_open_clip_reads_paths_and_titles(report: Path, monkeypatch: pytest.Monk
     assert table["title"].tolist() == train
     assert all(Path(path).is_file() for path in table["filepath"])
     assert pandas.read_csv("val.csv", sep="\t")["title"].tolist() == ['a "blue", square']
-    loader = pytest.importorskip("open_clip_train.data", reason="open_clip's own reader")
+    from open_clip_train import data as loader
+
     images = loader.CsvDataset("train.csv", lambda image: image.convert("RGB").getpixel((5, 5)), "filepath", "title",
                                tokenizer=list)  # fmt: skip
     assert images[0] == ((255, 0, 0), train[0])
@@ -150,7 +152,8 @@ def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
     train = data.pairs[data.pairs["split"] == "train"]["caption"].tolist()
     assert texts == train
     assert names[:3] == ["000000000.png", "000000000.txt", "000000000.json"]
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
+
     shards = webdataset.WebDataset(str(folder / "train-00000.tar"), shardshuffle=False).decode("pil")
     read = list(shards.to_tuple("png", "txt", "json"))
     assert [text for _, text, _ in read] == train

@@ -163,7 +163,7 @@ class Scan:
                     self._check_size(members, path)
                     content = _content(archive, image)
                     captions = _tar_captions(archive, members, f"{path}: {key}")
-                    own = image.name if image else key
+                    own = _named(archive, members, f"{path}: {key}") or (image.name if image else key)
                     yield Sample(name, own, content, captions, split, location, f"{path}: {key}")
         except (tarfile.TarError, OSError, ValueError) as error:
             raise InputError(
@@ -241,10 +241,24 @@ def _tar_captions(archive: tarfile.TarFile, members: Iterable[tarfile.TarInfo], 
             raise InputError(f"{place}.{kind}: no UTF-8 text: {error}") from None
         if kind != "json":
             return [caption for line in text.splitlines() for caption in texts(line)]
-        row: Any = parse_json(text, f"{place}.json")
-        cells = row if isinstance(row, dict) else {}
+        cells = _cells(text, place)
         return next((texts(cells[name]) for name in ("captions", "caption", "text") if cells.get(name)), [])
     return []
+
+
+def _named(archive: tarfile.TarFile, members: Iterable[tarfile.TarInfo], place: str) -> str:
+    """The picture's name under `image` in `.json`, as `commands.clean` writes it: several samples may be of one."""
+    for member in members:
+        if member.name.lower().endswith(".json"):
+            text = _content(archive, member)[:TEXT_BYTES].decode(errors="replace")
+            name = _cells(text, place).get("image")
+            return name if isinstance(name, str) and is_image(name) else ""
+    return ""
+
+
+def _cells(text: str, place: str) -> dict[str, Any]:
+    row = parse_json(text, f"{place}.json")
+    return row if isinstance(row, dict) else {}
 
 
 def _broken(sample: Sample) -> str | None:
