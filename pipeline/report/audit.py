@@ -78,9 +78,9 @@ def statements(found: Findings) -> list[Statement]:
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
     of_matches, of_wrong = f"{count(unpaired)} such pairs", f"{count(sum(len(s.captions) for s in splits))} pairs"
-    for listing, what, verb, of in (
-        (matches, "images and captions that were not put together", "match", of_matches),
-        (wrong, "pairs of the data set", "are wrong", of_wrong),
+    for listing, what, verb, probably, of in (
+        (matches, "images and captions that were not put together", "match", "probably match", of_matches),
+        (wrong, "pairs of the data set", "are wrong", "are probably wrong", of_wrong),
     ):
         assert listing.measured is not None
         expected, levels = listing.measured.expected, listing.measured.levels
@@ -96,9 +96,9 @@ def statements(found: Findings) -> list[Statement]:
             said.append(Statement(count(total.value), words))
         elif listing is matches:
             why = "a lower bound, because the share of matches that the evidence assumes is one"
-            said.append(Statement(f"≥ {count(expected.value)}", f"{what} probably {verb}, of {of}: {summed}; {why}"))
+            said.append(Statement(f"≥ {count(expected.value)}", f"{what} {probably}, of {of}: {summed}; {why}"))
         else:
-            said.append(Statement(count(expected.value), f"{what} probably {verb}, of {of}: {summed}"))
+            said.append(Statement(count(expected.value), f"{what} {probably}, of {of}: {summed}"))
     for listing, what in ((matches, "likely matches do match"), (wrong, "suspected pairs are wrong")):
         if listing.pairs.precision:
             first = listing.pairs.precision[min(1, len(listing.pairs.precision) - 1)]
