@@ -22,7 +22,7 @@ VIEW = "FNE_PIPELINE_VIEW"
 
 SETTINGS = {
     "mlflow.workflowType_v1": "machine_learning",
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # else the assistant takes a third of the window
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # its panel; its button is hidden by the style below
     "mlflow.telemetry.info.alert.dismissed_v1": True,
 }
 """What a person would have clicked, in the browser's storage; a choice that is there is kept. Names of MLflow 3.17."""
@@ -47,7 +47,8 @@ RUN_CHARTS = {
 }
 """The tab "Model metrics" of a run: curves first, results of one value in closed sections; MLflow adds the charts."""
 
-SCRIPT = """<script>
+SCRIPT = """<style>[data-assistant-ui] { display: none !important }</style>
+<script>
 const keep = (key, value) => localStorage.getItem(key) === null && localStorage.setItem(key, JSON.stringify(value));
 Object.entries(%(settings)s).forEach(([key, value]) => keep(key, value));
 const prepareRun = hash => {

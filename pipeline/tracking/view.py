@@ -132,7 +132,7 @@ def _varies(name: str, params: Sequence[Mapping[str, str]]) -> bool:
 def _charts(varying: Sequence[str], metrics: set[str]) -> list[dict[str, Any]]:
     overview: dict[str, Any] = {
         "type": "PARALLEL",
-        "selectedParams": list(varying[:MOST_AXES]),
+        "selectedParams": list(dict.fromkeys(["memory.size", *varying]))[:MOST_AXES],
         "selectedMetrics": [*RECALLS, EVALUATED],
         "showAllRuns": True,
     }

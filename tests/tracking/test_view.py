@@ -50,7 +50,7 @@ def test_charts_lie_in_sections_that_exist_and_show_figures_that_do() -> None:
         "train/loss",
     }
     (parallel,) = (chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL")
-    assert parallel["selectedParams"] == ["sampler.cutdown", "train.lr", "seed"]
+    assert parallel["selectedParams"] == ["memory.size", "sampler.cutdown", "train.lr", "seed"]
 
 
 def test_hundreds_of_varying_parameters_still_fit_into_a_tag() -> None:
