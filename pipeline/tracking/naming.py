@@ -19,6 +19,7 @@ WRITTEN, WRITING = "pipeline.written", "no"  # `no` while a stage writes, and af
 COPIED = "pipeline.copied"  # the server that gets a copy; after a complete copy, also the value of WRITTEN at that time
 REPLACES = "pipeline.replaces"  # deleted runs that this one replaces
 TOKEN = "pipeline.token"  # noqa: S105  (of a copy: the run's id in the store)
+SEED_NAME = "seed name"  # a parameter: in MLflow's parallel coordinates a seed that is a number would be an amount
 FILES = "pipeline.files"  # of a copy: the digests of its artifacts by path
 
 IDENTITY = ("sampler.strategy", "loss.name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.tracking.naming import EVALUATED
+from pipeline.tracking.naming import EVALUATED, SEED_NAME
 from pipeline.tracking.runs import search
 
 MOST = 8  # parameters that one line names
@@ -23,7 +23,7 @@ def difference(run: Run, previous: Run) -> str:
     now, before = run.data.params, previous.data.params
     changed = [
         f"{name} {before.get(name, 'missing')} → {now.get(name, 'missing')}"
-        for name in sorted(now.keys() | before.keys())
+        for name in sorted((now.keys() | before.keys()) - {SEED_NAME})
         if now.get(name) != before.get(name)
     ]
     more = len(changed) - MOST

@@ -243,6 +243,8 @@ class Tracker:
         tags = {key: value for key, value in {**tags, **marks}.items() if value}
         run = run or self._client.create_run(self._experiment, run_name=name, tags=tags)
         self.run_id = run.info.run_id
+        if "seed" in params:
+            params = {**params, tag.SEED_NAME: f"seed {params['seed']}"}
         missing = {key: value for key, value in params.items() if key not in run.data.params}
         written = [Param(key, "null" if value is None else str(value)) for key, value in missing.items()]
         self._client.log_batch(self.run_id, params=written, tags=[RunTag(*own) for own in tags.items()])

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
-from pipeline.tracking.naming import EVALUATED, PARENT
+from pipeline.tracking.naming import EVALUATED, PARENT, SEED_NAME
 from pipeline.tracking.store import experiment_id, open_client, read_uri, reason, without_password
 
 
@@ -88,7 +88,7 @@ def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, A
                 "run_id": run.info.run_id,
                 "name": run.info.run_name,
                 "seconds": (run.info.end_time - run.info.start_time) / 1000,
-                "params": run.data.params,
+                "params": {name: value for name, value in run.data.params.items() if name != SEED_NAME},
                 "metrics": run.data.metrics,
                 "tags": run.data.tags,
             }

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pipeline.files import digest_of
-from pipeline.tracking.naming import EVALUATED
+from pipeline.tracking.naming import EVALUATED, SEED_NAME
 from pipeline.tracking.runs import explained, finished_runs
 from pipeline.tracking.store import experiment_id, open_client, read_uri, server_uri
 
@@ -130,9 +130,10 @@ def _varies(name: str, params: Sequence[Mapping[str, str]]) -> bool:
 
 
 def _charts(varying: Sequence[str], metrics: set[str]) -> list[dict[str, Any]]:
+    axes = [SEED_NAME if name == "seed" else name for name in dict.fromkeys(["memory.size", *varying])]
     overview: dict[str, Any] = {
         "type": "PARALLEL",
-        "selectedParams": list(dict.fromkeys(["memory.size", *varying]))[:MOST_AXES],
+        "selectedParams": axes[:MOST_AXES],
         "selectedMetrics": [*RECALLS, EVALUATED],
         "showAllRuns": True,
     }

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy.exc import DatabaseError
 
-from pipeline.tracking import Tracker, renew_view, set_up_view, store_uri
+from pipeline.tracking import Tracker, finished_runs, renew_view, set_up_view, store_uri
 from pipeline.tracking.view import TAG, shown_parameters, view_state
 from tests.stages.running import work_in
 
@@ -50,7 +50,7 @@ def test_charts_lie_in_sections_that_exist_and_show_figures_that_do() -> None:
         "train/loss",
     }
     (parallel,) = (chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL")
-    assert parallel["selectedParams"] == ["memory.size", "sampler.cutdown", "train.lr", "seed"]
+    assert parallel["selectedParams"] == ["memory.size", "sampler.cutdown", "train.lr", "seed name"]
 
 
 def test_hundreds_of_varying_parameters_still_fit_into_a_tag() -> None:
@@ -69,6 +69,9 @@ def test_the_view_is_kept_in_the_experiment(tmp_path: Path, monkeypatch: pytest.
     experiment = MlflowClient(tracking_uri=store_uri()).get_experiment_by_name("ours")
     assert experiment is not None
     assert json.loads(experiment.tags[TAG]) == view_state(RUNS, ["test/rsum"])
+    runs = MlflowClient(tracking_uri=store_uri()).search_runs([experiment.experiment_id])
+    assert {run.data.params["seed name"] for run in runs} == {f"seed {run['seed']}" for run in RUNS}
+    assert all("seed name" not in run["params"] for run in finished_runs("ours"))
     assert links["table"].startswith(f"/#/experiments/{experiment.experiment_id}/runs?")
     assert "viewStateShareKey=comparison" in links["charts"]
 
