@@ -34,7 +34,11 @@ OPTIONS = {
     "data.root": "FOLDER",
     "data.repository": "FOLDER",
     "data.judgments": "--judgments",
+    "data.columns.image": "--columns image",
+    "data.columns.caption": "--columns caption",
     "data.columns": "--columns",
+    "data.files": "--captions",
+    "data.annotations": "--captions",
 }
 """What stages call parameters is an option here."""
 SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 100, "split": "all", "thumbnail": 256}
@@ -102,9 +106,9 @@ def _check(asked: dict[str, Any], against: str | None) -> None:
     if len(given) > 1:
         raise InputError(f"--{given[0]} and --{given[1]}: the evidence comes from one of them")
     if against is not None:
-        if folder or images or captions or given or asked["judgments"]:
+        if folder or images or captions or given or asked["judgments"] or asked["columns"]:
             raise InputError("--against: compares runs of this repository; leave out the FOLDER and its options")
-    elif folder is None and (images is None or captions is None):
+    elif captions is None if images or folder is None else captions and not folder.is_dir():
         raise InputError("name a FOLDER, or both --images and --captions")
     elif folder is not None and not folder.is_dir() and not HUB.fullmatch(str(folder)):
         raise InputError(f"{folder}: there is no such folder, and it is no id of a data set on the hub (owner/name)")
@@ -145,7 +149,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
-    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(EVIDENCE):  # the splits were drawn, of no meaning
+    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(EVIDENCE):  # the splits were drawn here
         splits = {WHOLE: write_whole(EVIDENCE, splits)}
         if asked["judgments"] is not None:
             write_judgments(asked["judgments"], splits, SPLIT)
@@ -178,7 +182,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
         truth=next((truth.how for truth in truths.values() if truth is not None), ""),
         false_negatives=found.false_negatives,
         suspects=found.suspects,
-        footer=made_by(command, "none: nothing was trained", f"code {code_of_metrics()[:12]}"),
+        footer=made_by(command, f"none: nothing was trained (code {code_of_metrics()[:12]})", ""),
         retrieval=retrieval,
     )
     return contents, found
@@ -201,6 +205,8 @@ def _params(asked: dict[str, Any]) -> dict[str, Any]:
     hub = asked["folder"] is not None and not Path(asked["folder"]).is_dir()
     place = {"name": "hub", "repository": asked["folder"]} if hub else {"name": "folder", "root": _root(asked)}
     unset = {"root": None, "repository": None, "revision": None, "files": None, "annotations": "auto"}
+    if asked["captions"] is not None:
+        place["files"] = _name_of(Path(asked["captions"]))
     chosen = {"on_bad_image": "skip", "judgments": asked["judgments"], "split": SHARES}
     content["data"] |= unset | place | chosen
     content["data"]["columns"] |= _columns(asked["columns"])
@@ -228,7 +234,8 @@ def _root(asked: dict[str, Any]) -> str:
         return str(asked["folder"])
     folder = Path("source").absolute()
     folder.mkdir()
-    (folder / "images").symlink_to(asked["images"] or Path(asked["folder"]) / "images")
+    images = Path(asked["images"] or asked["folder"])
+    (folder / "images").symlink_to(images if asked["images"] or not (images / "images").is_dir() else images / "images")
     captions = Path(asked["captions"])
     (folder / _name_of(captions)).symlink_to(captions)
     return str(folder)
@@ -237,10 +244,14 @@ def _root(asked: dict[str, Any]) -> str:
 def _name_of(captions: Path) -> str:
     """The name by which stage `download` knows what a file of captions holds."""
     from pipeline.data.text import read_json
+    from pipeline.errors import InputError
 
-    if captions.suffix != ".json":
-        return captions.name
-    content = read_json(captions)
+    if captions.suffix.lower() != ".json":
+        return f"captions{captions.suffix}"
+    try:
+        content = read_json(captions)
+    except InputError:  # objects, one a line, or what stage download refuses
+        content = None
     if not isinstance(content, dict) or "images" not in content:
         return "captions.json"
     return "captions_val.json" if "annotations" in content else "dataset.json"
@@ -259,9 +270,10 @@ def _as_asked(message: str, asked: dict[str, Any]) -> str:
     """A stage's error by what this command was given: its options, not parameters, and no scratch folder."""
     link = Path("source").absolute()
     if link.is_dir():
-        for place in link.iterdir():
-            message = message.replace(str(place), str(place.readlink()))
-        message = message.replace(str(link), f"--images {asked['images'] or asked['folder']}")
+        places = {f"data.root = {link}": f"--captions {asked['captions']}"}
+        places |= {str(place): str(place.readlink()) for place in sorted(link.iterdir(), reverse=True)}
+        for place, given in (places | {str(link): str(asked["images"] or asked["folder"])}).items():
+            message = message.replace(place, given)
     for name, option in OPTIONS.items():
         message = message.replace(name, option)
     return message

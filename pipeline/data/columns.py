@@ -74,12 +74,18 @@ def listed(names: Sequence[str]) -> str:
 def texts(value: Any) -> list[str]:
     """The captions in a cell: a text, a list, or a text that is a list in JSON's or Python's notation.
 
-    Items may be objects with the key `raw`, as in Karpathy's file.
+    Items may be lists, or objects with the text under `raw`, as in Karpathy's file, `caption` or `text`.
     """
     if isinstance(value, str):
         value = _as_list(value.strip())
     items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    return [str(item.get("raw", "") if isinstance(item, dict) else "" if item is None else item) for item in items]
+    return [text for item in items for text in (texts(item) if isinstance(item, (list, tuple)) else [_text(item)])]
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, dict):
+        item = next((item[key] for key in ("raw", "caption", "text") if key in item), None)
+    return "" if item is None else str(item)
 
 
 def _as_list(text: str) -> Any:

@@ -19,7 +19,8 @@ from pipeline.errors import InputError
 from pipeline.files import parse_json
 from pipeline.params import ColumnsParams
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+JSON = ".json"
 QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption
 HEADER_BYTES = 1 << 16
 Records = Iterator[tuple[str, dict[str, Any]]]  # a row's place, and its cells by column
@@ -46,7 +47,10 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete and not pixels else refusal(place, names, wanted)
     if kind == "json":
-        rows = _json_rows(file)
+        try:
+            rows = _json_rows(file)
+        except InputError as error:
+            return str(error)
         names = [str(name) for name in rows[0]] if rows else []
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
@@ -78,7 +82,7 @@ def table_rows(table: Table, folder: str = "") -> Iterator[Row]:
     stated = split_in_path(f"{folder}{table.file.name}")
     for place, cells in _records(table):
         try:
-            image = str(cells[columns.image] or "").strip()
+            image = "" if cells[columns.image] is None else str(cells[columns.image]).strip()
             values = [cells[name] for name in columns.captions]
             split = stated if columns.split is None else split_name(str(cells[columns.split]).strip(), place)
         except KeyError as error:
@@ -116,8 +120,12 @@ def _records(table: Table) -> Records:
 
 
 def _json_rows(file: Traversable) -> list[dict[str, Any]]:
-    """A list of objects, or an object with the captions of each image; none for other JSON."""
-    content = read_json(file)
+    """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
+    lines = read_text(file).strip().split("\n")
+    if len(lines) > 1 and lines[0].rstrip().endswith("}"):
+        content = [parse_json(line, f"{file}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        content = read_json(file)
     if isinstance(content, dict) and all(map(is_image, content)):
         content = [{"image": name, "captions": value} for name, value in content.items()]
     rows = content if isinstance(content, list) else []

@@ -25,7 +25,7 @@ from pipeline.evidence.judged import judged_trust
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior, separation
-from pipeline.evidence.table import PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, quality_of
+from pipeline.evidence.table import LEAST_AUC, PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, quality_of
 from pipeline.evidence.trust import trust_by
 from pipeline.evidence.weightings import weighting_trust
 from pipeline.features.shards import all_features
@@ -35,10 +35,6 @@ from pipeline.progress import progress
 from pipeline.runtime.processes import process_index, wait_for_all
 
 RANDOM_PAIRS = 1 << 19  # of the validation split, as negatives and for the prior
-FEW_PAIRS = 1 << 16  # up to here all are taken: drawn again and again, they would look like more than they are
-LEAST_AUC = 0.7
-"""Of the validation split's pairs against random ones: from evidence that tells them apart less well no K is estimated,
-for it would suspect all of them."""
 
 
 def make_evidence(
@@ -125,17 +121,13 @@ def described(record: Mapping[str, Any]) -> list[str]:
 def _fitted(evidence: SplitEvidence, seed: int) -> tuple[Posterior, float] | None:
     """The posterior, and how well it tells positives from negatives (AUC); K is FNE's if that is below `LEAST_AUC`.
 
-    Positives: each caption against its own image's others; negatives: unpaired pairs, all or drawn. None where there
-    are not two of both: no image has a second caption, or there is one image.
+    Positives: each caption against its own image's others; negatives: random unpaired pairs. None where there are not
+    two of both: no image has a second caption, or there is one image.
     """
     positive_KF = evidence.of(evidence.caption_image_M, torch.arange(len(evidence.caption_image_M)))
-    images, captions = evidence.images, len(evidence.caption_image_M)
-    if images * captions <= FEW_PAIRS:
-        image_K, caption_K = torch.arange(images).repeat_interleave(captions), torch.arange(captions).repeat(images)
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        image_K = torch.randint(images, (RANDOM_PAIRS,), generator=generator)
-        caption_K = torch.randint(captions, (RANDOM_PAIRS,), generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    image_K = torch.randint(evidence.images, (RANDOM_PAIRS,), generator=generator)
+    caption_K = torch.randint(len(evidence.caption_image_M), (RANDOM_PAIRS,), generator=generator)
     unpaired_K = evidence.caption_image_M.cpu()[caption_K] != image_K
     negative_KF = evidence.of(image_K[unpaired_K], caption_K[unpaired_K])
     try:
@@ -145,7 +137,8 @@ def _fitted(evidence: SplitEvidence, seed: int) -> tuple[Posterior, float] | Non
     ratios = posterior.log_ratio(positive_KF), posterior.log_ratio(negative_KF)
     known = ((~part_KF.isnan()).any(1) for part_KF in (positive_KF, negative_KF))  # the others' ratio is 0
     auc = separation(*(ratio_K[known_K] for ratio_K, known_K in zip(ratios, known, strict=True)))
-    return replace(posterior, prior=PUBLISHED_PRIOR if auc < LEAST_AUC else estimated_prior(*ratios)), auc
+    unpaired = (evidence.images - 1) * len(evidence.caption_image_M)
+    return replace(posterior, prior=PUBLISHED_PRIOR if auc < LEAST_AUC else estimated_prior(*ratios, unpaired)), auc
 
 
 def _trust(evidence: SplitEvidence, seed: int) -> Tensor:

@@ -122,7 +122,7 @@ def fit_posterior(positive_KF: Tensor, negative_KF: Tensor, *, prior: float) -> 
     return Posterior(positive, negative, temperature, float(prior))
 
 
-def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) -> float:
+def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor, pairs: int | None = None) -> float:
     """Estimate K = 1/π, where π is the share of unpaired pairs that match: the smallest ratio of tails.
 
     If a share π of the unpaired pairs matches and is distributed as the positives, then at any threshold the share of
@@ -133,9 +133,11 @@ def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) 
     Args:
         positive_log_ratio_K: `Posterior.log_ratio` of pairs that match.
         unpaired_log_ratio_K: same, of uniformly drawn unpaired pairs.
+        pairs: how many unpaired pairs there are; None: more than were drawn.
 
     Returns:
-        1 / π, above 1. At each threshold, one is added to the number of unpaired pairs above it.
+        1 / π, above 1. At each threshold, one is added to the number of unpaired pairs above it; where fewer pairs than
+        draws exist, at least as much as one of them was drawn.
     """
     positive_K = positive_log_ratio_K.double()
     share_T = torch.linspace(FEWEST_ABOVE, 1, 100, dtype=torch.float64, device=positive_K.device)
@@ -143,7 +145,8 @@ def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor) 
     threshold_T = ordered_K[((share_T * len(positive_K)).ceil().long() - 1).clamp(min=0)]
     unpaired_K = unpaired_log_ratio_K.double().sort().values
     above_T = len(unpaired_K) - torch.searchsorted(unpaired_K, threshold_T)
-    tail_T = (above_T + 1) / (len(unpaired_K) + 1)
+    drawn = 0.0 if pairs is None else len(unpaired_K) / pairs  # times each
+    tail_T = (above_T + 1).clamp(min=drawn) / (len(unpaired_K) + 1)
     return max(float((share_T / tail_T).max()), math.nextafter(1, 2))
 
 

@@ -30,6 +30,9 @@ from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from pipeline.runtime.processes import own_device
 
 PUBLISHED_PRIOR = 10_000.0  # K of Li et al. 2023
+LEAST_AUC = 0.7
+"""Of the validation split's pairs against random ones: from evidence that tells them apart less well no K is estimated,
+for it would suspect all of them."""
 RECORD, PAIRS = "evidence.json", "pairs.safetensors"
 
 

@@ -94,8 +94,8 @@ def statements(found: Findings) -> list[Statement]:
                 f"{what} {verb}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
             )
             said.append(Statement(count(total.value), words))
-        elif listing is matches:
-            why = "a lower bound, because the share of matches that the evidence assumes is one"
+        elif listing is matches and found.evidence.is_bound:
+            why = "a lower bound, because the share of matches is estimated from below"
             said.append(Statement(f"≥ {count(expected.value)}", f"{what} {probably}, of {of}: {summed}; {why}"))
         else:
             said.append(Statement(count(expected.value), f"{what} {probably}, of {of}: {summed}"))
@@ -108,10 +108,11 @@ def statements(found: Findings) -> list[Statement]:
         asked, yes = listing.measured.levels["asked"][0], listing.measured.levels["yes"][0]
         if asked:
             said.append(Statement(f"{yes:.0f} of {asked:.0f}", f"judged {what}, by hand and at random"))
+    assumed = "at least, by the evidence" if found.evidence.is_bound else "as was set or published (sampler.prior)"
     said.append(
         Statement(
             f"1 in {count(found.evidence.prior)}",
-            f"unpaired pairs matches at least, as the evidence assumes; evidence: {found.evidence.kinds}",
+            f"unpaired pairs matches, {assumed}; evidence: {found.evidence.kinds}",
         )
     )
     return said
@@ -168,7 +169,7 @@ def said(found: Findings) -> list[str]:
     """Two lines about the lists, for the terminal."""
     lines = []
     for listing, what, right, about in (
-        (found.false_negatives, "likely false negatives", "match", "at least"),
+        (found.false_negatives, "likely false negatives", "match", "at least" if found.evidence.is_bound else "about"),
         (found.suspects, "suspects", "are wrong", "about"),
     ):
         pairs = listing.pairs

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.splits.format import Split
 from pipeline.evidence.kinds import SplitEvidence
-from pipeline.evidence.table import RECORD, has_evidence, open_evidence, prior_of, read_pairs
+from pipeline.evidence.table import LEAST_AUC, RECORD, has_evidence, open_evidence, prior_of, read_pairs
 from pipeline.files import read_record
 from pipeline.params import SamplerParams
 
@@ -27,6 +27,8 @@ class ListedEvidence:
     prior: float
     how: str
     kinds: str = ""
+    is_bound: bool = False
+    """Whether 1/K was estimated: then it is a lower bound of the share that matches."""
 
     @property
     def trust(self) -> dict[str, Tensor]:
@@ -60,4 +62,5 @@ def read_evidence(
     }
     encoders = ", ".join(dict.fromkeys(Path(encoder["name"]).name for encoder in record["encoders"].values()))
     kinds_said = ", ".join(record["kinds"]) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
-    return ListedEvidence(pairs, opened, prior, how, kinds_said)
+    is_bound = estimated and record["auc"] >= LEAST_AUC
+    return ListedEvidence(pairs, opened, prior, how, kinds_said, is_bound)

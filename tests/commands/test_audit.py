@@ -111,7 +111,9 @@ def test_pictures_and_captions_may_be_in_two_places_and_splits_are_kept(folder: 
 
 
 def in_coco(rows: pandas.DataFrame, folder: Path) -> list[object]:
+    """With an empty caption, which is left out."""
     names = rows["image"].unique().tolist()
+    rows = pandas.concat([rows, pandas.DataFrame({"image": ["3.png"], "caption": [""]})])
     content = {
         "images": [{"id": row, "file_name": name} for row, name in enumerate(names)],
         "annotations": [
@@ -161,7 +163,30 @@ def test_captions_are_read_as_people_have_them(
     assert sorted(found[["image", "caption"]].itertuples(index=False, name=None)) == sorted(
         rows.itertuples(index=False, name=None)
     )
-    assert ("left out: empty captions of 2 rows" in text) == (written is in_german)
+    assert ("left out: empty captions of" in text) == (written in (in_coco, in_german))
+
+
+def test_other_files_in_the_folder_are_no_captions(folder: Path, tmp_path: Path) -> None:
+    """A text beside one picture, JSON that is none, and a table named like a picture."""
+    rows = pandas.read_csv(folder / "captions.csv").drop_duplicates()
+    (folder / "images/0.txt").write_text("notes of mine\n")
+    (folder / "settings.json").write_text('{"size": 1}\n{not json')
+    (folder / "captions.png").write_bytes((folder / "images/0.png").read_bytes())
+    out = tmp_path / "out"
+    said(folder, "--words", "--to", out)
+    assert len(pandas.read_parquet(out / "pairs.parquet")) == len(rows)
+    (folder / "captions.csv").unlink()
+    lines = rows.assign(caption=[[["one", text]] for text in rows["caption"]])  # lists in lists, an object a line
+    lines.to_json(folder / "any.json", orient="records", lines=True)
+    said("--images", folder / "images", "--captions", folder / "any.json", "--words", "--to", out)
+    assert set(pandas.read_parquet(out / "pairs.parquet")["caption"]) == {"one", *rows["caption"]}
+
+
+@pytest.mark.parametrize("arguments", [["FOLDER", "--images", "FOLDER"], ["owner/name", "--captions", "TABLE"]])
+def test_half_of_a_question_is_refused(arguments: list[str], folder: Path, tmp_path: Path) -> None:
+    given = {"FOLDER": str(folder), "TABLE": str(folder / "captions.csv")}
+    result = audit(*(given.get(word, word) for word in arguments), "--words", "--to", tmp_path / "out")
+    assert result.output == "error: name a FOLDER, or both --images and --captions\n"
 
 
 def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:

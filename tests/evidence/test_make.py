@@ -160,7 +160,7 @@ def test_a_few_pairs_are_not_counted_again_and_again() -> None:
     idf = dict.fromkeys(captions, 1.0)
     fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
     assert fitted is not None
-    assert fitted[0].prior == pytest.approx(265)
+    assert fitted[0].prior == pytest.approx(264, rel=1e-3)
 
 
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pipeline.data.acquire.sources import SOURCES, Item, Layout, Source
 from pipeline.data.images import is_image
 from pipeline.data.rows import split_in_path
 from pipeline.data.shards import parquet_columns
-from pipeline.data.tables import SUFFIXES, open_table
+from pipeline.data.tables import JSON, SUFFIXES, open_table
 from pipeline.errors import InputError
 from pipeline.files import digest_of, read_record, sha256, write_json
 from pipeline.params import DataParams
@@ -98,14 +98,13 @@ def _own_layouts(
         shards = find_shards(places)
         if "shards" in layouts and shards:
             own["shards"] = shards
-        beside = find_sidecars(store.root, places) if "sidecar" in layouts and not own else {}
-        if beside:
+        if "table" in layouts and (tables := _tables(places, source, params, SUFFIXES, bool(shards), refused)):
+            own["table"] = tables
+        # any folder may hold other .txt and .json files: they count where there is nothing else
+        if "sidecar" in layouts and not own and (beside := find_sidecars(store.root, places)):
             own["sidecar"] = beside
-            places = {name: path for name, path in places.items() if path not in set(beside.values())}
-        # a large JSON file of another layout need not be read as a table
-        kinds = tuple(kind for kind in SUFFIXES if kind != ".json" or not (own or partial))
-        if "table" in layouts and (tables := _tables(places, source, params, kinds, bool(shards), refused)):
-            own = {"table": tables} | {name: files for name, files in own.items() if name != "sidecar"}
+        if "table" in layouts and not own and (tables := _tables(places, source, params, (JSON,), False, refused)):
+            own["table"] = tables
     if partial and not own:
         raise InputError(f"data.root = {store.root}: incomplete annotations: {'; '.join(partial)}")
     return own
@@ -129,11 +128,10 @@ def find_shards(places: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def find_sidecars(root: Path, places: Mapping[str, Path]) -> dict[str, Path]:
-    """The .txt files beside an image of the same name, by the image's path."""
-    stems = {path.with_suffix(""): path for path in files_below(root) if is_image(path.name)}
-    texts = [path for name, path in places.items() if name.lower().endswith(".txt")]
-    found = {stems[path.with_suffix("")]: path for path in texts if path.with_suffix("") in stems}
-    return {image.relative_to(root).as_posix(): path for image, path in found.items()}
+    """The .txt file beside each image of the same name, by the image's path."""
+    texts = {path.with_suffix(""): path for name, path in places.items() if name.lower().endswith(".txt")}
+    images = [path for path in files_below(root) if is_image(path.name) and path.with_suffix("") in texts]
+    return {path.relative_to(root).as_posix(): texts[path.with_suffix("")] for path in images}
 
 
 def _tables(

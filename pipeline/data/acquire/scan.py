@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from pipeline.data.acquire.layouts import ImageFile, ImageFiles
+from pipeline.data.archives import checked_name
 from pipeline.data.columns import choose_columns, refusal, texts
 from pipeline.data.images import check_image, is_image
 from pipeline.data.rows import Annotations, Row, gather, split_in_path, split_name
@@ -250,9 +252,10 @@ def _named(archive: tarfile.TarFile, members: Iterable[tarfile.TarInfo], place: 
     """The picture's name under `image` in `.json`, as `commands.clean` writes it: several samples may be of one."""
     for member in members:
         if member.name.lower().endswith(".json"):
-            text = _content(archive, member)[:TEXT_BYTES].decode(errors="replace")
-            name = _cells(text, place).get("image")
-            return name if isinstance(name, str) and is_image(name) else ""
+            with suppress(InputError):  # any JSON may be there, which nobody needs
+                text = _content(archive, member)[:TEXT_BYTES].decode(errors="replace")
+                name = _cells(text, place).get("image")
+                return checked_name(name, place) if isinstance(name, str) and is_image(name) else ""
     return ""
 
 

@@ -19,6 +19,8 @@ from pipeline.data.text import read_json, read_lines
 from pipeline.errors import InputError
 from pipeline.params import ColumnsParams
 
+TEXTS = ("raw", "caption")  # `gather` says what becomes of an empty one
+
 
 def read_annotations(
     layout: str, files: Files, source: Source, columns: ColumnsParams = ANY, *, skip_empty: bool = False
@@ -28,8 +30,8 @@ def read_annotations(
     With `skip_empty`, empty captions are left out.
 
     Raises:
-        InputError: naming the file and the row or line, for content that is cut off, lacks a key, has an empty caption,
-            an image without captions or in two splits, or a name that leaves the folder.
+        InputError: naming the file and the row or line, for content that is cut off, lacks a key, has an empty caption
+            (unless they are skipped), an image without captions or in two splits, or a name that leaves the folder.
     """
     if layout == "table":
         return _read_tables(files, source, columns, skip_empty)
@@ -195,7 +197,7 @@ def _key(row: Any, key: str, kind: type, place: str) -> Any:
         raise InputError(f"{place}: expected an object, found {type(row).__name__}")
     if key not in row:
         raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
-    if not isinstance(row[key], kind) or (not row[key] and kind is not int):
+    if not isinstance(row[key], kind) or (not row[key] and kind is not int and key not in TEXTS):
         raise InputError(f"{place}: {key} = {str(row[key])[:60]!r}, expected a {kind.__name__} that is not empty")
     return row[key]
 

@@ -43,7 +43,7 @@ def test_restval_belongs_to_train_and_folders_to_the_name(tmp_path: Path) -> Non
     [
         ({"split": "test"}, "row 3: no 'filename'; found the keys 'split'"),
         (row("d.jpg", "testing", "x"), "row 3: split = 'testing', expected one of train, val, test, restval"),
-        (row("d.jpg", "train", "x", ""), "row 3: sentence 1: raw = ''"),
+        (row("d.jpg", "train", "x", ""), "row 3: image 'd.jpg' has an empty caption"),
         (row("d.jpg", "train", " "), "row 3: image 'd.jpg' has an empty caption"),
         (row("d.jpg", "train"), "row 3: sentences = "),
         (row("../d.jpg", "train", "x"), "'../d.jpg' leaves its folder"),
