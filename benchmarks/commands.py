@@ -34,18 +34,18 @@ TINY = {
 def rows() -> Iterator[Row]:
     """In a clone of the last commit, with a few scenes: what is measured does not depend on how many."""
     slowest = {
-        name: statistics.median(_seconds(sys.executable, "-m", f"stages.{name}", "--help") for _ in range(5))
+        name: statistics.median(seconds(sys.executable, "-m", f"stages.{name}", "--help") for _ in range(5))
         for name in STAGES
     }
     name = max(slowest, key=slowest.__getitem__)
     yield at_most("a stage's --help", "seconds, the slowest stage's", slowest[name], 0.5, f"stage {name}")
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
-        _run("git", "clone", "--quiet", str(Path.cwd()), str(clone))
+        run("git", "clone", "--quiet", str(Path.cwd()), str(clone))
         _make_tiny(clone)
-        _run("dvc", "repro", "--quiet", at=clone)
+        run("dvc", "repro", "--quiet", at=clone)
         _commit(clone)
-        again = statistics.median(_seconds("dvc", "repro", at=clone) for _ in range(3))
+        again = statistics.median(seconds("dvc", "repro", at=clone) for _ in range(3))
         yield at_most("dvc repro, nothing to do", "seconds", again, 2)
         yield _queue(clone, again)
         yield _failing_server(clone)
@@ -56,24 +56,24 @@ def _queue(clone: Path, nothing: float) -> Row:
 
     What the queue adds is what they take longer than in the workspace, by `dvc exp run`.
     """
-    direct = [_seconds("dvc", "exp", "run", "-S", f"tracking.experiment=direct{i}", at=clone) for i in range(3)]
+    direct = [seconds("dvc", "exp", "run", "-S", f"tracking.experiment=direct{i}", at=clone) for i in range(3)]
     plain = statistics.median(direct)
-    _run("git", "checkout", "--quiet", "--force", "HEAD", at=clone)
+    run("git", "checkout", "--quiet", "--force", "HEAD", at=clone)
     begun = time.perf_counter()
     for number in range(EXPERIMENTS):
-        _run("dvc", "exp", "run", "--queue", "-S", f"tracking.experiment=queued{number}", at=clone)
+        run("dvc", "exp", "run", "--queue", "-S", f"tracking.experiment=queued{number}", at=clone)
     queued = (time.perf_counter() - begun) / EXPERIMENTS
     folder = clone / ".dvc/tmp/exps/run"
     seen = set(os.listdir(folder)) if folder.exists() else set()
     starts: list[float] = []
-    _run("dvc", "queue", "start", "--jobs", "1", at=clone, quiet=True)  # the worker keeps a pipe open while it lives
+    run("dvc", "queue", "start", "--jobs", "1", at=clone, quiet=True)  # the worker keeps a pipe open while it lives
     give_up = time.monotonic() + LONGEST
     while len(starts) < EXPERIMENTS and time.monotonic() < give_up:
         for name in set(os.listdir(folder)) - seen if folder.exists() else ():
             seen.add(name)
             starts.append(time.perf_counter())
         time.sleep(0.05)
-    while (status := _run("dvc", "queue", "status", at=clone)).count("Success") < EXPERIMENTS:
+    while (status := run("dvc", "queue", "status", at=clone)).count("Success") < EXPERIMENTS:
         if "Failed" in status or time.monotonic() > give_up:
             raise RuntimeError(f"queued experiments failed: {status}")
         time.sleep(1)
@@ -104,7 +104,7 @@ def _failing_server(clone: Path) -> Row:
 def _train(clone: Path, server: str | None = None) -> float:
     for left in (".checkpoints", ".tracking"):
         shutil.rmtree(clone / left, ignore_errors=True)
-    return _seconds(sys.executable, "-m", "stages.train", at=clone, server=server)
+    return seconds(sys.executable, "-m", "stages.train", at=clone, server=server)
 
 
 def _make_tiny(clone: Path) -> None:
@@ -114,18 +114,19 @@ def _make_tiny(clone: Path) -> None:
 
 
 def _commit(clone: Path) -> None:
-    _run("git", "add", "--all", at=clone)
+    run("git", "add", "--all", at=clone)
     name = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
-    _run("git", *name, "commit", "--quiet", "--no-verify", "--message", "A few scenes", at=clone)
+    run("git", *name, "commit", "--quiet", "--no-verify", "--message", "A few scenes", at=clone)
 
 
-def _seconds(*command: str, at: Path | None = None, server: str | None = None) -> float:
+def seconds(*command: str, at: Path | None = None, server: str | None = None) -> float:
+    """How long `run` takes."""
     begun = time.perf_counter()
-    _run(*command, at=at, server=server)
+    run(*command, at=at, server=server)
     return time.perf_counter() - begun
 
 
-def _run(*command: str, at: Path | None = None, server: str | None = None, quiet: bool = False) -> str:
+def run(*command: str, at: Path | None = None, server: str | None = None, quiet: bool = False) -> str:
     """A command's output; with the benchmark's own python first in the path, as `make` has it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}

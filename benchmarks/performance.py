@@ -20,7 +20,7 @@ import click
 
 from benchmarks import frozen, gpu_table, search
 
-GROUPS = ("losses", "heads", "ranking", "two_models", "towers", "commands", "tracking")
+GROUPS = ("losses", "heads", "ranking", "two_models", "towers", "commands", "laptop", "tracking")
 FIGURES = Path("docs/results/performance.json")
 PAGE = Path("docs/performance.md")
 NOTES = Path("docs/results/notes/performance.md")
