@@ -40,7 +40,7 @@ def _karpathy() -> Iterator[Row]:
             torch.mm(part_BD, text_MD.T, out=block[: len(part_BD)])
 
     value, remark = ratio(lambda: retrieval_ranks(*features), product, 5)
-    yield at_most(what, "over the matrix product alone", value, 1.5, f"{remark}; D {WIDTH}")
+    yield at_most(what, "over the matrix product alone", value, 1.15, f"{remark}; D {WIDTH}")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:  # this one keeps what it freed
         megabytes = fresh.submit(_peak_bytes).result() / 1e6
     yield at_most(what, "MB beyond the embeddings", megabytes, 400, "in a process of its own")
