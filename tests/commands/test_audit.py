@@ -176,7 +176,7 @@ def test_other_files_in_the_folder_are_no_captions(folder: Path, tmp_path: Path)
     said(folder, "--words", "--to", out)
     assert len(pandas.read_parquet(out / "pairs.parquet")) == len(rows)
     (folder / "captions.csv").unlink()
-    lines = rows.assign(caption=[[["one", text]] for text in rows["caption"]])  # lists in lists, an object a line
+    lines = rows.assign(caption=rows["caption"].map(lambda text: [["one", text]]))  # lists in lists, an object a line
     lines.to_json(folder / "any.json", orient="records", lines=True)
     said("--images", folder / "images", "--captions", folder / "any.json", "--words", "--to", out)
     assert set(pandas.read_parquet(out / "pairs.parquet")["caption"]) == {"one", *rows["caption"]}
