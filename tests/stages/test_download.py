@@ -390,7 +390,7 @@ def test_a_table_without_known_columns_is_named_with_those_that_it_has(tmp_path:
     write_files(tmp_path / "mine", {"images/0.jpg": jpeg(0), "labels.csv": "id,label\n0,a\n"})
     write_copy_params(Path(), Copy("folder", "auto", {}, {}, tmp_path / "mine"), None)
     said = refused("download")
-    assert "no annotations of karpathy, fne, scan, table, coco, shards there" in said
+    assert "no annotations of karpathy, fne, scan, table, coco, shards, sidecar there" in said
     assert f"{tmp_path}/mine/labels.csv: the columns are id, label; expected one for the image" in said
 
 

@@ -34,7 +34,7 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
 ) -> None:
     work_in(tmp_path, monkeypatch)
     vague = {"data__scenes__detail": 0.0, "data__scenes__test": 12}  # so that captions are true of other pictures too
-    write_tiny_params(tmp_path, **vague, model__train="heads", train__epochs=8, train__batch_size=30, train__lr=0.05)
+    write_tiny_params(tmp_path, **vague, model__train="heads", train__epochs=8, train__batch_size=30, train__lr=0.06)
     run("download", "split", "base", "features", "evidence", "bank", "train")
     kept = read_run(RUN)
     rows = pandas.read_csv(HISTORY).dropna(subset="val/rsum").set_index("step")

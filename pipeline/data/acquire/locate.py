@@ -103,7 +103,8 @@ def _own_layouts(
         # any folder may hold other .txt and .json files: they count where there is nothing else
         if "sidecar" in layouts and not own and (beside := find_sidecars(store.root, places)):
             own["sidecar"] = beside
-        if "table" in layouts and not own and (tables := _tables(places, source, params, (JSON,), False, refused)):
+        alone = "table" in layouts and not own and not partial
+        if alone and (tables := _tables(places, source, params, (JSON,), False, refused)):
             own["table"] = tables
     if partial and not own:
         raise InputError(f"data.root = {store.root}: incomplete annotations: {'; '.join(partial)}")
