@@ -96,7 +96,7 @@ def _failing_server(clone: Path) -> Row:
             usual = _train(clone)
             for kind, place in (("hangs", deaf), ("refuses", closed)):
                 slower[kind].append(_train(clone, f"http://127.0.0.1:{place.getsockname()[1]}") - usual)
-    hangs, refuses = (statistics.median(seconds) for seconds in slower.values())
+    hangs, refuses = (statistics.median(taken) for taken in slower.values())
     remark = f"one that refuses connections: {refuses:.1f} s; the whole stage train, medians of {ROUNDS}"
     return at_most("a tracking server that hangs", "seconds that stage train takes longer", hangs, 5, remark)
 

@@ -149,7 +149,9 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
-    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(EVIDENCE):  # the splits were drawn here
+    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(
+        EVIDENCE
+    ):  # the splits mean nothing: stage split drew them
         splits = {WHOLE: write_whole(EVIDENCE, splits)}
         if asked["judgments"] is not None:
             write_judgments(asked["judgments"], splits, SPLIT)

@@ -136,8 +136,8 @@ def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor, 
         pairs: how many unpaired pairs there are; None: more than were drawn.
 
     Returns:
-        1 / π, above 1. At each threshold, one is added to the number of unpaired pairs above it; where fewer pairs than
-        draws exist, at least as much as one of them was drawn.
+        1 / π, above 1. At each threshold, one is added to the number of draws above it. Where there are fewer pairs
+        than draws, at least one pair counts as above it, with all its draws.
     """
     positive_K = positive_log_ratio_K.double()
     share_T = torch.linspace(FEWEST_ABOVE, 1, 100, dtype=torch.float64, device=positive_K.device)
@@ -145,8 +145,8 @@ def estimated_prior(positive_log_ratio_K: Tensor, unpaired_log_ratio_K: Tensor, 
     threshold_T = ordered_K[((share_T * len(positive_K)).ceil().long() - 1).clamp(min=0)]
     unpaired_K = unpaired_log_ratio_K.double().sort().values
     above_T = len(unpaired_K) - torch.searchsorted(unpaired_K, threshold_T)
-    drawn = 0.0 if pairs is None else len(unpaired_K) / pairs  # times each
-    tail_T = (above_T + 1).clamp(min=drawn) / (len(unpaired_K) + 1)
+    draws_of_a_pair = 0.0 if pairs is None else len(unpaired_K) / pairs
+    tail_T = (above_T + 1).clamp(min=draws_of_a_pair) / (len(unpaired_K) + 1)
     return max(float((share_T / tail_T).max()), math.nextafter(1, 2))
 
 
@@ -163,10 +163,11 @@ def _log_ratio(evidence_KF: Tensor, positive: Normals, negative: Normals) -> Ten
 
 
 def _rising(positive: Normals, negative: Normals) -> tuple[Tensor, Tensor]:
-    """The range of evidence (F,), (F,) in which more of it never lowers the log-ratio; beyond it, its bound counts.
+    """The range, (F,) and (F,), in which more evidence never lowers the log-ratio; what lies beyond is set to its end.
 
-    The log-ratio is a parabola. Otherwise, captions that agree *more* than an image's own usually do would count
-    against a match: an identical caption, where an image's own captions have few words in common.
+    The log-ratio is a parabola, which falls again beyond its vertex. Without this, captions that agree *more* than an
+    image's own usually do would count against a match: an identical caption, where an image's own captions have few
+    words in common.
     """
     reach_F = FARTHEST_STD * torch.maximum(positive.variance_F, negative.variance_F).sqrt()
     low_F = torch.minimum(positive.mean_F, negative.mean_F) - reach_F

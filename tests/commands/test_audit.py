@@ -98,6 +98,21 @@ def test_vectors_of_another_model_are_evidence_and_exchanged_captions_come_first
     )
 
 
+def test_a_bound_is_said_only_where_the_share_of_matches_is_estimated(folder: Path, tmp_path: Path) -> None:
+    """Vectors drawn at random tell nothing: K is the published one then."""
+    said(folder, "--words", "--to", tmp_path / "words")
+    rows, draw, vectors = pandas.read_csv(folder / "captions.csv"), np.random.default_rng(0), tmp_path / "vectors.npz"
+    texts = rows["caption"].drop_duplicates().to_numpy(str)
+    names = np.array([f"{number}.png" for number in range(PICTURES)])
+    image, text = draw.normal(size=(PICTURES, 16)), draw.normal(size=(len(texts), 16))
+    np.savez(vectors, image=image, image_name=names, text=text, caption=texts)
+    said(folder, "--embeddings", vectors, "--to", tmp_path / "random")
+    for name, is_bound in (("words", True), ("random", False)):
+        first, *_, last = json.loads((tmp_path / name / "audit.json").read_text())["statements"]
+        assert first.startswith("≥") == ("a lower bound" in first) == is_bound
+        assert ("at least, by the evidence" in last) == is_bound
+
+
 def test_pictures_and_captions_may_be_in_two_places_and_splits_are_kept(folder: Path, tmp_path: Path) -> None:
     table = pandas.read_csv(folder / "captions.csv")
     number = table["image"].str.removesuffix(".png").astype(int)
