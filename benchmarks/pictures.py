@@ -1,7 +1,7 @@
-"""The pictures of README and docs/experiments.md, from this clone's report and, with `--ui`, from its runs in MLflow.
+"""The pictures of README, docs/audit.md and docs/experiments.md, from this clone's report and its runs in MLflow.
 
 After `make repro` and some experiments, with `make ui` in another terminal:
-`python -m benchmarks.pictures --ui http://127.0.0.1:5000`. Needs Chromium.
+`python -m benchmarks.pictures --ui http://127.0.0.1:5000`. Without `--ui`: those of the report alone. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 1440  # pixels of a laptop's window
 HEIGHTS = {"TABLE": 560, "CHART": 900}
 NAMES = {"TABLE": "mlflow-runs.png", "CHART": "mlflow-charts.png"}
+AUDIT = {"audit-wide.png": (1260, 1560), "audit-narrow.png": (390, 1900)}  # pixels of a window and of a phone's
 SHOWN = 4  # queries whose failures are right: two rows of cards
 EDGE = 12  # pixels around them
 MILLISECONDS = 60_000  # at most, until MLflow's page is there
@@ -27,7 +28,7 @@ TO_DRAW = 6_000  # MLflow's charts are moving before
 
 
 @click.command(name="pictures")
-@click.option("--ui", metavar="ADDRESS", help="Where `make ui` answers; without it only the report's picture is made.")
+@click.option("--ui", metavar="ADDRESS", help="Where `make ui` answers; without it only the report's pictures are made.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("docs/images"), show_default=True)
 def main(ui: str | None, folder: Path) -> None:
     """Take the pictures anew; look at them before you commit them."""
@@ -36,9 +37,18 @@ def main(ui: str | None, folder: Path) -> None:
     with sync_playwright() as driver:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        head_of_audit(browser, REPORT / "index.html", folder)
         failures_that_are_right(browser, REPORT / "index.html", folder / "right.png")
         if ui is not None:
             runs(browser, ui, folder)
+
+
+def head_of_audit(browser: Browser, report: Path, folder: Path) -> None:
+    """The report's beginning, on a wide screen and on a phone."""
+    for name, (width, height) in AUDIT.items():
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.goto(report.resolve().as_uri())
+        page.screenshot(path=folder / name)
 
 
 def failures_that_are_right(browser: Browser, report: Path, picture: Path) -> None:

@@ -108,7 +108,7 @@ def statements(found: Findings) -> list[Statement]:
         asked, yes = listing.measured.levels["asked"][0], listing.measured.levels["yes"][0]
         if asked:
             said.append(Statement(f"{yes:.0f} of {asked:.0f}", f"judged {what}, by hand and at random"))
-    assumed = "at least, by the evidence" if found.evidence.is_bound else "as was set or published (sampler.prior)"
+    assumed = "at least" if found.evidence.is_bound else "as was set or published (sampler.prior)"
     said.append(
         Statement(
             f"1 in {count(found.evidence.prior)}",
