@@ -28,7 +28,7 @@ TO_DRAW = 6_000  # MLflow's charts are moving before
 
 
 @click.command(name="pictures")
-@click.option("--ui", metavar="ADDRESS", help="Where `make ui` answers; without it only the report's pictures are made.")
+@click.option("--ui", metavar="ADDRESS", help="Where `make ui` answers; without it: the report's alone.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=Path("docs/images"), show_default=True)
 def main(ui: str | None, folder: Path) -> None:
     """Take the pictures anew; look at them before you commit them."""
