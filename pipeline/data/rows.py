@@ -108,20 +108,16 @@ def write_pictures(path: Path, pictures: Sequence[Picture]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([("image", pa.string()), ("captions", pa.list_(pa.string())), ("split", pa.string())])
-    columns = [[getattr(picture, name) for picture in pictures] for name in schema.names]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    columns = {name: [getattr(picture, name) for picture in pictures] for name in schema.names}
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def read_pictures(path: Path) -> list[Picture]:
     """What `write_pictures` wrote; raises `FileNotFoundError` where stage download has not run."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path).to_pydict()
-    return [
-        Picture(image, tuple(captions), split)
-        for image, captions, split in zip(rows["image"], rows["captions"], rows["split"], strict=True)
-    ]
+    rows = pq.read_table(path).to_pylist()
+    return [Picture(row["image"], tuple(row["captions"]), row["split"]) for row in rows]
 
 
 def count_captions(pictures: Iterable[Picture]) -> int:
