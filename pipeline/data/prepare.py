@@ -15,8 +15,8 @@ from pipeline.data.acquire.pack import pack_images
 from pipeline.data.acquire.scan import Scan
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.images import write_images
-from pipeline.data.record import about_file, describe, named
-from pipeline.data.rows import Annotations, Picture, count_captions
+from pipeline.data.record import about_file, describe
+from pipeline.data.rows import Annotations, Picture, count_captions, named
 from pipeline.data.splits.annotations import read_annotations, scene_name
 from pipeline.data.splits.format import SPLITS
 from pipeline.errors import InputError

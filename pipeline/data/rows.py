@@ -13,6 +13,7 @@ from pipeline.data.archives import checked_name
 from pipeline.data.captions import can_be_written
 from pipeline.errors import InputError
 
+NAMED = 5  # names in one line; source.json has all
 SPLIT_NAMES = {name: name for name in ("train", "val", "test")} | {
     "restval": "train",
     "dev": "val",
@@ -123,6 +124,11 @@ def read_pictures(path: Path) -> list[Picture]:
 def count_captions(pictures: Iterable[Picture]) -> int:
     """The number of captions of all these pictures."""
     return sum(len(picture.captions) for picture in pictures)
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def split_name(found: str, place: str) -> str:
