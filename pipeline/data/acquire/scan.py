@@ -116,8 +116,7 @@ class Scan:
             kind = name.lower()
             read = self._tar if kind.endswith(".tar") else self._parquet if kind.endswith(".parquet") else self._lines
             for sample in read(name, path):
-                if len(sample.content) > self.params.limits.member_mb << 20:
-                    raise InputError(_too_large(sample.place, len(sample.content), self.params))
+                self._check_size(sample.place, len(sample.content))
                 if sample.content:
                     yield sample
                 else:
@@ -162,7 +161,8 @@ class Scan:
                 for key, members in _samples_of(archive):
                     image = next((member for member in members if is_image(member.name)), None)
                     location = Location(str(path), image.offset_data if image else 0, image.size if image else 0)
-                    self._check_size(members, path)
+                    for member in members:
+                        self._check_size(f"{path}: member {member.name!r}", member.size)
                     content = _content(archive, image)
                     captions = _tar_captions(archive, members, f"{path}: {key}")
                     own = _named(archive, members, f"{path}: {key}") or (image.name if image else key)
@@ -173,10 +173,10 @@ class Scan:
                 "which are read where they lie"
             ) from None
 
-    def _check_size(self, members: Iterable[tarfile.TarInfo], path: Path) -> None:
-        for member in members:
-            if member.size > self.params.limits.member_mb << 20:
-                raise InputError(_too_large(f"{path}: member {member.name!r}", member.size, self.params))
+    def _check_size(self, place: str, size: int) -> None:
+        most = self.params.limits.member_mb
+        if size > most << 20:
+            raise InputError(f"{place}: {size >> 20} MiB, at most {most} are allowed; raise data.limits.member_mb")
 
     def _lines(self, name: str, path: Path) -> Iterator[Sample]:
         """Chinese-CLIP's `<split>_imgs.tsv`, an id and a base64 text a line, with `<split>_texts.jsonl` beside it."""
@@ -270,8 +270,3 @@ def _broken(sample: Sample) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def _too_large(place: str, size: int, params: DataParams) -> str:
-    most = params.limits.member_mb
-    return f"{place}: {size >> 20} MiB, at most {most} are allowed; raise data.limits.member_mb"
