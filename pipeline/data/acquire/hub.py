@@ -28,9 +28,6 @@ class Snapshot(NamedTuple):
     repository: str
     commit: str
 
-    def __str__(self) -> str:
-        return f"{self.repository} at {self.commit}"
-
 
 def fetch_repository(params: DataParams) -> Snapshot:
     """Fetch what `data.files` names of `data.repository`, or all of its data; without a network, what is in the cache.

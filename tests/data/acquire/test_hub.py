@@ -39,7 +39,7 @@ def test_data_and_card_are_fetched_and_code_is_not(tmp_path: Path) -> None:
     write_files(tmp_path / "hub/owner/set", FILES)
     found = fetch(tmp_path)
     assert names(found) == ["README.md", "data/test.csv", "data/train.csv"]
-    assert str(found) == f"owner/set at {COMMIT}"
+    assert (found.repository, found.commit) == ("owner/set", COMMIT)
 
 
 def test_data_files_chooses(tmp_path: Path) -> None:
