@@ -76,12 +76,12 @@ def fetch_item(item: Item, destination: Path, mirror: str | None, limits: Limits
 
 
 def check_digest(item: Item, found: str, label: str) -> None:
-    """Compare a file's SHA-256 with the catalogue's, if there is one.
+    """Compare a file's SHA-256 with the catalogue's.
 
     Raises:
         InputError: naming the file and both digests.
     """
-    if item.sha256 not in (None, found):
+    if found != item.sha256:
         raise InputError(
             f"{label}: not the published {item.name}: its SHA-256 is {found}, expected {item.sha256}. "
             "If it is right as it is, unpack it into the folder that data.root names"
