@@ -13,7 +13,7 @@ from pipeline.data.acquire.sources import Source
 from pipeline.data.columns import ANY
 from pipeline.data.images import is_image
 from pipeline.data.rows import SPLIT_NAMES, Annotations, Row, gather, split_in_path, split_name
-from pipeline.data.splits.format import SPLITS, read_split
+from pipeline.data.splits.format import SPLITS, read_split, value_of
 from pipeline.data.tables import open_table, table_rows
 from pipeline.data.text import read_json, read_lines
 from pipeline.errors import InputError
@@ -193,13 +193,10 @@ def scene_name(split: str, index: int) -> str:
 
 
 def _key(row: Any, key: str, kind: type, place: str) -> Any:
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: expected an object, found {type(row).__name__}")
-    if key not in row:
-        raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
-    if not isinstance(row[key], kind) or (not row[key] and kind is not int and key not in TEXTS):
-        raise InputError(f"{place}: {key} = {str(row[key])[:60]!r}, expected a {kind.__name__} that is not empty")
-    return row[key]
+    value = value_of(row, key, place)
+    if not isinstance(value, kind) or (not value and kind is not int and key not in TEXTS):
+        raise InputError(f"{place}: {key} = {str(value)[:60]!r}, expected a {kind.__name__} that is not empty")
+    return value
 
 
 _READERS: dict[str, Callable[[Files, Source], Iterator[Row]]] = {

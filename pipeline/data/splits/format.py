@@ -79,14 +79,18 @@ def read_split(path: Path) -> Split:
     return Split(tuple(name for _, name in images.values()), tuple(captions), tuple(caption_image))
 
 
-def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
-    """The row's image name, its captions and, for a train row, its image id."""
+def value_of(row: Any, key: str, place: str) -> Any:
+    """The value of `key` in `row`; raises an `InputError` that names `place` if the row is no object or lacks it."""
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object, found {type(row).__name__}")
-    for key in ("image", "caption"):
-        if key not in row:
-            raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
-    name, caption = row["image"], row["caption"]
+    if key not in row:
+        raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
+    return row[key]
+
+
+def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
+    """The row's image name, its captions and, for a train row, its image id."""
+    name, caption = value_of(row, "image", place), value_of(row, "caption", place)
     if not isinstance(name, str) or not name or not can_be_written(name):
         raise InputError(f"{place}: image = {name!r}, expected a file name")
     texts = caption if isinstance(caption, list) else [caption]
