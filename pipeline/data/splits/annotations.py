@@ -105,10 +105,7 @@ def _read_fne(files: Files, _: Source) -> Iterator[Row]:
     for split in SPLITS:
         (file,) = (file for name, file in files.items() if name.endswith(f"{split}.json"))
         content = read_split(cast(Path, file))
-        captions: list[list[str]] = [[] for _image in content.images]
-        for caption, index in zip(content.captions, content.caption_image, strict=True):
-            captions[index].append(caption)
-        for name, texts in zip(content.images, captions, strict=True):
+        for name, texts in content.pictures():
             yield Row(name, tuple(texts), split, str(file))
 
 

@@ -37,6 +37,13 @@ class Split:
             tuple(index for _, index in rows),
         )
 
+    def pictures(self) -> list[tuple[str, list[str]]]:
+        """The (image, captions) pairs that `of` takes."""
+        captions: list[list[str]] = [[] for _ in self.images]
+        for caption, index in zip(self.captions, self.caption_image, strict=True):
+            captions[index].append(caption)
+        return list(zip(self.images, captions, strict=True))
+
 
 def write_split(path: Path, split: Split, *, one_row_a_caption: bool) -> None:
     """Write a split as FNE's train (`one_row_a_caption`) or val/test JSON; image ids count the images from 0."""
@@ -46,10 +53,7 @@ def write_split(path: Path, split: Split, *, one_row_a_caption: bool) -> None:
             for caption, index in zip(split.captions, split.caption_image, strict=True)
         ]
     else:
-        captions: list[list[str]] = [[] for _ in split.images]
-        for caption, index in zip(split.captions, split.caption_image, strict=True):
-            captions[index].append(caption)
-        rows = [{"image": image, "caption": texts} for image, texts in zip(split.images, captions, strict=True)]
+        rows = [{"image": image, "caption": texts} for image, texts in split.pictures()]
     write_json(path, rows)
 
 
