@@ -109,7 +109,6 @@ def fetch(
             host or away from http(s), or an error of `verify` (the partial file is then removed).
     """
     part = destination.with_name(destination.name + ".part")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     most_bytes = _size(part)  # the maximum, not the last size: a part that grows and is deleted again is no progress
     while True:
@@ -234,7 +233,6 @@ def _fetch_drive(item: Item, destination: Path, verify: Verify) -> None:
     from gdown.exceptions import DownloadError
 
     part = destination.with_name(destination.name + ".part")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         kind, identity = _drive(item.address)
         if kind == "folders":
