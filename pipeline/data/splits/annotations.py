@@ -153,14 +153,15 @@ def _scan_name(identity: str, names: dict[str, Any] | None, scan_image: Callable
 
 
 def _read_tables(files: Files, source: Source, columns: ColumnsParams, skip_empty: bool) -> Annotations:
-    tables = {name: open_table(file, columns) for name, file in files.items()}
     rows = []
-    for name, table in tables.items():
+    chosen: dict[str, None] = {}
+    for name, file in files.items():
+        table = open_table(file, columns)
         if isinstance(table, str):
             raise InputError(table)
+        chosen[str(table.columns)] = None
         folder = name.rpartition("/")[0]
         rows.append(table_rows(table, "" if (folder or ".") in source.annotation_folders else f"{folder}/"))
-    chosen = dict.fromkeys(str(table.columns) for table in tables.values() if not isinstance(table, str))
     return replace(gather(chain(*rows), source.member, skip_empty=skip_empty), columns=tuple(chosen))
 
 
