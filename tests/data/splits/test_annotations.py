@@ -44,9 +44,7 @@ def test_restval_belongs_to_train_and_folders_to_the_name(tmp_path: Path) -> Non
         ({"split": "test"}, "row 3: no 'filename'; found the keys 'split'"),
         (row("d.jpg", "testing", "x"), "row 3: split = 'testing', expected one of train, val, test, restval"),
         (row("d.jpg", "train", "x", ""), "row 3: image 'd.jpg' has an empty caption"),
-        (row("d.jpg", "train", " "), "row 3: image 'd.jpg' has an empty caption"),
         (row("d.jpg", "train"), "row 3: sentences = "),
-        (row("../d.jpg", "train", "x"), "'../d.jpg' leaves its folder"),
         (row("d.jpg", "train", "x", filepath="/abs"), "'/abs/d.jpg' leaves its folder"),
         (row("a.jpg", "test", "x"), "row 3: image 'a.jpg' is in split test here and in split train before"),
         ("text", "row 3: expected an object, found str"),
@@ -89,7 +87,6 @@ def test_scan_ids_of_coco_become_the_names_that_npc_gives_its_images(tmp_path: P
         ("0\n1\n", "a\nb\nc\n", "train_caps.txt: 3 captions for the 2 ids"),
         ("0\n", "a\n\nc\n", "train_caps.txt: line 2: an empty caption"),
         ("0\n\n", "a\nb\n", "train_ids.txt: line 2: an empty id"),
-        ("../0\n", "a\n", "leaves its folder"),
     ],
 )
 def test_scan_text_that_does_not_fit_is_named(ids: str, captions: str, expected: str, tmp_path: Path) -> None:
@@ -126,16 +123,13 @@ def test_a_table_may_quote_and_need_not_name_splits(tmp_path: Path) -> None:
     ("table", "expected"),
     [
         ("", "the columns are none; expected one for the image (image, file_name,"),
-        ("id,label\n0,a\n", "the columns are id, label; expected one for the image (image, file_name,"),
         ("image,caption\n", "no row"),
         ("image,caption\nx.jpg\n", "line 2: expected 2 fields"),
         ("image,caption\nx.jpg,a,b\n", "line 2: expected 2 fields"),
         ("image,caption\nx.jpg,\n", "line 2: image 'x.jpg' has an empty caption"),
         ("image,caption\n,a\n", "line 2: no image"),
         ('image,caption\nx.jpg,"a\n', "not readable as a table"),
-        ("image,caption,split\nx.jpg,a,train\nx.jpg,b,test\n", "is in split test here and in split train before"),
         ("image,caption,split\nx.jpg,a,holdout\n", "split = 'holdout'"),
-        ("image,caption\n../x.jpg,a\n", "leaves its folder"),
     ],
 )
 def test_a_bad_row_of_a_table_is_named(table: str, expected: str, tmp_path: Path) -> None:
