@@ -150,11 +150,11 @@ def chinese_clip(folder: Path) -> Copy:
     pictures = renamed(ten(str), lambda number: f"1{number}77.jpg")
     content = contents(pictures)
     files: dict[str, bytes | str] = {}
-    for split, published in (("train", "train"), ("val", "valid"), ("test", "test")):
-        chosen = {name: texts for name, (of, texts) in pictures.items() if of == split}
-        lines = (f"{name[:-4]}\t{base64.urlsafe_b64encode(content[name]).decode()}\n" for name in chosen)
+    for split, chosen in by_split(pictures):
+        published = "valid" if split == "val" else split
+        lines = (f"{name[:-4]}\t{base64.urlsafe_b64encode(content[name]).decode()}\n" for name, _ in chosen)
         files[f"{published}_imgs.tsv"] = "".join(lines)
-        rows = [{"text_id": 1, "text": text, "image_ids": [int(name[:-4])]} for name in chosen for text in chosen[name]]
+        rows = [{"text_id": 1, "text": text, "image_ids": [int(name[:-4])]} for name, texts in chosen for text in texts]
         files[f"{published}_texts.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows)
     write_files(folder, files)
     return Copy("folder", "auto", pictures, content, folder)
