@@ -31,13 +31,6 @@ def row(name: str, split: str, *texts: str, **more: Any) -> dict[str, Any]:
 GOOD = (row("a.jpg", "train", "one", "two"), row("b.jpg", "val", "three"), row("c.jpg", "test", "four"))
 
 
-def test_restval_belongs_to_train_and_folders_to_the_name(tmp_path: Path) -> None:
-    rest = row("d.jpg", "restval", " five\n", filepath="val2014")
-    annotations = read(tmp_path, "karpathy", "mscoco", dataset_coco__json=karpathy(*GOOD, rest))
-    assert annotations.pictures[0] == Picture("a.jpg", ("one", "two"), "train")
-    assert annotations.pictures[-1] == Picture("val2014/d.jpg", ("five",), "train")
-
-
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
@@ -74,11 +67,6 @@ def test_scan_ids_stand_once_an_image_or_once_a_caption(tmp_path: Path) -> None:
         Picture("4.jpg", ("d", "e"), "val"),
         Picture("7.jpg", ("f", "g"), "test"),
     )
-
-
-def test_scan_ids_of_coco_become_the_names_that_npc_gives_its_images(tmp_path: Path) -> None:
-    annotations = read(tmp_path, "scan", "mscoco", train_ids__txt="391895\n", train_caps__txt="a\n", **SCAN)
-    assert annotations.pictures[0].image == "COCO_2014_000000391895.jpg"
 
 
 @pytest.mark.parametrize(
@@ -151,12 +139,6 @@ FLICKR8K = {
     "Flickr_8k__testImages__txt": "c.jpg\n",
 }
 TOKENS = "a.jpg#0\tone\na.jpg#1\ttwo\nb.jpg#0\tthree\nc.jpg#0\tfour\n"
-
-
-def test_flickr8ks_images_in_no_split_are_kept_apart(tmp_path: Path) -> None:
-    tokens = TOKENS + "d.jpg.1#0\tghost\n"
-    annotations = read(tmp_path, "flickr8k", "flickr8k", Flickr8k__token__txt=tokens, **FLICKR8K)
-    assert [picture.split for picture in annotations.pictures] == ["train", "val", "test", None]
 
 
 @pytest.mark.parametrize(
