@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -158,7 +158,8 @@ class Scan:
         split = split_in_path(name)
         try:
             with tarfile.open(path, "r:") as archive:
-                for key, members in _samples_of(archive):
+                for key, group in groupby(_files_in(archive), _key):  # as webdataset does
+                    members = list(group)
                     image = next((member for member in members if is_image(member.name)), None)
                     location = Location(str(path), image.offset_data if image else 0, image.size if image else 0)
                     for member in members:
@@ -208,22 +209,17 @@ class Scan:
                 start += len(content_line)
 
 
-def _samples_of(archive: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Members that follow each other under one key, the name up to the first dot of its last part (webdataset)."""
-    key, members = "", list[tarfile.TarInfo]()
+def _files_in(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all that it has seen
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            continue
-        folder, slash, base = member.name.rpartition("/")
-        own = f"{folder}{slash}{base.partition('.')[0]}"
-        if own != key and members:
-            yield key, members
-            members = []
-        key = own
-        members.append(member)
-    if members:
-        yield key, members
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    """The name up to the first dot of its last part: members that follow each other under it are one sample."""
+    folder, slash, base = member.name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
