@@ -93,7 +93,6 @@ class ShardIndex:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
-        self.path = path
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[b"shards"])
         self._shards = [(os.path.join(about["folder"], name), column) for name, column in about["files"]]

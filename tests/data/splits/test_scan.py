@@ -25,7 +25,7 @@ SPLITS = {
 }
 
 
-def stages(copy: Copy, folder: Path, noise: NoiseParams = CLEAN) -> Path:
+def stages(copy: Copy, folder: Path, noise: NoiseParams) -> Path:
     """A copy of a data set through download and split; returns the folder of the split."""
     folder.mkdir()
     write_copy_params(folder, copy, None)
