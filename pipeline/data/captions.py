@@ -6,8 +6,11 @@ _DROPPED = str.maketrans("", "", ",.'!?\"()*#:;~")
 _SPACE = re.compile(r"\s+")
 
 
-def clean_caption(caption: str, words: int) -> str:
-    """Lower case, no punctuation, `-` and `/` as spaces, `<person>` as `person`, single spaces, first `words` words."""
+def clean_caption(caption: str, words: int | None = None) -> str:
+    """Lower case, no punctuation, `-` and `/` as spaces, `<person>` as `person`, single spaces, first `words` words.
+
+    `words` None: all of them.
+    """
     text = caption.lower().translate(_DROPPED).replace("-", " ").replace("/", " ").replace("<person>", "person")
     return " ".join(_SPACE.sub(" ", text).strip().split(" ")[:words])
 

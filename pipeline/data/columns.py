@@ -119,8 +119,9 @@ def _captions(found: Sequence[str], wanted: str | None) -> tuple[str, ...]:
 
 def _numbered(found: Sequence[str], stem: str) -> tuple[str, ...]:
     """`caption_0`, `caption_1` … by number."""
-    numbers = {name: re.fullmatch(rf"{re.escape(stem)}[ _]?(\d{{1,4}})", name, re.IGNORECASE) for name in found}
-    return tuple(sorted((name for name in found if numbers[name]), key=lambda name: int(numbers[name][1])))  # type: ignore[index]
+    pattern = re.compile(rf"{re.escape(stem)}[ _]?(\d{{1,4}})", re.IGNORECASE)
+    numbered = filter(None, map(pattern.fullmatch, found))
+    return tuple(match[0] for match in sorted(numbered, key=lambda match: int(match[1])))
 
 
 def _first(found: Sequence[str], names: Sequence[str]) -> str | None:

@@ -15,8 +15,8 @@ from pipeline.data.acquire.pack import pack_images
 from pipeline.data.acquire.scan import Scan
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.images import write_images
-from pipeline.data.record import about_file, describe, named
-from pipeline.data.rows import Annotations, Picture, count_captions
+from pipeline.data.record import about_file, describe
+from pipeline.data.rows import Annotations, Picture, count_captions, named
 from pipeline.data.splits.annotations import read_annotations, scene_name
 from pipeline.data.splits.format import SPLITS
 from pipeline.errors import InputError
@@ -37,7 +37,9 @@ def prepare(params: DataParams, folder: Path) -> list[str]:
 def _prepare_published(params: DataParams, folder: Path) -> list[str]:
     source = SOURCES[params.name]
     snapshot = None if params.repository is None else fetch_repository(params)
-    root = snapshot.folder if snapshot else None if params.root is None else _existing_folder(params.root)
+    root = snapshot
+    if root is None and params.root is not None:
+        root = _existing_folder(params.root)
     if root is None and not source.images:
         raise InputError(f"data.name = {params.name!r}: the images cannot be fetched from here: {source.by_hand}")
     store = Store(main_root() / ".downloads" / params.name, root, params.mirror, params.limits)
@@ -75,7 +77,7 @@ def _prepare_published(params: DataParams, folder: Path) -> list[str]:
             {"file": kept.path.name, "address": kept.address, "bytes": kept.path.stat().st_size, "sha256": kept.sha256}
             for kept in archives
         ],
-        "repository": snapshot and {"name": snapshot.repository, "commit": snapshot.commit},
+        "repository": snapshot and {"name": params.repository, "commit": snapshot.name},
         "shards": [about_file(Path(path), root) for path in sorted(shards)] if root else [],
         "columns": list(annotations.columns),
         "rows": annotations.rows,

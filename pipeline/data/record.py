@@ -14,8 +14,6 @@ from pipeline.errors import InputError
 from pipeline.files import sha256, write_json
 from pipeline.paths import ANNOTATIONS, IMAGES, PICTURES, SOURCE
 
-NAMED = 5  # names in one line; source.json has all
-
 
 def about_file(path: Path, folder: Path) -> dict[str, Any]:
     """A file's path relative to `folder`, its size and its SHA-256."""
@@ -84,8 +82,3 @@ def _twins(archive: ImageArchive, pictures: Sequence[Picture]) -> list[str]:
             where = "in several splits" if across else "in one split"
             lines.append(f"kept: {len(twins)} pictures that are {where} under several names, such as {first}")
     return lines
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names, and how many more."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -13,6 +13,7 @@ from pipeline.data.archives import checked_name
 from pipeline.data.captions import can_be_written
 from pipeline.errors import InputError
 
+NAMED = 5  # names in one line; source.json has all
 SPLIT_NAMES = {name: name for name in ("train", "val", "test")} | {
     "restval": "train",
     "dev": "val",
@@ -108,25 +109,26 @@ def write_pictures(path: Path, pictures: Sequence[Picture]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([("image", pa.string()), ("captions", pa.list_(pa.string())), ("split", pa.string())])
-    columns = [[getattr(picture, name) for picture in pictures] for name in schema.names]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    columns = {name: [getattr(picture, name) for picture in pictures] for name in schema.names}
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def read_pictures(path: Path) -> list[Picture]:
     """What `write_pictures` wrote; raises `FileNotFoundError` where stage download has not run."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(path).to_pydict()
-    return [
-        Picture(image, tuple(captions), split)
-        for image, captions, split in zip(rows["image"], rows["captions"], rows["split"], strict=True)
-    ]
+    rows = pq.read_table(path).to_pylist()
+    return [Picture(row["image"], tuple(row["captions"]), row["split"]) for row in rows]
 
 
 def count_captions(pictures: Iterable[Picture]) -> int:
     """The number of captions of all these pictures."""
     return sum(len(picture.captions) for picture in pictures)
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def split_name(found: str, place: str) -> str:

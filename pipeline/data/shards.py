@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 KEPT_GROUPS = 2  # row groups of parquet in memory, each up to some hundred images
 KEPT_FILES = 64  # open at a time
+BATCH_ROWS = 64  # read at a time
 COLUMNS = ("name", "shard", "start", "size", "digest")
 
 
@@ -50,8 +50,8 @@ class ShardReader:
     """Reads images at locations, from several threads; keeps few files and row groups open."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, Any] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
+        self._file = lru_cache(KEPT_FILES)(open_parquet)
+        self._group = lru_cache(KEPT_GROUPS)(self._read_group)
         self._lock = threading.Lock()
 
     def read(self, location: Location) -> bytes:
@@ -74,23 +74,17 @@ class ShardReader:
 
     def _cell(self, location: Location) -> bytes:
         with self._lock:  # pyarrow's reader is not for several threads
-            file = self._files.pop(location.path, None) or open_parquet(Path(location.path))
-            self._files[location.path] = file
-            if len(self._files) > KEPT_FILES:
-                self._files.popitem(last=False)
-            group, row = _group_of(file, location.start)
-            key = (location.path, location.column, group)
-            cells = self._groups.pop(key, None)
-            if cells is None:
-                (column,) = file.read_row_group(group, columns=[location.column]).columns
-                cells = flat_bytes(column)
-            self._groups[key] = cells
-            if len(self._groups) > KEPT_GROUPS:
-                self._groups.popitem(last=False)
+            path = Path(location.path)
+            group, row = _group_of(self._file(path), location.start)
+            cells = self._group(path, location.column, group)
         content = cells[row].as_py()
         if not isinstance(content, bytes):
             raise ValueError("no image in this row")
         return content
+
+    def _read_group(self, path: Path, column: str, group: int) -> Any:
+        (cells,) = self._file(path).read_row_group(group, columns=[column]).columns
+        return flat_bytes(cells)
 
 
 class ShardIndex:
@@ -99,7 +93,6 @@ class ShardIndex:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
 
-        self.path = path
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[b"shards"])
         self._shards = [(os.path.join(about["folder"], name), column) for name, column in about["files"]]
@@ -137,12 +130,11 @@ def write_index(path: Path, folder: Path, images: Mapping[str, tuple[Location, i
         (name, number[location.path, location.column], location.start, location.size, digest)
         for name, (location, digest) in images.items()
     ]
-    columns = list(zip(*rows, strict=True))
     types = (pa.string(), pa.int32(), pa.int64(), pa.int64(), pa.int64())
     about = {"folder": str(folder), "files": [(os.path.relpath(place, folder), column) for place, column in shards]}
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)), metadata={"shards": json.dumps(about)})
-    arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path)
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def from_base64(content: bytes) -> bytes:
@@ -179,16 +171,10 @@ def parquet_columns(file: Traversable) -> tuple[list[str], list[str]]:
     return list(schema.names), [field.name for field in schema if holds(field.type)]
 
 
-def parquet_records(file: Traversable, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, a group at a time: the cells of some columns; raises as `open_parquet`."""
-    for batch in parquet_batches(file, columns):
-        yield from batch.to_pylist()
-
-
-def parquet_batches(file: Traversable, columns: Sequence[str], rows: int = 64) -> Iterable[pa.RecordBatch]:
-    """Batches of at most `rows` rows of a parquet file; raises as `open_parquet`."""
+def parquet_batches(file: Traversable, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a parquet file, in batches of at most `BATCH_ROWS` rows; raises as `open_parquet`."""
     try:
-        yield from open_parquet(file).iter_batches(batch_size=rows, columns=list(columns))
+        yield from open_parquet(file).iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
     except InputError:
         raise
     except Exception as error:  # as above

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.data.columns import ANY, Columns, choose_columns, refusal, texts
 from pipeline.data.images import is_image
 from pipeline.data.rows import Row, split_in_path, split_name
-from pipeline.data.shards import parquet_columns, parquet_records
+from pipeline.data.shards import parquet_batches, parquet_columns
 from pipeline.data.text import read_json, read_lines, read_text
 from pipeline.errors import InputError
 from pipeline.files import parse_json
@@ -105,7 +105,8 @@ def _records(table: Table) -> Records:
             yield place, dict(zip(names, fields, strict=True))
     elif table.file.name.lower().endswith(".parquet"):
         needed = [table.columns.image, *table.columns.captions, table.columns.split]
-        for number, cells in enumerate(parquet_records(table.file, [name for name in needed if name])):
+        batches = parquet_batches(table.file, [name for name in needed if name])
+        for number, cells in enumerate(cells for batch in batches for cells in batch.to_pylist()):
             yield f"{table.file}: row {number}", cells
     elif table.file.name.lower().endswith(".json"):
         for number, row in enumerate(_json_rows(table.file)):

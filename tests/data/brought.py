@@ -150,11 +150,11 @@ def chinese_clip(folder: Path) -> Copy:
     pictures = renamed(ten(str), lambda number: f"1{number}77.jpg")
     content = contents(pictures)
     files: dict[str, bytes | str] = {}
-    for split, published in (("train", "train"), ("val", "valid"), ("test", "test")):
-        chosen = {name: texts for name, (of, texts) in pictures.items() if of == split}
-        lines = (f"{name[:-4]}\t{base64.urlsafe_b64encode(content[name]).decode()}\n" for name in chosen)
+    for split, chosen in by_split(pictures):
+        published = "valid" if split == "val" else split
+        lines = (f"{name[:-4]}\t{base64.urlsafe_b64encode(content[name]).decode()}\n" for name, _ in chosen)
         files[f"{published}_imgs.tsv"] = "".join(lines)
-        rows = [{"text_id": 1, "text": text, "image_ids": [int(name[:-4])]} for name in chosen for text in chosen[name]]
+        rows = [{"text_id": 1, "text": text, "image_ids": [int(name[:-4])]} for name, texts in chosen for text in texts]
         files[f"{published}_texts.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows)
     write_files(folder, files)
     return Copy("folder", "auto", pictures, content, folder)
@@ -264,14 +264,12 @@ def names_that_nearly_fit(folder: Path) -> Copy:
         *("images/sea/3.jpg", "images/4.jpg", "images/five", "images/6.jfif", "other/deep/7.jpg"),
         *("images/a/8.jpg", "images/9.jpg"),
     ]
-    pictures = renamed(unsplit(ten(str)), lambda number: told[number])
-    rows = "".join(f"{name},{texts[0]}\n" for name, (_, texts) in pictures.items())
-    pictures = {name: ("", texts[:1]) for name, (_, texts) in pictures.items()}
+    pictures: Pictures = {name: ("", [f"A dog and picture number {number} ."]) for number, name in enumerate(told)}
     content = contents(pictures)
-    write_files(folder, {"captions.csv": "image,caption\n" + rows.replace(", written", " written")})
+    rows = "".join(f"{name},{texts[0]}\n" for name, (_, texts) in pictures.items())
+    write_files(folder, {"captions.csv": "image,caption\n" + rows})
     write_files(folder, dict(zip(there, content.values(), strict=True)))
-    clean = {name: ("", [texts[0].replace(", written", " written")]) for name, (_, texts) in pictures.items()}
-    return Copy("folder", "auto", clean, content, folder)
+    return Copy("folder", "auto", pictures, content, folder)
 
 
 def on_the_hub(build: Callable[[Path], Copy], folder: Path) -> Copy:

@@ -19,10 +19,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.data.acquire.sources import FNE_JSON, Item
-from pipeline.params import load_params
+from pipeline.data.prepare import prepare
+from pipeline.params import DataParams, NoiseParams, load_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 LIMITS = load_params(PARAMS).data.limits
+CLEAN = NoiseParams(ratio=0.0, kind="shuffle", unit="caption", seed=1, file=None)
 GIT_HUB = "jbrownlee/Datasets/releases/download/Flickr8k"
 KARPATHY_ZIP = "people/karpathy/deepimagesent/caption_datasets.zip"
 FNE_FOLDER = FNE_JSON.rpartition("/")[2]
@@ -284,6 +286,14 @@ def write_params(folder: Path, **changes: Any) -> None:
         section[key] = value
     with open(folder / "params.yaml", "w") as handle:
         round_trip.dump(content, handle)
+
+
+def prepare_raw(folder: Path) -> DataParams:
+    """Fill `folder/raw` by the params.yaml in `folder`, as stage download does; returns its section `data`."""
+    params = load_params(folder / "params.yaml").data
+    (folder / "raw").mkdir()
+    prepare(params, folder / "raw")
+    return params
 
 
 def write_copy_params(folder: Path, copy: Copy, mirror: str | None, **changes: Any) -> None:

@@ -28,7 +28,3 @@ def test_it_is_lower_case_without_punctuation_and_with_single_spaces(caption: st
 )
 def test_its_first_words_are_kept(words: int, cleaned: str) -> None:
     assert clean_caption("A dog - that runs.", words) == cleaned
-
-
-def test_words_are_counted_after_the_clean_up() -> None:
-    assert clean_caption("well-known , red", 3) == "well known red"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -62,8 +61,3 @@ def test_worker_processes_read_the_archive_that_their_parent_had_open(archive: I
     expected = _sizes(archive)
     with ProcessPoolExecutor(2, mp_context=get_context(method)) as pool:
         assert list(pool.map(_sizes, [archive] * 4)) == [expected] * 4
-
-
-def test_an_open_archive_can_be_pickled(archive: ImageArchive) -> None:
-    archive.read("0.jpg")
-    assert pickle.loads(pickle.dumps(archive)).read("1.jpg") == jpeg(1)  # noqa: S301 (our own bytes)

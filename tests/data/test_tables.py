@@ -47,23 +47,6 @@ def test_every_row_says_where_it_stands_also_after_a_field_of_two_lines(tmp_path
     assert [row.place for row in found] == [f"{tmp_path}/a.csv: line {line}" for line in (2, 5)]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("captions.txt", "image,caption\n0.jpg,a dog\n"),
-        ("captions.CSV", "image,caption\n0.jpg,a dog\n"),
-        ("a.csv", 'image, caption\n0.jpg, "a dog"\n'),
-        ("a.csv", "\ufeffimage;caption\r\n0.jpg;a dog\r\n"),
-        ("a.csv", "filepath\ttitle\n0.jpg\ta dog\n"),
-        ("results.csv", "image_name| comment_number| comment\n0.jpg| 0| a dog\n"),
-        ("results.csv", "image_name| comment_number| comment\n0.jpg| 4   a dog\n"),
-        ("metadata.jsonl", '{"file_name": "0.jpg", "text": "a dog"}\n'),
-    ],
-)
-def test_each_kind_of_table_is_read(name: str, text: str, tmp_path: Path) -> None:
-    assert pairs(tmp_path, name, text) == [("0.jpg", ("a dog",))]
-
-
 def test_the_split_is_a_column_or_in_the_files_name(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.csv", "image,caption,split\n0.jpg,a dog,validation\n")[0].split == "val"
     assert rows(tmp_path, "my_dev.csv", "image,caption\n0.jpg,a dog\n")[0].split == "val"

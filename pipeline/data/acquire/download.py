@@ -76,12 +76,12 @@ def fetch_item(item: Item, destination: Path, mirror: str | None, limits: Limits
 
 
 def check_digest(item: Item, found: str, label: str) -> None:
-    """Compare a file's SHA-256 with the catalogue's, if there is one.
+    """Compare a file's SHA-256 with the catalogue's.
 
     Raises:
         InputError: naming the file and both digests.
     """
-    if item.sha256 not in (None, found):
+    if found != item.sha256:
         raise InputError(
             f"{label}: not the published {item.name}: its SHA-256 is {found}, expected {item.sha256}. "
             "If it is right as it is, unpack it into the folder that data.root names"
@@ -109,7 +109,6 @@ def fetch(
             host or away from http(s), or an error of `verify` (the partial file is then removed).
     """
     part = destination.with_name(destination.name + ".part")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     most_bytes = _size(part)  # the maximum, not the last size: a part that grows and is deleted again is no progress
     while True:
@@ -234,7 +233,6 @@ def _fetch_drive(item: Item, destination: Path, verify: Verify) -> None:
     from gdown.exceptions import DownloadError
 
     part = destination.with_name(destination.name + ".part")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         kind, identity = _drive(item.address)
         if kind == "folders":

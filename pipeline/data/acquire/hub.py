@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.data.acquire.layouts import matches
 from pipeline.errors import InputError
@@ -21,19 +21,10 @@ DATA = ("*.parquet", "*.tar", "*.csv", "*.tsv", "*.jsonl", "*.json", "*.txt", "*
 IMAGES = ("*.jpg", "*.jpeg", "*.png", "*.webp", "*.JPG", "*.JPEG", "*.PNG")
 
 
-class Snapshot(NamedTuple):
-    """A repository's files on this disk, and where they came from."""
-
-    folder: Path
-    repository: str
-    commit: str
-
-    def __str__(self) -> str:
-        return f"{self.repository} at {self.commit}"
-
-
-def fetch_repository(params: DataParams) -> Snapshot:
+def fetch_repository(params: DataParams) -> Path:
     """Fetch what `data.files` names of `data.repository`, or all of its data; without a network, what is in the cache.
+
+    Returns the folder that holds it, whose name is the commit.
 
     `HF_ENDPOINT` names another server. A repository without data files is read from the hub's parquet copy of it.
 
@@ -41,15 +32,14 @@ def fetch_repository(params: DataParams) -> Snapshot:
         InputError: naming the repository, if it, its revision or a file cannot be had, or it is above
             `data.limits.unpacked_gb`.
     """
-    assert params.repository is not None
-    snapshot = _fetch(params, params.revision)
-    data = (path for path in snapshot.folder.rglob("*") if path.is_file())
+    folder = _fetch(params, params.revision)
+    data = (path for path in folder.rglob("*") if path.is_file())
     if params.revision is None and not any(matches(path.name, "|".join(DATA[:5] + DATA[-1:])) for path in data):
-        snapshot = _fetch(params, CONVERTED)
-    return snapshot
+        folder = _fetch(params, CONVERTED)
+    return folder
 
 
-def _fetch(params: DataParams, revision: str | None) -> Snapshot:
+def _fetch(params: DataParams, revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -72,11 +62,10 @@ def _fetch(params: DataParams, revision: str | None) -> Snapshot:
                 one = ((glob.escape(file.filename), file.commit_hash) for file in missing)
                 done = pool.map(lambda item: fetch(allow_patterns=[item[0]], revision=item[1]), one)
                 list(progress(done, label=f"fetching {params.repository}", total=len(missing)))
-        folder = Path(fetch())
+        return Path(fetch())
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{about}: cannot be fetched from the Hugging Face hub: {reason}") from None
-    return Snapshot(folder, params.repository, folder.name)
 
 
 def _check_size(about: str, size: int, params: DataParams) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -117,18 +118,15 @@ class ImageFiles:
         archive = open_archive(path, limits=limits)
         for member in archive.infolist():
             if is_image(member.filename) and not member.is_dir():
-                image = ImageFile(f"{path}: {member.filename}", member.file_size, _reader(archive, member))
-                self.add(image, member.filename)
+                read = partial(_read_member, archive, member)
+                self.add(ImageFile(f"{path}: {member.filename}", member.file_size, read), member.filename)
 
 
-def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            return archive.read(member)
-        except BROKEN as error:
-            raise InputError(f"{archive.filename}: member {member.filename!r} is damaged: {error}") from None
-
-    return read
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(member)
+    except BROKEN as error:
+        raise InputError(f"{archive.filename}: member {member.filename!r} is damaged: {error}") from None
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pipeline.data.acquire.cache import Kept, Store
@@ -18,7 +19,7 @@ from pipeline.data.acquire.layouts import (
 from pipeline.data.acquire.scan import Scan
 from pipeline.data.acquire.sources import SOURCES, Item, Layout, Source
 from pipeline.data.images import is_image
-from pipeline.data.rows import split_in_path
+from pipeline.data.rows import named, split_in_path
 from pipeline.data.shards import parquet_columns
 from pipeline.data.tables import JSON, SUFFIXES, open_table
 from pipeline.errors import InputError
@@ -181,7 +182,7 @@ def _tables(
 
 def _fetched(layout: Layout, store: Store) -> tuple[Files, list[Kept]]:
     kept = [store.get(item) for item in layout.items]
-    found = files_in([])
+    found: dict[str, list[Traversable]] = {}
     for file in kept:
         if file.path.suffix == ".zip":
             for base, places in files_in_archive(file.path, store.limits).items():
@@ -213,11 +214,11 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
             images.add_folder(store.root / folder, store.root)
             if len(images) and all(map(images.find, wanted)):
                 break
-    misplaced = len(images) > 0 and not _any_found(images, wanted)
+    misplaced = len(images) > 0 and not any(map(images.find, wanted))
     kept: list[Kept] = []
     for item in source.images:
         held = [image for image in wanted if _holds(item, image)]
-        if held and not _any_found(images, held):
+        if held and not any(map(images.find, held)):
             if misplaced and not store.has([item]):
                 raise InputError(
                     f"data.root = {store.root}: holds {len(images)} images, such as {_examples(images)}, but none that "
@@ -242,16 +243,11 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
 
 def missing_images(name: str, absent: Sequence[str], images: ImageFiles, root: Path | None) -> str:
     """What is said of images that are not there: which, and what lies in the folder instead."""
-    shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     there = f"; {root} holds {len(images)} images, such as {_examples(images)}" if root is not None else ""
     return (
-        f"{name}: {len(absent)} images that the annotations name are missing: {shown}{there}; "
+        f"{name}: {len(absent)} images that the annotations name are missing: {named(absent)}{there}; "
         "add them, or set data.on_bad_image to skip"
     )
-
-
-def _any_found(images: ImageFiles, names: Iterable[str]) -> bool:
-    return any(images.find(name) is not None for name in names)
 
 
 def _examples(images: ImageFiles) -> str:

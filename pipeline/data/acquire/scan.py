@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -116,8 +116,7 @@ class Scan:
             kind = name.lower()
             read = self._tar if kind.endswith(".tar") else self._parquet if kind.endswith(".parquet") else self._lines
             for sample in read(name, path):
-                if len(sample.content) > self.params.limits.member_mb << 20:
-                    raise InputError(_too_large(sample.place, len(sample.content), self.params))
+                self._check_size(sample.place, len(sample.content))
                 if sample.content:
                     yield sample
                 else:
@@ -159,10 +158,12 @@ class Scan:
         split = split_in_path(name)
         try:
             with tarfile.open(path, "r:") as archive:
-                for key, members in _samples_of(archive):
+                for key, group in groupby(_files_in(archive), _key):  # as webdataset does
+                    members = list(group)
                     image = next((member for member in members if is_image(member.name)), None)
                     location = Location(str(path), image.offset_data if image else 0, image.size if image else 0)
-                    self._check_size(members, path)
+                    for member in members:
+                        self._check_size(f"{path}: member {member.name!r}", member.size)
                     content = _content(archive, image)
                     captions = _tar_captions(archive, members, f"{path}: {key}")
                     own = _named(archive, members, f"{path}: {key}") or (image.name if image else key)
@@ -173,10 +174,10 @@ class Scan:
                 "which are read where they lie"
             ) from None
 
-    def _check_size(self, members: Iterable[tarfile.TarInfo], path: Path) -> None:
-        for member in members:
-            if member.size > self.params.limits.member_mb << 20:
-                raise InputError(_too_large(f"{path}: member {member.name!r}", member.size, self.params))
+    def _check_size(self, place: str, size: int) -> None:
+        most = self.params.limits.member_mb
+        if size > most << 20:
+            raise InputError(f"{place}: {size >> 20} MiB, at most {most} are allowed; raise data.limits.member_mb")
 
     def _lines(self, name: str, path: Path) -> Iterator[Sample]:
         """Chinese-CLIP's `<split>_imgs.tsv`, an id and a base64 text a line, with `<split>_texts.jsonl` beside it."""
@@ -208,22 +209,17 @@ class Scan:
                 start += len(content_line)
 
 
-def _samples_of(archive: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Members that follow each other under one key, the name up to the first dot of its last part (webdataset)."""
-    key, members = "", list[tarfile.TarInfo]()
+def _files_in(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all that it has seen
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            continue
-        folder, slash, base = member.name.rpartition("/")
-        own = f"{folder}{slash}{base.partition('.')[0]}"
-        if own != key and members:
-            yield key, members
-            members = []
-        key = own
-        members.append(member)
-    if members:
-        yield key, members
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    """The name up to the first dot of its last part: members that follow each other under it are one sample."""
+    folder, slash, base = member.name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
@@ -270,8 +266,3 @@ def _broken(sample: Sample) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def _too_large(place: str, size: int, params: DataParams) -> str:
-    most = params.limits.member_mb
-    return f"{place}: {size >> 20} MiB, at most {most} are allowed; raise data.limits.member_mb"

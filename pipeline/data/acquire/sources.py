@@ -86,6 +86,12 @@ class Source:
     scan_image: Callable[[str], str] = "{}.jpg".format
 
 
+def fne_layout(prefix: str) -> Layout:
+    """The three files that FNE publishes for a dataset."""
+    names = tuple(f"{prefix}_{split}.json" for split in ("train", "val", "test"))
+    return Layout(files=names, items=tuple(Item(name, FNE_JSON) for name in names))
+
+
 NAMES = "image_name.txt|id_mapping.json"
 # Found by their content, see pipeline.data.acquire.locate; the names are examples for messages.
 TABLE = Layout(files=("*.csv|*.tsv|*.txt|*.jsonl|*.json|*.parquet",))
@@ -130,10 +136,7 @@ SOURCES: dict[str, Source] = {
         "67-78; split: Karpathy and Fei-Fei (2015), Deep Visual-Semantic Alignments, CVPR",
         layouts={
             "karpathy": Layout(files=("dataset_flickr30k.json",), items=KARPATHY_ITEMS),
-            "fne": Layout(
-                files=tuple(f"flickr30k_{split}.json" for split in ("train", "val", "test")),
-                items=tuple(Item(f"flickr30k_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
-            ),
+            "fne": fne_layout("flickr30k"),
             "scan": Layout(files=(*SCAN_FILES, NAMES)),
             "table": TABLE,
         },
@@ -153,10 +156,7 @@ SOURCES: dict[str, Source] = {
         "(2015), Deep Visual-Semantic Alignments, CVPR",
         layouts={
             "karpathy": Layout(files=("dataset_coco.json",), items=KARPATHY_ITEMS),
-            "fne": Layout(
-                files=tuple(f"coco_{split}.json" for split in ("train", "val", "test")),
-                items=tuple(Item(f"coco_{split}.json", FNE_JSON) for split in ("train", "val", "test")),
-            ),
+            "fne": fne_layout("coco"),
             "scan": Layout(files=SCAN_FILES, optional=("id_mapping.json",)),
             "coco": COCO_JSON,
         },

@@ -21,7 +21,6 @@ All parts of a caption must be true. With a count, the place belongs to what is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.data.captions import clean_caption
@@ -143,8 +142,7 @@ def _noun_phrase(description: Description, count: int | None) -> str:
 
 
 def _pattern() -> re.Pattern[str]:
-    def one_of(words: Iterable[str]) -> str:
-        return "|".join(words)
+    one_of = "|".join
 
     def noun_phrase(prefix: str) -> str:
         return (

@@ -13,7 +13,7 @@ from pipeline.data.acquire.sources import Source
 from pipeline.data.columns import ANY
 from pipeline.data.images import is_image
 from pipeline.data.rows import SPLIT_NAMES, Annotations, Row, gather, split_in_path, split_name
-from pipeline.data.splits.format import SPLITS, read_split
+from pipeline.data.splits.format import SPLITS, read_split, value_of
 from pipeline.data.tables import open_table, table_rows
 from pipeline.data.text import read_json, read_lines
 from pipeline.errors import InputError
@@ -105,10 +105,7 @@ def _read_fne(files: Files, _: Source) -> Iterator[Row]:
     for split in SPLITS:
         (file,) = (file for name, file in files.items() if name.endswith(f"{split}.json"))
         content = read_split(cast(Path, file))
-        captions: list[list[str]] = [[] for _image in content.images]
-        for caption, index in zip(content.captions, content.caption_image, strict=True):
-            captions[index].append(caption)
-        for name, texts in zip(content.images, captions, strict=True):
+        for name, texts in content.pictures():
             yield Row(name, tuple(texts), split, str(file))
 
 
@@ -156,14 +153,15 @@ def _scan_name(identity: str, names: dict[str, Any] | None, scan_image: Callable
 
 
 def _read_tables(files: Files, source: Source, columns: ColumnsParams, skip_empty: bool) -> Annotations:
-    tables = {name: open_table(file, columns) for name, file in files.items()}
     rows = []
-    for name, table in tables.items():
+    chosen: dict[str, None] = {}
+    for name, file in files.items():
+        table = open_table(file, columns)
         if isinstance(table, str):
             raise InputError(table)
+        chosen[str(table.columns)] = None
         folder = name.rpartition("/")[0]
         rows.append(table_rows(table, "" if (folder or ".") in source.annotation_folders else f"{folder}/"))
-    chosen = dict.fromkeys(str(table.columns) for table in tables.values() if not isinstance(table, str))
     return replace(gather(chain(*rows), source.member, skip_empty=skip_empty), columns=tuple(chosen))
 
 
@@ -193,13 +191,10 @@ def scene_name(split: str, index: int) -> str:
 
 
 def _key(row: Any, key: str, kind: type, place: str) -> Any:
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: expected an object, found {type(row).__name__}")
-    if key not in row:
-        raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
-    if not isinstance(row[key], kind) or (not row[key] and kind is not int and key not in TEXTS):
-        raise InputError(f"{place}: {key} = {str(row[key])[:60]!r}, expected a {kind.__name__} that is not empty")
-    return row[key]
+    value = value_of(row, key, place)
+    if not isinstance(value, kind) or (not value and kind is not int and key not in TEXTS):
+        raise InputError(f"{place}: {key} = {str(value)[:60]!r}, expected a {kind.__name__} that is not empty")
+    return value
 
 
 _READERS: dict[str, Callable[[Files, Source], Iterator[Row]]] = {

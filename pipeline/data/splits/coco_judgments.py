@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.acquire.layouts import Files
 from pipeline.data.splits.format import Split
@@ -29,18 +28,19 @@ FILES = {
 }
 
 Place = tuple[str, int]  # a split, and a row in it
+Row = tuple[str, int, int, float, str]  # split, image, caption, relevance and source
 
 
-def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]]:
-    """Columns split, image, caption, relevance and source; empty if the file has no COCO ids, such as Flickr30K's.
+def coco_truth(files: Files, splits: Mapping[str, Split]) -> list[Row]:
+    """The rows of truth.parquet; none if the file has no COCO ids, such as Flickr30K's.
 
     Raises:
         InputError: when the file has COCO ids and the package eccv-caption is not installed.
     """
-    columns: dict[str, list[Any]] = {"split": [], "image": [], "caption": [], "relevance": [], "source": []}
     images, captions = _places(files, splits)
     if not images:
-        return columns
+        return []
+    rows = []
     for source, name in FILES.items():
         for query, items in _judgments(name).items():
             for item in dict.fromkeys(items):  # a pair counts once
@@ -49,9 +49,8 @@ def coco_truth(files: Files, splits: Mapping[str, Split]) -> dict[str, list[Any]
                 # a skipped image, or one that this file puts in another split than the caption
                 if image_place is None or caption_place is None or image_place[0] != caption_place[0]:
                     continue
-                for column, value in zip(columns, (*image_place, caption_place[1], 1.0, source), strict=True):
-                    columns[column].append(value)
-    return columns
+                rows.append((*image_place, caption_place[1], 1.0, source))
+    return rows
 
 
 def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place], dict[int, Place]]:

@@ -37,6 +37,13 @@ class Split:
             tuple(index for _, index in rows),
         )
 
+    def pictures(self) -> list[tuple[str, list[str]]]:
+        """The (image, captions) pairs that `of` takes."""
+        captions: list[list[str]] = [[] for _ in self.images]
+        for caption, index in zip(self.captions, self.caption_image, strict=True):
+            captions[index].append(caption)
+        return list(zip(self.images, captions, strict=True))
+
 
 def write_split(path: Path, split: Split, *, one_row_a_caption: bool) -> None:
     """Write a split as FNE's train (`one_row_a_caption`) or val/test JSON; image ids count the images from 0."""
@@ -46,10 +53,7 @@ def write_split(path: Path, split: Split, *, one_row_a_caption: bool) -> None:
             for caption, index in zip(split.captions, split.caption_image, strict=True)
         ]
     else:
-        captions: list[list[str]] = [[] for _ in split.images]
-        for caption, index in zip(split.captions, split.caption_image, strict=True):
-            captions[index].append(caption)
-        rows = [{"image": image, "caption": texts} for image, texts in zip(split.images, captions, strict=True)]
+        rows = [{"image": image, "caption": texts} for image, texts in split.pictures()]
     write_json(path, rows)
 
 
@@ -79,14 +83,18 @@ def read_split(path: Path) -> Split:
     return Split(tuple(name for _, name in images.values()), tuple(captions), tuple(caption_image))
 
 
-def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
-    """The row's image name, its captions and, for a train row, its image id."""
+def value_of(row: Any, key: str, place: str) -> Any:
+    """The value of `key` in `row`; raises an `InputError` that names `place` if the row is no object or lacks it."""
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object, found {type(row).__name__}")
-    for key in ("image", "caption"):
-        if key not in row:
-            raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
-    name, caption = row["image"], row["caption"]
+    if key not in row:
+        raise InputError(f"{place}: no {key!r}; found the keys {', '.join(map(repr, row)) or 'none'}")
+    return row[key]
+
+
+def _checked_row(row: Any, place: str) -> tuple[str, list[str], Any]:
+    """The row's image name, its captions and, for a train row, its image id."""
+    name, caption = value_of(row, "image", place), value_of(row, "caption", place)
     if not isinstance(name, str) or not name or not can_be_written(name):
         raise InputError(f"{place}: image = {name!r}, expected a file name")
     texts = caption if isinstance(caption, list) else [caption]

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,12 +91,12 @@ def noisy(split: Split, shuffle: Shuffle) -> Split:
 def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | None, shuffle: Shuffle | None) -> str:
     """Write noise.json for the clean `split`; returns a line about it, empty without noise."""
     drawn = file is None
-    record = {
+    record: dict[str, Any] = {
         "ratio": params.ratio if drawn else None,
         "kind": params.kind if drawn else None,
         "unit": params.unit if drawn else None,
         "seed": params.seed if drawn else None,
-        "file": None if file is None or shuffle is None else _described(file, shuffle),
+        "file": None,
         "chosen": 0,
         "wrong": 0,
         "permutation": None,
@@ -113,15 +113,13 @@ def write_noise(folder: Path, split: Split, params: NoiseParams, file: Path | No
             "permutation": shuffle.permutation_M.tolist(),
             "true_image": true_image_M.tolist(),
         }
+        if file is not None:
+            record["file"] = {"name": file.name, "sha256": sha256(file), "kind": shuffle.kind}
         line = f"noise: {shuffle.chosen} of {len(image_M)} captions shuffled, {wrong} wrong"
     # one line per key: one per number would give a million lines for COCO
     rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items())
     write_text(folder / NOISE.name, f"{{\n{rows}\n}}\n")
     return line
-
-
-def _described(file: Path, shuffle: Shuffle) -> dict[str, str | None]:
-    return {"name": file.name, "sha256": sha256(file), "kind": shuffle.kind}
 
 
 def _chosen(split: Split, ratio: float, draw: np.random.RandomState) -> NDArray[np.int64]:

@@ -21,8 +21,6 @@ from pipeline.files import read_record, write_text
 from pipeline.params import NoiseParams, SplitParams
 from pipeline.paths import ANNOTATIONS, IMAGES, PICTURES, SOURCE, VOCABULARY
 
-ALL_WORDS = 10**6  # more than any caption has
-
 
 def partition(
     raw: Path, params: SplitParams, noise: NoiseParams, folder: Path, judgments: str | None = None
@@ -102,7 +100,7 @@ def seeded_split(pictures: Sequence[Picture], params: SplitParams, raw: Path) ->
         raise InputError(
             f"{raw}: {len(pictures)} images; at least {len(SPLITS)} are needed, one for each of train, val and test"
         )
-    order = sorted((picture.image for picture in pictures), key=lambda image: _digest(params.seed, image))
+    order = sorted((picture.image for picture in pictures), key=partial(_digest, params.seed))
     # with few images, the shares (at least one image each) must leave one for training
     test = min(max(1, round(params.test * len(order))), len(order) - 2)
     val = min(max(1, round(params.val * len(order))), len(order) - test - 1)
@@ -116,5 +114,5 @@ def _digest(seed: int, image: str) -> bytes:
 
 def _vocabulary(captions: Iterable[str]) -> str:
     """Sorted lines `word<TAB>count` of the words of the training captions."""
-    words = Counter(word for caption in captions for word in clean_caption(caption, ALL_WORDS).split())
+    words = Counter(word for caption in captions for word in clean_caption(caption).split())
     return "".join(f"{word}\t{count}\n" for word, count in sorted(words.items()))

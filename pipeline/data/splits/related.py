@@ -28,7 +28,6 @@ back side top
 BETWEEN = frozenset(WORDS_BETWEEN.split())
 PLURALS = {"men": "man", "women": "woman", "children": "child", "people": "person"}
 SHARE = 0.5  # of a word's occurrences; a word that ends a noun phrase more rarely is no noun
-MOST_WORDS = 10**6
 NEIGHBOURS, BLOCK_ROWS = 20, 512
 
 
@@ -41,7 +40,7 @@ def caption_nouns(captions: Sequence[str]) -> list[frozenset[str]]:
     """
     heads, said, ended = [], Counter[str](), Counter[str]()
     for caption in captions:
-        words = [_singular(word) for word in clean_caption(caption, MOST_WORDS).split()]
+        words = [_singular(word) for word in clean_caption(caption).split()]
         found = set()
         for word, following in zip(words, [*words[1:], "and"], strict=True):
             if not _ends(word) and _ends(following):
@@ -103,17 +102,11 @@ def _partner(row: int, pool: list[int], free: set[int], same: Same) -> int | Non
 
 
 class Same:
-    """Whether two captions are of the same image, or say the same after clean-up.
-
-    Args:
-        captions: all.
-        caption_image: the image of each.
-    """
+    """Whether two captions are of the same image, or say the same after clean-up."""
 
     def __init__(self, captions: Sequence[str], caption_image: Sequence[int]) -> None:
-        """Number the texts."""
         numbers: dict[str, int] = {}
-        cleaned = (clean_caption(caption, MOST_WORDS) for caption in captions)
+        cleaned = (clean_caption(caption) for caption in captions)
         self.text_M = np.array([numbers.setdefault(text, len(numbers)) for text in cleaned])
         self.image_M = np.asarray(caption_image)
 
@@ -130,7 +123,7 @@ def swaps_by_words(captions: Sequence[str], chosen: NDArray[np.int64], same: Sam
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    cleaned = [clean_caption(caption, MOST_WORDS) for caption in captions]
+    cleaned = [clean_caption(caption) for caption in captions]
     vector_ML = TfidfVectorizer(analyzer=str.split).fit_transform(cleaned)
     permutation_M, free = np.arange(len(captions)), np.sort(chosen)
     while len(free) > 1:

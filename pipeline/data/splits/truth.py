@@ -29,7 +29,7 @@ BLOCK_CAPTIONS = 2000  # evaluated at a time: captions × images as bool
 JUDGED = "Flickr8k's human judgments: crowd, the share of yes; expert, the median of three scores from 1 to 4"
 EXACT = "every caption is a predicate, evaluated on every scene of its split; every pair that is not listed is false"
 
-COLUMNS = ("split", "image", "caption", "relevance", "source")
+COLUMNS = ["split", "image", "caption", "relevance", "source"]
 JUDGMENTS = {"CrowdFlowerAnnotations.txt": ("crowd", 0, 1), "ExpertAnnotations.txt": ("expert", 1, 4)}
 
 
@@ -52,7 +52,7 @@ def write_truth(
     elif layout == "flickr8k" and JUDGMENTS.keys() & files.keys():
         kind, table = {"kind": "judged", "how": JUDGED}, _judgments(files, splits)
     elif layout == "karpathy":
-        kind, table = {"kind": "pooled", "how": POOLED}, _frame(**coco_truth(files, splits))
+        kind, table = {"kind": "pooled", "how": POOLED}, _frame(coco_truth(files, splits))
     else:
         return []
     if table.empty:
@@ -66,10 +66,10 @@ def write_truth(
     return [f"truth ({kind['kind']}): {len(table)} pairs ({counts})"]
 
 
-def _frame(**columns: Any) -> pandas.DataFrame:
+def _frame(rows: Any) -> pandas.DataFrame:
     import pandas
 
-    frame = pandas.DataFrame(columns)
+    frame = pandas.DataFrame(rows, columns=COLUMNS)
     return frame.astype({"image": "int32", "caption": "int32", "relevance": "float32"})
 
 
@@ -98,7 +98,8 @@ def _scene_truth(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
             except (InputError, ArithmeticError, ValueError) as error:  # the latter: no scene of ours
                 raise InputError(f"{files['scenes.json']}: {name}: {error}") from None
             caption, image = numpy.nonzero(true_MN)
-            frames.append(_frame(split=name, image=image, caption=caption + start, relevance=1.0, source="scenes"))
+            columns = {"split": name, "image": image, "caption": caption + start, "relevance": 1.0, "source": "scenes"}
+            frames.append(_frame(columns))
     return pandas.concat(frames, ignore_index=True)
 
 
@@ -123,7 +124,7 @@ def _judgments(files: Files, splits: Mapping[str, Split]) -> pandas.DataFrame:
             (split, image_row), (caption_split, _) = places[image], places[caption_image]
             if split == caption_split:
                 rows.append((split, image_row, captions[caption_image][index], relevance, source))
-    return _frame(**{name: [row[column] for row in rows] for column, name in enumerate(COLUMNS)})
+    return _frame(rows)
 
 
 def _judgment(line: str, place: str) -> tuple[str, str, int, list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from pipeline.data.acquire.hub import Snapshot, fetch_repository
+from pipeline.data.acquire.hub import fetch_repository
 from pipeline.errors import InputError
 from pipeline.params import load_params
 from tests.data.brought import COMMIT, serve_hub
@@ -24,22 +24,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def fetch(folder: Path, *, online: bool = True, **changes: Any) -> Snapshot:
+def fetch(folder: Path, *, online: bool = True, **changes: Any) -> Path:
     params = load_params(PARAMS).data.model_copy(update={"name": "hub", "repository": "owner/set"} | changes)
     with serve_hub(folder) as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", address if online else "http://127.0.0.1:9")
         return fetch_repository(params)
 
 
-def names(found: Snapshot) -> list[str]:
-    return sorted(path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file())
+def names(found: Path) -> list[str]:
+    return sorted(path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file())
 
 
 def test_data_and_card_are_fetched_and_code_is_not(tmp_path: Path) -> None:
     write_files(tmp_path / "hub/owner/set", FILES)
     found = fetch(tmp_path)
     assert names(found) == ["README.md", "data/test.csv", "data/train.csv"]
-    assert str(found) == f"owner/set at {COMMIT}"
+    assert found.name == COMMIT
 
 
 def test_data_files_chooses(tmp_path: Path) -> None:

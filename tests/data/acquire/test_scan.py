@@ -91,15 +91,6 @@ def test_where_a_tar_may_hold_captions(members: dict[str, bytes], caption: tuple
     assert scan(tmp_path)[0].pictures == (Picture("0/a.JPG", caption, None),)
 
 
-def test_an_image_that_does_not_decode_is_known_by_its_place(tmp_path: Path) -> None:
-    tar(tmp_path / "0.tar", {"a.jpg": jpeg(1)[:-60], "a.txt": b"one"})
-    _, images = scan(tmp_path)
-    image = images.find("0/a.jpg")
-    assert image is not None
-    assert image.broken is not None
-    assert image.broken.startswith(f"{tmp_path}/0.tar: a: does not decode")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

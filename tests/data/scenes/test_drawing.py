@@ -31,11 +31,6 @@ def test_a_picture_is_rgb_and_as_large_as_asked_for(size: int) -> None:
     assert (image.size, image.mode) == ((size, size), "RGB")
 
 
-def test_a_picture_depends_on_its_arguments_alone() -> None:
-    shapes = [Shape("star", "red", "large", 1, 1, 0.03, -0.02, 9)]
-    assert draw(shapes, "grey", 3, 64).tobytes() == draw(list(shapes), "grey", 3, 64).tobytes()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", RADIUS)
 def test_a_shape_stays_inside_of_its_own_cell_however_it_is_moved(kind: str, size: str) -> None:

@@ -23,10 +23,6 @@ DEFAULTS = load_params(Path(__file__).parents[3] / "params.yaml").data.scenes
 HARD = DEFAULTS.model_copy(update={"min_shapes": 1, "max_shapes": 4, "colours": 8, "detail": 0.5})
 
 
-def with_detail(detail: float) -> ScenesParams:
-    return DEFAULTS.model_copy(update={"detail": detail})
-
-
 def true_pictures_of_each_caption(params: ScenesParams, count: int) -> np.ndarray[Any, Any]:
     scenes = generate(params, params.seed, count, stream="test")
     return truth([caption for picture in scenes for caption in picture.captions], scenes).sum(axis=1)
@@ -222,7 +218,8 @@ def test_seeds_and_streams_have_no_scene_in_common() -> None:
 
 
 def test_more_detail_means_fewer_true_pictures() -> None:
-    means = [true_pictures_of_each_caption(with_detail(detail), 150).mean() for detail in (0.0, 0.5, 1.0)]
+    levels = [DEFAULTS.model_copy(update={"detail": detail}) for detail in (0.0, 0.5, 1.0)]
+    means = [true_pictures_of_each_caption(params, 150).mean() for params in levels]
     assert means[0] > 2 * means[1] > 4 * means[2]
 
 

@@ -31,22 +31,13 @@ def row(name: str, split: str, *texts: str, **more: Any) -> dict[str, Any]:
 GOOD = (row("a.jpg", "train", "one", "two"), row("b.jpg", "val", "three"), row("c.jpg", "test", "four"))
 
 
-def test_restval_belongs_to_train_and_folders_to_the_name(tmp_path: Path) -> None:
-    rest = row("d.jpg", "restval", " five\n", filepath="val2014")
-    annotations = read(tmp_path, "karpathy", "mscoco", dataset_coco__json=karpathy(*GOOD, rest))
-    assert annotations.pictures[0] == Picture("a.jpg", ("one", "two"), "train")
-    assert annotations.pictures[-1] == Picture("val2014/d.jpg", ("five",), "train")
-
-
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
         ({"split": "test"}, "row 3: no 'filename'; found the keys 'split'"),
         (row("d.jpg", "testing", "x"), "row 3: split = 'testing', expected one of train, val, test, restval"),
         (row("d.jpg", "train", "x", ""), "row 3: image 'd.jpg' has an empty caption"),
-        (row("d.jpg", "train", " "), "row 3: image 'd.jpg' has an empty caption"),
         (row("d.jpg", "train"), "row 3: sentences = "),
-        (row("../d.jpg", "train", "x"), "'../d.jpg' leaves its folder"),
         (row("d.jpg", "train", "x", filepath="/abs"), "'/abs/d.jpg' leaves its folder"),
         (row("a.jpg", "test", "x"), "row 3: image 'a.jpg' is in split test here and in split train before"),
         ("text", "row 3: expected an object, found str"),
@@ -78,18 +69,12 @@ def test_scan_ids_stand_once_an_image_or_once_a_caption(tmp_path: Path) -> None:
     )
 
 
-def test_scan_ids_of_coco_become_the_names_that_npc_gives_its_images(tmp_path: Path) -> None:
-    annotations = read(tmp_path, "scan", "mscoco", train_ids__txt="391895\n", train_caps__txt="a\n", **SCAN)
-    assert annotations.pictures[0].image == "COCO_2014_000000391895.jpg"
-
-
 @pytest.mark.parametrize(
     ("ids", "captions", "expected"),
     [
         ("0\n1\n", "a\nb\nc\n", "train_caps.txt: 3 captions for the 2 ids"),
         ("0\n", "a\n\nc\n", "train_caps.txt: line 2: an empty caption"),
         ("0\n\n", "a\nb\n", "train_ids.txt: line 2: an empty id"),
-        ("../0\n", "a\n", "leaves its folder"),
     ],
 )
 def test_scan_text_that_does_not_fit_is_named(ids: str, captions: str, expected: str, tmp_path: Path) -> None:
@@ -126,16 +111,13 @@ def test_a_table_may_quote_and_need_not_name_splits(tmp_path: Path) -> None:
     ("table", "expected"),
     [
         ("", "the columns are none; expected one for the image (image, file_name,"),
-        ("id,label\n0,a\n", "the columns are id, label; expected one for the image (image, file_name,"),
         ("image,caption\n", "no row"),
         ("image,caption\nx.jpg\n", "line 2: expected 2 fields"),
         ("image,caption\nx.jpg,a,b\n", "line 2: expected 2 fields"),
         ("image,caption\nx.jpg,\n", "line 2: image 'x.jpg' has an empty caption"),
         ("image,caption\n,a\n", "line 2: no image"),
         ('image,caption\nx.jpg,"a\n', "not readable as a table"),
-        ("image,caption,split\nx.jpg,a,train\nx.jpg,b,test\n", "is in split test here and in split train before"),
         ("image,caption,split\nx.jpg,a,holdout\n", "split = 'holdout'"),
-        ("image,caption\n../x.jpg,a\n", "leaves its folder"),
     ],
 )
 def test_a_bad_row_of_a_table_is_named(table: str, expected: str, tmp_path: Path) -> None:
@@ -157,12 +139,6 @@ FLICKR8K = {
     "Flickr_8k__testImages__txt": "c.jpg\n",
 }
 TOKENS = "a.jpg#0\tone\na.jpg#1\ttwo\nb.jpg#0\tthree\nc.jpg#0\tfour\n"
-
-
-def test_flickr8ks_images_in_no_split_are_kept_apart(tmp_path: Path) -> None:
-    tokens = TOKENS + "d.jpg.1#0\tghost\n"
-    annotations = read(tmp_path, "flickr8k", "flickr8k", Flickr8k__token__txt=tokens, **FLICKR8K)
-    assert [picture.split for picture in annotations.pictures] == ["train", "val", "test", None]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,7 +32,7 @@ def captions_of() -> dict[int, list[int]]:
     return images
 
 
-def karpathy(folder: Path, captions_of: dict[int, list[int]], **changes: Any) -> tuple[Path, Split]:
+def karpathy(folder: Path, captions_of: dict[int, list[int]]) -> tuple[Path, Split]:
     rows = [
         {
             "filepath": "val2014",
@@ -41,7 +40,6 @@ def karpathy(folder: Path, captions_of: dict[int, list[int]], **changes: Any) ->
             "cocoid": image,
             "sentences": [{"raw": f"caption {caption}", "sentid": caption} for caption in captions],
         }
-        | changes
         for image, captions in captions_of.items()
     ]
     file = folder / "dataset_coco.json"
@@ -81,9 +79,3 @@ def test_each_source_keeps_just_the_pairs_that_are_in_the_split(
             found = {(images[image], captions[caption]) for image, caption, asked in rows if asked}
             assert found == {(image, caption) for image, caption in pairs if image in images and caption in captions}
             assert len(found) > 10
-
-
-def test_without_coco_ids_nothing_is_known(captions_of: dict[int, list[int]], tmp_path: Path) -> None:
-    file, split = karpathy(tmp_path, captions_of, cocoid=None)
-    assert write_truth("karpathy", {file.name: file}, {"test": split}, tmp_path) == []
-    assert read_truths(tmp_path, "test") == {}

@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.data.prepare import prepare
 from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.noise import Shuffle, make_noise, noise_file, noisy, write_noise
 from pipeline.data.splits.partition import partition
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
-from pipeline.params import NoiseParams, SplitParams, load_params
-from tests.data.published import own_folder, write_copy_params, write_params
+from pipeline.params import NoiseParams, SplitParams
+from tests.data.published import own_folder, prepare_raw, write_copy_params, write_params
 
 
 def params(
@@ -232,12 +231,10 @@ def parts(folder: Path) -> dict[str, bytes]:
 def test_noise_changes_nothing_but_the_training_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_copy_params(tmp_path, own_folder(tmp_path / "mine", "csv"), None)
-    (tmp_path / "raw").mkdir()
-    prepare(load_params(tmp_path / "params.yaml").data, tmp_path / "raw")
+    prepare_raw(tmp_path)
     shares = SplitParams(val=0.1, test=0.1, seed=1)
     said = {}
     for name, noise in {"clean": params(), "noisy": params(0.5)}.items():
-        (tmp_path / name).mkdir()
         said[name] = partition(tmp_path / "raw", shares, noise, tmp_path / name)
     clean, changed = parts(tmp_path / "clean"), parts(tmp_path / "noisy")
     assert {name for name in clean if clean[name] != changed[name]} == {"train.json", "noise.json"}
@@ -254,12 +251,9 @@ def test_noise_changes_nothing_but_the_training_pairs(tmp_path: Path, monkeypatc
 
 def test_the_truth_follows_the_captions(tmp_path: Path) -> None:
     write_params(tmp_path, data__scenes__train=12, data__scenes__val=4, data__scenes__test=4, data__scenes__size=32)
-    data = load_params(tmp_path / "params.yaml").data
-    (tmp_path / "raw").mkdir()
-    prepare(data, tmp_path / "raw")
+    data = prepare_raw(tmp_path)
     pairs = {}
     for name, noise in {"clean": params(), "noisy": params(0.6)}.items():
-        (tmp_path / name).mkdir()
         partition(tmp_path / "raw", data.split, noise, tmp_path / name)
         truth = read_truth(tmp_path / name, "train")
         assert truth is not None

@@ -11,17 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.captions import clean_caption
-from pipeline.data.prepare import prepare
 from pipeline.data.rows import Picture, write_pictures
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.partition import partition, seeded_split
 from pipeline.data.splits.truth import write_truth
 from pipeline.errors import InputError
-from pipeline.params import NoiseParams, SplitParams, load_params
+from pipeline.params import SplitParams
 from pipeline.paths import RAW
-from tests.data.published import own_folder, write_copy_params
-
-CLEAN = NoiseParams(ratio=0.0, kind="shuffle", unit="caption", seed=1, file=None)
+from tests.data.published import CLEAN, own_folder, prepare_raw, write_copy_params
 
 
 def pictures(count: int) -> list[Picture]:
@@ -61,8 +58,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """data/raw of a folder with captions in a table without splits."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_copy_params(tmp_path, own_folder(tmp_path / "mine", "tsv"), None)
-    (tmp_path / "raw").mkdir()
-    prepare(load_params(tmp_path / "params.yaml").data, tmp_path / "raw")
+    prepare_raw(tmp_path)
     return tmp_path / "raw"
 
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pipeline.data.captions import clean_caption
-from pipeline.data.prepare import prepare
+from pipeline.data.scenes.scenes import generate_splits
 from pipeline.data.splits.format import Split, read_split
 from pipeline.data.splits.noise import make_noise
 from pipeline.data.splits.partition import partition
@@ -18,7 +18,7 @@ from pipeline.data.splits.related import Same, caption_nouns, swaps_by_label, sw
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
 from pipeline.params import NoiseParams, load_params
-from tests.data.published import write_params
+from tests.data.published import CLEAN, prepare_raw, write_params
 
 CAPTIONS = (
     ("A black dog runs in the grass .", "the dog is running through grass"),
@@ -32,7 +32,7 @@ SPLIT = Split.of([(f"{n}.jpg", captions) for n, captions in enumerate(CAPTIONS)]
 
 
 def noise(kind: Any, ratio: float = 1.0, seed: int = 1) -> NoiseParams:
-    return NoiseParams(ratio=ratio, kind=kind, unit="caption", seed=seed, file=None)
+    return CLEAN.model_copy(update={"ratio": ratio, "kind": kind, "seed": seed})
 
 
 def moved(split: Split, params: NoiseParams, **objects: Any) -> list[tuple[int, int]]:
@@ -131,17 +131,12 @@ def test_the_most_similar_captions_are_swapped_first(monkeypatch: pytest.MonkeyP
 def test_scenes_that_share_an_object_exchange_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, data__scenes__train=60, data__scenes__val=5, data__scenes__test=5)
-    params = load_params("params.yaml").data
-    for folder in ("raw", "split"):
-        (tmp_path / folder).mkdir()
-    prepare(params, tmp_path / "raw")
+    params = prepare_raw(tmp_path)
     lines = partition(tmp_path / "raw", params.split, noise("category", 0.5), tmp_path / "split")
     found = read_noise(tmp_path / "split")
     assert found is not None
     assert any("150 of 300 captions shuffled" in line for line in lines)
     assert 100 < int(found.wrong_M.sum()) <= 150
-    from pipeline.data.scenes.scenes import generate_splits
-
     scenes = generate_splits(params.scenes)["train"]
     split = read_split(tmp_path / "split/train.json")
     for row in np.flatnonzero(found.wrong_M).tolist():

@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.prepare import prepare
 from pipeline.data.splits.format import Split, write_split
 from pipeline.data.splits.noise import Shuffle, noisy, write_noise
 from pipeline.data.splits.partition import partition
 from pipeline.data.splits.scan import write_scan
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
-from pipeline.params import NoiseParams, load_params
-from tests.data.published import COPIES, Copy, write_copy_params
+from pipeline.params import NoiseParams
+from tests.data.published import CLEAN, COPIES, Copy, prepare_raw, write_copy_params
 
-CLEAN = NoiseParams(ratio=0.0, kind="shuffle", unit="caption", seed=1, file=None)
 SPLITS = {
     "train": Split.of([("36979.jpg", ["a0", "a1"]), ("7.jpg", ["b0", "b1"])]),
     "val": Split.of([("5.jpg", ["c"])]),
@@ -27,13 +25,11 @@ SPLITS = {
 }
 
 
-def stages(copy: Copy, folder: Path, noise: NoiseParams = CLEAN) -> Path:
+def stages(copy: Copy, folder: Path, noise: NoiseParams) -> Path:
     """A copy of a data set through download and split; returns the folder of the split."""
-    for name in ("raw", "split"):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir()
     write_copy_params(folder, copy, None)
-    data = load_params(folder / "params.yaml").data
-    prepare(data, folder / "raw")
+    data = prepare_raw(folder)
     partition(folder / "raw", data.split, noise, folder / "split")
     return folder / "split"
 
@@ -42,13 +38,7 @@ def written(folder: Path, splits: dict[str, Split], source: str = "folder", shuf
     for name, split in splits.items():
         content = split if shuffle is None or name != "train" else noisy(split, shuffle)
         write_split(folder / f"{name}.json", content, one_row_a_caption=name == "train")
-    write_noise(
-        folder,
-        splits["train"],
-        NoiseParams(ratio=0.2, kind="shuffle", unit="caption", seed=1, file=None),
-        None,
-        shuffle,
-    )
+    write_noise(folder, splits["train"], CLEAN.model_copy(update={"ratio": 0.2}), None, shuffle)
     write_scan(folder, source, folder / "text")
     return folder / "text"
 
