@@ -122,9 +122,9 @@ def _records(table: Table) -> Records:
 
 def _json_rows(file: Traversable) -> list[dict[str, Any]]:
     """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
-    lines = read_text(file).strip().split("\n")
-    if len(lines) > 1 and lines[0].rstrip().endswith("}"):
-        content = [parse_json(line, f"{file}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
+    if len(lines) > 1 and lines[0][1].rstrip().endswith("}"):
+        content = [parse_json(line, f"{file}: line {number}") for number, line in lines]
     else:
         content = read_json(file)
     if isinstance(content, dict) and all(map(is_image, content)):

@@ -83,6 +83,7 @@ def test_a_table_that_is_refused_has_its_columns_listed(name: str, text: str, co
         ("a.jsonl", '{"image": "0.jpg", "text": "a"}\n[1]\n', "line 2: expected an object, found list"),
         ("a.jsonl", '{"image": "0.jpg", "text": "a"}\n{"image": "1.jpg"}\n', "line 2: no 'text'"),
         ("a.jsonl", '{"image": "0.jpg", "text": "a"}\n{"image"\n', "line 2: not readable as JSON"),
+        ("a.json", '\n\n{"image": "0.jpg", "text": "a"}\n{"image"\n', "line 4: not readable as JSON"),
         ("a.tsv", "image\tcaption\n0.jpg\ta\tb\n", "line 2: expected 2 fields: image, caption; found 3"),
     ],
 )

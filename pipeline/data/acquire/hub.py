@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.acquire.layouts import matches
 from pipeline.errors import InputError
 from pipeline.params import DataParams
 from pipeline.progress import progress
@@ -18,6 +17,7 @@ from pipeline.progress import progress
 CONVERTED = "refs/convert/parquet"  # the hub's own parquet copy of a data set that is a script
 WORKERS = 4  # files fetched at a time
 DATA = ("*.parquet", "*.tar", "*.csv", "*.tsv", "*.jsonl", "*.json", "*.txt", "*.zip")
+NO_DATA = {".md", ".json", ".txt"}  # what a script has beside it: its card, its licence, its description
 IMAGES = ("*.jpg", "*.jpeg", "*.png", "*.webp", "*.JPG", "*.JPEG", "*.PNG")
 
 
@@ -33,8 +33,8 @@ def fetch_repository(params: DataParams) -> Path:
             `data.limits.unpacked_gb`.
     """
     folder = _fetch(params, params.revision)
-    data = (path for path in folder.rglob("*") if path.is_file())
-    if params.revision is None and not any(matches(path.name, "|".join(DATA[:5] + DATA[-1:])) for path in data):
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    if params.revision is None and kinds <= (NO_DATA if params.files is None else {".md"}):
         folder = _fetch(params, CONVERTED)
     return folder
 
