@@ -25,7 +25,6 @@ from pipeline.report.pair_list import CUTOFFS, Pair, PairList
 from pipeline.report.pictures import Pictures
 from pipeline.retrieval.stratified import Estimate
 
-SEED = 1  # of the pairs to judge
 FACTS = "audit.json"
 
 
@@ -64,7 +63,7 @@ def findings(
     elif otherwise is not None:
         found = otherwise(max(count, *CUTOFFS))
     listed = false_negative_list(found, splits, evidence.how, count)
-    return Findings(evidence, splits, *listings(listed, worst, evidence, splits, true_image, SEED))
+    return Findings(evidence, splits, *listings(listed, worst, evidence, splits, true_image))
 
 
 def statements(found: Findings) -> list[Statement]:
