@@ -112,7 +112,7 @@ def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
         table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"]})
-        names.append(f"{split if split in SPLITS else 'train'}.csv")
+        names.append(f"{_split_name(split)}.csv")
         write_text(folder / names[-1], table.to_csv(index=False, sep="\t"))
     return names
 
@@ -146,7 +146,7 @@ def write_karpathy(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     pictures: list[dict[str, Any]] = []
     for split, image, captions in _pictures(data):
         sentences = [{"raw": text, "matching": also[split, image, text]} for text in captions]
-        pictures.append({"filename": image, "split": split if split in SPLITS else "train", "sentences": sentences})
+        pictures.append({"filename": image, "split": _split_name(split), "sentences": sentences})
     write_json(folder / "dataset.json", {"dataset": data.facts["title"], "images": pictures})
     return ["dataset.json"]
 
@@ -156,7 +156,7 @@ def write_fne(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     names = []
     parts = defaultdict[str, list[tuple[str, list[str]]]](list)
     for split, image, captions in _pictures(data):
-        parts[split if split in SPLITS else "train"].append((image, captions))
+        parts[_split_name(split)].append((image, captions))
     for split, pictures in parts.items():
         names.append(f"{split}.json")
         write_split(folder / names[-1], Split.of(pictures), one_row_a_caption=split == "train")
@@ -174,6 +174,11 @@ FORMATS: Mapping[str, Callable[[Cleaned, Path, ReadImage], list[str]]] = {
     "fne": write_fne,
 }
 WITH_IMAGES = ("open_clip", "webdataset")
+
+
+def _split_name(split: object) -> str:
+    """`train` for the one part of data whose splits mean nothing."""
+    return str(split) if split in SPLITS else "train"
 
 
 def _rows(table: Any, *columns: str) -> list[Any]:
