@@ -132,12 +132,9 @@ def write_report(folder: Path, contents: Contents, found: Findings, archive: Pat
     trust = found.evidence.trust
     with atomic_folder(folder) as made:
         write_text(made / "index.html", page)
-        listed = {
-            "false_negatives": false_negative_table(found.false_negatives.pairs, splits, trust),
-            "noisy_pairs": suspect_table(found.suspects.pairs, splits),
-        }
-        for name, table in listed.items():
-            table.to_csv(made / f"{name}.csv", index=False)
+        matches = false_negative_table(found.false_negatives.pairs, splits, trust)
+        matches.to_csv(made / "false_negatives.csv", index=False)
+        suspect_table(found.suspects.pairs, splits).to_csv(made / "noisy_pairs.csv", index=False)
         write_json(made / FACTS, facts(contents, found))
         write_table(made / "pairs.parquet", every_pair(found.splits, trust))
         write_table(made / "matches.parquet", every_match(found.splits, match_columns(found.evidence)))

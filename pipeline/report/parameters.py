@@ -43,11 +43,12 @@ def parameter_table(path: Path | str = "params.yaml") -> str:
 
 def table_of(text: str, path: Path | str = "params.yaml") -> str:
     """`parameter_table` of a file's content; `path` is for messages only."""
-    rows = [
-        f"| `{row.name}` | {_value(row.default)} | {row.allowed} | {_escaped(row.meaning)} |"
-        for row in rows_of(text, path)
-    ]
-    return "\n".join([*HEADING, *rows])
+    lines = [*HEADING]
+    for row in rows_of(text, path):
+        default = "null" if row.default is None else row.default
+        meaning = row.meaning.replace("|", r"\|")
+        lines.append(f"| `{row.name}` | `{default}` | {row.allowed} | {meaning} |")
+    return "\n".join(lines)
 
 
 class Row(NamedTuple):
@@ -103,14 +104,6 @@ def _meaning(name: str, comment: str, path: Path | str) -> str:
     if not meaning:
         raise InputError(f"{path}: {name} has no comment: say beside it what it means")
     return meaning.replace(" | ", " / ")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _value(value: Any) -> str:
-    return "`null`" if value is None else f"`{value}`"
 
 
 def _allowed(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
