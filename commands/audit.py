@@ -5,6 +5,7 @@ It runs the stages `download`, `split` and `evidence` in a folder of its own, an
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.errors import InputError
 from stages.command import stage
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
     hub. With --against, the page is that of the last run here, and shows which queries it wins and loses against
     another run: its name or id in MLflow.
     """
-    from pipeline.errors import InputError
     from pipeline.files import users_path
+    from pipeline.paths import IMAGES
     from pipeline.report.audit import said, write_report
 
     _check(asked, against)
@@ -75,8 +77,6 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
         raise InputError(f"--to {to}: holds other files than a report; name another folder")
     command = shlex.join(["python", "-m", "commands.audit", *sys.argv[1:]])
     if against is not None:
-        from pipeline.paths import IMAGES
-
         contents, found = _run_against(against, command)
         size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
     else:
@@ -86,8 +86,6 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
             if asked[name] is not None and (place := users_path(asked[name], f"--{name}")).is_dir():
                 asked[name] = str(place)
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch, chdir(scratch):
-            from pipeline.paths import IMAGES
-
             try:
                 contents, found = _audit(asked, command)
                 size = write_report(target, contents, found, IMAGES, SHOWN["thumbnail"])
@@ -99,8 +97,6 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
 
 
 def _check(asked: dict[str, Any], against: str | None) -> None:
-    from pipeline.errors import InputError
-
     folder, images, captions = (asked[name] for name in ("folder", "images", "captions"))
     given = [name for name in ("embeddings", "model", "words") if asked[name]]
     if len(given) > 1:
@@ -149,19 +145,17 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
-    if len(read_record(SOURCE)["counts"]) == 1 and has_evidence(
-        EVIDENCE
-    ):  # the splits mean nothing: stage split drew them
-        splits = {WHOLE: write_whole(EVIDENCE, splits)}
-        if asked["judgments"] is not None:
-            write_judgments(asked["judgments"], splits, SPLIT)
-        truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
     if has_evidence(EVIDENCE):
+        if len(read_record(SOURCE)["counts"]) == 1:  # the splits mean nothing: stage `split` drew them
+            splits = {WHOLE: write_whole(EVIDENCE, splits)}
+            if asked["judgments"] is not None:
+                write_judgments(asked["judgments"], splits, SPLIT)
+            truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
         write_audited(EVIDENCE, splits, train, params.evidence.seed)
     evidence = read_evidence(EVIDENCE, splits, "all", params.sampler, train)
     labelled = {name: Labelled(splits[name], truths[name], judged[name]) for name in splits}
     largest = max(splits, key=lambda name: len(splits[name].images))
-    retrieval, embedded = None, None
+    retrieval = None
     vectors = evidence.opened[largest].vectors if evidence.opened else None
     if vectors is not None and vectors.image_NV is not None:
         one = labelled[largest]
@@ -192,8 +186,6 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
 
 def _stage(name: str) -> None:
     """Run a stage in this process and working directory."""
-    import importlib
-
     importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
 
 
@@ -246,7 +238,6 @@ def _root(asked: dict[str, Any]) -> str:
 def _name_of(captions: Path) -> str:
     """The name by which stage `download` knows what a file of captions holds."""
     from pipeline.data.text import read_json
-    from pipeline.errors import InputError
 
     if captions.suffix.lower() != ".json":
         return f"captions{captions.suffix}"
@@ -260,8 +251,6 @@ def _name_of(captions: Path) -> str:
 
 
 def _columns(text: str) -> dict[str, str]:
-    from pipeline.errors import InputError
-
     parts = [part.partition("=") for part in text.split(",") if part]
     if any(name not in ("image", "caption") or not value for name, _, value in parts):
         raise InputError(f"--columns {text}: expected image=NAME,caption=NAME")
@@ -283,7 +272,6 @@ def _as_asked(message: str, asked: dict[str, Any]) -> str:
 
 def _run_against(name: str, command: str) -> tuple[Contents, Findings]:
     from pipeline.comparison.paired import read_queries
-    from pipeline.errors import InputError
     from pipeline.params import load_params
     from pipeline.paths import QUERIES
     from pipeline.report.retrieval import against

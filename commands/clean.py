@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.errors import InputError
 from stages.command import stage
 
 FORMATS = ("pairs", "eccv", "ignore", "sentence-transformers", "open_clip", "webdataset", "karpathy", "fne")
@@ -31,7 +32,6 @@ def main(
     A person's judgments count before the evidence. Pictures are read from --images, else from data/raw/images.zip.
     """
     from pipeline.data.images import ImageArchive
-    from pipeline.errors import InputError
     from pipeline.files import atomic_folder, write_text
     from pipeline.paths import IMAGES, REPORT
     from pipeline.report.cleaned import cleaned, data_card

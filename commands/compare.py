@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.errors import InputError
 from stages.command import stage
 
 if TYPE_CHECKING:
@@ -72,7 +75,6 @@ def main(
     from pipeline.comparison import table as comparison_table
     from pipeline.comparison.conditions import parse_condition
     from pipeline.comparison.doubts import doubts
-    from pipeline.errors import InputError
     from pipeline.files import write_text
 
     if plot_path is not None and plot_path.suffix not in comparison_figure.FORMATS:
@@ -103,7 +105,6 @@ def main(
 def _picked(experiment: str | None, names: tuple[str, ...], wheres: tuple[str, ...]) -> list[dict[str, Any]]:
     """The matching runs, newest first; without one, an error that lists the available ones."""
     from pipeline.comparison.conditions import parse_condition
-    from pipeline.errors import InputError
     from pipeline.params import load_params
     from pipeline.tracking import experiments, finished_runs, read_uri, without_password
 
@@ -131,8 +132,6 @@ def _name(run: dict[str, Any]) -> str:
 
 
 def _check_metrics(metrics: list[str], runs: list[dict[str, Any]]) -> None:
-    from pipeline.errors import InputError
-
     there = sorted({name for run in runs for name in run["metrics"]})
     for metric in metrics:
         if metric not in there:
@@ -141,7 +140,6 @@ def _check_metrics(metrics: list[str], runs: list[dict[str, Any]]) -> None:
 
 def _queries_reader(folder: Path) -> Callable[[str], pandas.DataFrame | None]:
     """Reads a run's ranks.parquet once; None if it has none."""
-    import functools
 
     @functools.cache
     def queries(run_id: str) -> pandas.DataFrame | None:
@@ -164,8 +162,6 @@ def _sameness(varying: Any, groups: list[Any]) -> list[str]:
 
 def _print(table: Cells, said: list[str]) -> None:
     """With rich on a terminal, else tab-separated."""
-    import sys
-
     if not sys.stdout.isatty():
         for row in table:
             click.echo("\t".join(row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,8 +24,6 @@ def main(word: str) -> None:
 
     If there is none, WORD is taken for a misspelt name: then of the nearest ones.
     """
-    from pathlib import Path
-
     from pipeline.report.parameters import rows_of
 
     name = word.lstrip("+").partition("=")[0].strip().lower()  # as it stands after -S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from stages.command import stage
@@ -16,8 +18,6 @@ from stages.command import stage
 @stage
 def main(name: str | None, wanted: str | None) -> None:
     """Put the values of recipes/NAME.yaml into params.yaml, and print what changes."""
-    from pathlib import Path
-
     from pipeline.files import write_text
     from pipeline.params import load_params
     from pipeline.recipes import GROUPS, apply_recipe, check_recipes, difference, read_recipe, recipe_names

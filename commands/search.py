@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.errors import printable
+from pipeline.errors import InputError, printable
 from stages.command import stage
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def main(
 
     Without either, sentences are read line by line until an empty one. What is encoded is kept for the next search.
     """
-    from pipeline.errors import InputError
     from pipeline.params import load_params
 
     if image_path is not None and (sentence is not None or folder is not None):
@@ -110,8 +109,6 @@ def _lines(images: int) -> Iterator[str]:
 
 
 def _content(path: Path) -> bytes:
-    from pipeline.errors import InputError
-
     try:
         return path.read_bytes()
     except OSError as error:

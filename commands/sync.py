@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pipeline.errors import InputError, printable
 from stages.command import stage
 
 
@@ -13,7 +14,6 @@ def main() -> None:
     """Copy every run of this repository to the server that MLFLOW_TRACKING_URI names; twice changes nothing."""
     from filelock import Timeout
 
-    from pipeline.errors import InputError, printable
     from pipeline.tracking import Copier, reason
 
     copier, refused, said = Copier(), dict[str, None](), ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import click
 
+from pipeline.errors import InputError
 from stages.command import stage
 
 HOST = "127.0.0.1"  # MLflow has no password
@@ -27,7 +30,6 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
 
     With MLFLOW_TRACKING_URI=http://… the view is set up there and no server is started here.
     """
-    from pipeline.errors import InputError
     from pipeline.params import load_params
     from pipeline.tracking import read_uri, server_uri, set_up_view, without_password
 
@@ -60,10 +62,6 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
 
 
 def _check_port(port: int) -> None:
-    import socket
-
-    from pipeline.errors import InputError
-
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -99,8 +97,6 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
     """Wait until the server answers or ends."""
-    import time
-
     import requests
 
     end = time.monotonic() + SECONDS_TO_START

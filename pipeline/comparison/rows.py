@@ -128,7 +128,7 @@ def compared(
         InputError: when no group fulfils `baseline`, or none equals any row in the other parameters.
     """
     names = varying_names(groups)
-    chosen = [group for group in groups if all(condition.holds(group.params) for condition in baseline)]
+    chosen = [group for group in groups if baseline and all(condition.holds(group.params) for condition in baseline)]
     if baseline and not chosen:
         what = " and ".join(f"{c.name}{c.relation}{','.join(c.values)}" for c in baseline)
         values = {c.name: sorted({group.params.get(c.name, "–") for group in groups}) for c in baseline}
@@ -136,10 +136,11 @@ def compared(
         raise InputError(f"--baseline {what}: no run like that among those picked; {there}")
     rows = []
     for group in groups:
-        partner = _partner(group, chosen, {condition.name for condition in baseline}, names) if baseline else None
+        is_baseline = any(group is one for one in chosen)
+        partner = None if is_baseline else _partner(group, chosen, {condition.name for condition in baseline}, names)
         differences = _differences(group, partner, metrics, queries_of) if partner else {}
         varying = {name: group.value(name) for name in names}
-        rows.append(Row(group, varying, differences, bool(baseline) and any(group is one for one in chosen)))
+        rows.append(Row(group, varying, differences, is_baseline))
     if baseline and len(groups) > len(chosen) and not any(row.differences for row in rows):
         raise InputError(
             "--baseline: no run shares its other parameters and a seed with a baseline run; "
@@ -160,9 +161,7 @@ def by_result(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def _partner(group: Group, chosen: Sequence[Group], named: set[str], names: Sequence[str]) -> Group | None:
-    """The baseline for a group; None for a baseline."""
-    if any(group is candidate for candidate in chosen):
-        return None
+    """The baseline for a group that is none itself; None if none equals it in the other parameters."""
     if len(chosen) == 1:
         return chosen[0]
     others = [name for name in names if name not in named and name not in (DATA, CODE)]

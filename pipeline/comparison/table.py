@@ -12,6 +12,7 @@ from pipeline.comparison.paired import LEVEL, Difference
 from pipeline.comparison.rows import Row
 
 Cells = list[list[str]]
+GAP = 2  # characters between two columns of the terminal
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -45,10 +46,10 @@ def cells(rows: Sequence[Row], metrics: Sequence[str]) -> Cells:
     return [header, *lines]
 
 
-def blocks(table: Cells, width: int, gap: int = 2) -> list[Cells]:
+def blocks(table: Cells, width: int) -> list[Cells]:
     """Split the table into tables of at most `width` characters; each repeats the parameters."""
     fixed = table[0].index("seeds")
-    widths = [max(len(line[column]) for line in table) + gap for column in range(len(table[0]))]
+    widths = [max(len(line[column]) for line in table) + GAP for column in range(len(table[0]))]
     parts: list[list[int]] = [[]]
     for column in range(fixed, len(widths)):
         if parts[-1] and sum(widths[:fixed]) + sum(widths[c] for c in [*parts[-1], column]) > width:

@@ -25,7 +25,6 @@ from pipeline.report.pair_list import CUTOFFS, Pair, PairList
 from pipeline.report.pictures import Pictures
 from pipeline.retrieval.stratified import Estimate
 
-SEED = 1  # of the pairs to judge
 FACTS = "audit.json"
 
 
@@ -64,7 +63,7 @@ def findings(
     elif otherwise is not None:
         found = otherwise(max(count, *CUTOFFS))
     listed = false_negative_list(found, splits, evidence.how, count)
-    return Findings(evidence, splits, *listings(listed, worst, evidence, splits, true_image, SEED))
+    return Findings(evidence, splits, *listings(listed, worst, evidence, splits, true_image))
 
 
 def statements(found: Findings) -> list[Statement]:
@@ -133,12 +132,9 @@ def write_report(folder: Path, contents: Contents, found: Findings, archive: Pat
     trust = found.evidence.trust
     with atomic_folder(folder) as made:
         write_text(made / "index.html", page)
-        listed = {
-            "false_negatives": false_negative_table(found.false_negatives.pairs, splits, trust),
-            "noisy_pairs": suspect_table(found.suspects.pairs, splits),
-        }
-        for name, table in listed.items():
-            table.to_csv(made / f"{name}.csv", index=False)
+        matches = false_negative_table(found.false_negatives.pairs, splits, trust)
+        matches.to_csv(made / "false_negatives.csv", index=False)
+        suspect_table(found.suspects.pairs, splits).to_csv(made / "noisy_pairs.csv", index=False)
         write_json(made / FACTS, facts(contents, found))
         write_table(made / "pairs.parquet", every_pair(found.splits, trust))
         write_table(made / "matches.parquet", every_match(found.splits, match_columns(found.evidence)))

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.comparison.table import markdown
+from pipeline.report.recall_table import HEADER
 from pipeline.retrieval.recall import report_recalls
-
-HEADER = ["test split", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
 
 
 def model_card(
@@ -32,7 +31,10 @@ def model_card(
         library: that loads the folder.
     """
     report = metrics["test"]
-    table = [HEADER, ["recall", *(f"{value:.1f}" for value in [*report_recalls(report), report["rsum"]])]]
+    table = [
+        ["test split", *HEADER],
+        ["recall", *(f"{value:.1f}" for value in [*report_recalls(report), report["rsum"]])],
+    ]
     if intervals is not None:
         pairs = [*report_recalls(intervals), intervals["rsum"]]
         table.append(["95 % interval", *(f"{low:.1f} – {high:.1f}" for low, high in pairs)])

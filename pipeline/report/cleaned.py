@@ -13,8 +13,6 @@ from pipeline.report.audit import FACTS
 if TYPE_CHECKING:
     import pandas
 
-PAIRS, MATCHES = "pairs.parquet", "matches.parquet"
-
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -50,7 +48,7 @@ def cleaned(report: Path, least_trust: float, least_posterior: float, *, weighte
 
     facts = read_record(report / FACTS, "audit")
     tables = []
-    for name in (PAIRS, MATCHES):
+    for name in ("pairs.parquet", "matches.parquet"):
         try:
             tables.append(pandas.read_parquet(report / name))
         except Exception as error:  # Arrow's reader raises many types on a damaged file
@@ -73,7 +71,7 @@ def cleaned(report: Path, least_trust: float, least_posterior: float, *, weighte
 
 def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
     """README.md of the cleaned data: what was removed or added, by what evidence, and how sure that is."""
-    judged = {name: int((table["answer"] != "").sum()) for name, table in _tables(data).items()}
+    kept, removed, added = (int((table["answer"] != "").sum()) for table in (data.pairs, data.removed, data.matches))
     lines = [
         f"# {data.facts['title'].removeprefix('Audit: ')}, cleaned",
         "",
@@ -85,8 +83,8 @@ def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
         f"less than {data.least_trust:g} by the evidence.",
         f"- {len(data.matches)} images and captions that were not paired count as matches: judged to match, or with a "
         f"posterior of at least {data.least_posterior:g}.",
-        f"- Of these decisions a person made {judged['removed']} and {judged['matches']}; of the kept pairs "
-        f"{judged['pairs']} were looked at. All others come from the evidence alone.",
+        f"- Of these decisions a person made {removed} and {added}; of the kept pairs {kept} were looked at. All "
+        "others come from the evidence alone.",
         "",
         "## By what evidence",
         "",
@@ -99,12 +97,8 @@ def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
     posterior = data.matches["posterior"].dropna()
     if len(posterior):
         lines.append(f"- By their posteriors {posterior.sum():.0f} of the {len(posterior)} added matches are right.")
-    removed = (1 - data.removed["trust"].dropna()).sum()
     if len(data.removed):
-        lines.append(f"- By their trust {removed:.0f} of the {len(data.removed)} pairs left out are wrong.")
+        wrong = (1 - data.removed["trust"].dropna()).sum()
+        lines.append(f"- By their trust {wrong:.0f} of the {len(data.removed)} pairs left out are wrong.")
     lines.append("- Probabilities are as right as the evidence is calibrated; judge a sample in the report to check.")
     return "\n".join(lines) + "\n"
-
-
-def _tables(data: Cleaned) -> dict[str, pandas.DataFrame]:
-    return {"pairs": data.pairs, "removed": data.removed, "matches": data.matches}

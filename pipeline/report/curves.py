@@ -47,7 +47,7 @@ def run_charts(
         validation: validation metrics by `step`.
         threshold: candidates at or below it are cut down.
     """
-    figure = _figure(WIDE)
+    figure = new_figure(WIDE)
     draw_similarity(figure, similarity, threshold)
     said = f"Densities with the false-negative posterior, FNE's sampling weight and the cut-down at {threshold:.2f}. "
     said += posterior_note(similarity)
@@ -59,7 +59,7 @@ def run_charts(
         known = rows.dropna(subset=[column]) if column in rows else rows[:0]
         if known.empty:
             continue
-        values, figure = known[column], _figure(NARROW)
+        values, figure = known[column], new_figure(NARROW)
         axes = figure.add_subplot()
         axes.plot(known["step"], values, color=LINE, marker="o" if len(known) == 1 else None)
         axes.set(xlabel="step", ylabel=label)
@@ -69,7 +69,8 @@ def run_charts(
     return charts
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of the page, of this size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")

@@ -16,6 +16,7 @@ from pipeline.report.reasons import explained
 
 TO_JUDGE = (30, 20)
 """Unpaired pairs and pairs of the data set that a page proposes to judge next."""
+SEED = 1  # draws them
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ def listings(
     evidence: ListedEvidence,
     splits: Mapping[str, Labelled],
     true_image: Mapping[str, Sequence[int]],
-    seed: int,
 ) -> tuple[Listing, Listing]:
     """Both lists with the reasons for each pair, what is known of all pairs, and what to judge next."""
     contents = {name: labelled.split for name, labelled in splits.items()}
@@ -67,7 +67,7 @@ def listings(
     columns = match_columns(evidence), wrong_columns(evidence, splits)
     rights: tuple[Right, Right] = matching(splits), mismatched(splits, true_image)
     made = [
-        Listing(pairs, measured(every, right), proposed(every, right, count, seed))
+        Listing(pairs, measured(every, right), proposed(every, right, count, SEED))
         for pairs, every, right, count in zip(lists, columns, rights, TO_JUDGE, strict=True)
     ]
     return made[0], made[1]

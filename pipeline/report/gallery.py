@@ -163,8 +163,7 @@ def _queries(embedded: Embedded, direction: Direction, rows: Sequence[int], plac
         # two rows: the kernel for a single row gives equal items products that differ in the last bit
         similarity_I = (query_QD[[row, row]] @ item_ID.T)[0]
         # ties count against the model, as in the ranks: own items come after equal others
-        others, own = _own_last(embedded, direction, row, len(item_ID))
-        order_I = torch.cat([others, own])
+        order_I = _is_own(embedded, direction, row, len(item_ID)).int().argsort(stable=True)
         best = order_I[similarity_I[order_I].argsort(descending=True, stable=True)][:RESULTS]
         results = [
             Result(item, similarity_I[item].item(), embedded.mark(*_pair(direction, row, item)))
@@ -173,13 +172,11 @@ def _queries(embedded: Embedded, direction: Direction, rows: Sequence[int], plac
         yield Query(direction, row, places[row] + 1, tuple(results))
 
 
-def _own_last(embedded: Embedded, direction: Direction, row: int, items: int) -> tuple[Tensor, Tensor]:
-    """The items that are not a query's own, and those that are."""
+def _is_own(embedded: Embedded, direction: Direction, row: int, items: int) -> Tensor:
+    """Whether each item is a query's own."""
     if direction == "i2t":
-        own_I = embedded.caption_image_M == row
-    else:
-        own_I = torch.arange(items) == embedded.caption_image_M[row]
-    return (~own_I).nonzero().flatten(), own_I.nonzero().flatten()
+        return embedded.caption_image_M == row
+    return torch.arange(items) == embedded.caption_image_M[row]
 
 
 def _pair(direction: Direction, query: int, item: int) -> tuple[int, int]:

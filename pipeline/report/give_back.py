@@ -70,14 +70,12 @@ def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     Raises:
         InputError: when no picture has a second caption.
     """
-    texts, draw = defaultdict[str, list[str]](list), random.Random(SEED)
-    for image, text in _rows(data.pairs, "image", "caption"):
-        texts[image].append(text)
+    draw = random.Random(SEED)
     doubtful = data.near["posterior"] >= MOST_OF_A_NEGATIVE
     matching, maybe, hard = (_by_image(part) for part in (data.matches, data.near[doubtful], data.near[~doubtful]))
     every = _rows(data.pairs, "image", "caption")
     rows = []
-    for image, own in texts.items():
+    for image, own in _by_image(data.pairs).items():
         for anchor, positive in zip(own, own[1:] + own[:1], strict=True):
             if anchor == positive:
                 continue
@@ -104,14 +102,19 @@ def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
 
     Paths are relative to the folder, so train there.
     """
+    import pandas
+
     (folder / "images").mkdir()
     paths = {}
     for number, name in enumerate(dict.fromkeys(data.pairs["image"])):
         paths[name] = f"images/{number:09d}{Path(name).suffix}"
         (folder / paths[name]).write_bytes(read(name))
-    table = data.pairs[["caption", "split"]].assign(filepath=[paths[name] for name in data.pairs["image"]])
-    table = table.rename(columns={"caption": "title"})
-    return _by_split(table, folder, lambda part: part[["filepath", "title"]].to_csv(index=False, sep="\t"), ".csv")
+    names = []
+    for split, part in data.pairs.groupby("split", sort=False):
+        table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"]})
+        names.append(f"{_split_name(split)}.csv")
+        write_text(folder / names[-1], table.to_csv(index=False, sep="\t"))
+    return names
 
 
 def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
@@ -143,7 +146,7 @@ def write_karpathy(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     pictures: list[dict[str, Any]] = []
     for split, image, captions in _pictures(data):
         sentences = [{"raw": text, "matching": also[split, image, text]} for text in captions]
-        pictures.append({"filename": image, "split": split if split in SPLITS else "train", "sentences": sentences})
+        pictures.append({"filename": image, "split": _split_name(split), "sentences": sentences})
     write_json(folder / "dataset.json", {"dataset": data.facts["title"], "images": pictures})
     return ["dataset.json"]
 
@@ -153,7 +156,7 @@ def write_fne(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     names = []
     parts = defaultdict[str, list[tuple[str, list[str]]]](list)
     for split, image, captions in _pictures(data):
-        parts[split if split in SPLITS else "train"].append((image, captions))
+        parts[_split_name(split)].append((image, captions))
     for split, pictures in parts.items():
         names.append(f"{split}.json")
         write_split(folder / names[-1], Split.of(pictures), one_row_a_caption=split == "train")
@@ -173,6 +176,11 @@ FORMATS: Mapping[str, Callable[[Cleaned, Path, ReadImage], list[str]]] = {
 WITH_IMAGES = ("open_clip", "webdataset")
 
 
+def _split_name(split: object) -> str:
+    """`train` for the one part of data whose splits mean nothing."""
+    return str(split) if split in SPLITS else "train"
+
+
 def _rows(table: Any, *columns: str) -> list[Any]:
     return list(map(tuple, table[list(columns)].to_numpy().tolist()))
 
@@ -188,11 +196,3 @@ def _pictures(data: Cleaned) -> Iterator[tuple[str, str, list[str]]]:
     """Split, name and captions of each picture that has a caption left."""
     for (split, image), part in data.pairs.groupby(["split", "image"], sort=False):
         yield str(split), str(image), part["caption"].tolist()
-
-
-def _by_split(table: Any, folder: Path, text: Callable[[Any], str], suffix: str) -> list[str]:
-    names = []
-    for split, part in table.groupby("split", sort=False):
-        names.append(f"{split if split in SPLITS else 'train'}{suffix}")
-        write_text(folder / names[-1], text(part))
-    return names

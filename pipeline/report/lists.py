@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.splits.format import Split
-from pipeline.report.labels import Labelled
+from pipeline.report.labels import VERDICTS, Labelled
 from pipeline.report.pair_list import PairList
 
 if TYPE_CHECKING:
     import pandas
-
-TRUTH = {"true": "true", "false": "false", "unjudged": "", "unknown": ""}
 
 
 def false_negative_table(pairs: PairList, splits: Mapping[str, Split], trust: Mapping[str, Any]) -> pandas.DataFrame:
@@ -36,7 +34,7 @@ def false_negative_table(pairs: PairList, splits: Mapping[str, Split], trust: Ma
             "written_for": _images(table, [splits[name].caption_image[row] for name, row in _rows(table)], splits),
             "similarity": table["similarity"],
             "posterior": table["posterior"],
-            "truth": [TRUTH[mark] for mark in table["mark"]],
+            "truth": [mark if mark in VERDICTS else "" for mark in table["mark"]],
             "caption_row": table["caption"],
             "trust": [float(trust[name][row]) if name in trust else None for name, row in _rows(table)],
             **_kinds(pairs),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.report.curves import NARROW, Chart
+from pipeline.report.curves import NARROW, Chart, new_figure
 from pipeline.report.figures import LINE, NEGATIVE, POSITIVE, POSTERIOR, svg_uri
 from pipeline.report.gallery import Embedded
 from pipeline.retrieval.relevance import counts_by_threshold, ranking_quality
@@ -17,23 +17,21 @@ MOST_STEPS = 300  # of a curve
 COLOURS = (POSTERIOR, LINE, NEGATIVE)
 
 
-def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart | None:
+def embedding_map(embedded: Embedded, failed_M: Tensor) -> Chart | None:
     """The first two principal axes of the images' vectors, each side centred: images, and captions by their success.
 
-    A fixed projection, not a fitted layout: the same vectors give the same map. `seed` draws the captions shown. None
-    for fewer than three images or vectors of one number, which have no two axes.
+    A fixed projection, not a fitted layout: the same vectors give the same map. None for fewer than three images or
+    vectors of one number, which have no two axes.
     """
-    from matplotlib.figure import Figure
-
     if len(embedded.image_ND) < 3 or embedded.image_ND.shape[1] < 2:
         return None
     image_ND = embedded.image_ND.double() - embedded.image_ND.double().mean(0)
     text_MD = embedded.text_MD.double() - embedded.text_MD.double().mean(0)
     _, size_D, axis_DD = torch.linalg.svd(image_ND, full_matrices=False)
     axis_2D = axis_DD[:2] * axis_DD[:2].sum(dim=1, keepdim=True).sign()  # the sign of an axis is arbitrary
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
     shown_n, shown_m = (torch.randperm(len(part), generator=draw)[:MOST_POINTS] for part in (image_ND, text_MD))
-    figure = Figure(figsize=NARROW, layout="constrained")
+    figure = new_figure(NARROW)
     axes = figure.add_subplot()
     place_n2, place_m2 = image_ND[shown_n] @ axis_2D.T, text_MD[shown_m] @ axis_2D.T
     missed_m = failed_M[shown_m]
@@ -54,11 +52,9 @@ def embedding_map(embedded: Embedded, failed_M: Tensor, seed: int = 0) -> Chart 
 
 def precision_recall(scores: Mapping[str, Tensor], true_P: Tensor) -> Chart | None:
     """Precision by recall of each score among labelled unpaired pairs; None if only one label occurs."""
-    from matplotlib.figure import Figure
-
     if not 0 < int(true_P.sum()) < len(true_P):
         return None
-    figure = Figure(figsize=NARROW, layout="constrained")
+    figure = new_figure(NARROW)
     axes = figure.add_subplot()
     said = []
     for colour, (name, score_P) in zip(COLOURS, scores.items(), strict=False):

@@ -7,8 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.data.splits.format import Split
 from pipeline.files import digest_of
@@ -28,6 +31,8 @@ MARKS = {
     "unjudged": "not judged",
     "unknown": "not its own",
 }
+PROBABILITIES = ("posterior", "probability")
+"""Measures of a list by which a pair is listed where they are large; by all others where they are small."""
 
 
 @dataclass(frozen=True)
@@ -105,22 +110,20 @@ class Album:
         return self.image(self.split.caption_image[row])
 
 
-def cards(
-    listing: Listing, splits: Mapping[str, Labelled], measure: str, *, blind: bool = False
-) -> list[dict[str, Any]]:
+def cards(listing: Listing, splits: Mapping[str, Labelled], *, blind: bool = False) -> list[dict[str, Any]]:
     """A card for each picture of a list, in the order of its first pair: `split`, `image` and its `pairs`.
 
-    `measure` is the column of the value by which the page's slider hides a pair, as a probability. `blind`: a card for
-    each of the pairs to judge next, without any number.
+    Each pair has the `chance` by which the page's slider hides it. `blind`: a card for each of the pairs to judge next,
+    without any number.
     """
     made: dict[Any, dict[str, Any]] = {}
     pairs = one_a_pair(listing) if blind else listing.pairs
     chosen = {pair[:3] for pair in listing.to_judge}
     for number, row in enumerate(pairs.rows()):
         name, image, caption = row["split"], row["image"], row["caption"]
-        known, yes = splits[name].answers(*_one(image, caption))
-        value = float(row[measure if measure in row else pairs.measure])
-        chance = 1 - value if measure == "trust" and not blind else value
+        known, yes = splits[name].answers(np.array([image]), np.array([caption]))
+        value = float(row[pairs.measure])
+        chance = value if pairs.measure in PROBABILITIES else 1 - value
         row |= {
             "answer": "" if not known[0] else "yes" if yes[0] else "no",
             "chance": chance,
@@ -143,16 +146,16 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "figure": _figure, "count": count}
-    environment.filters |= {"json": lambda value: json.dumps(value, separators=(",", ":"))}
+    as_json = partial(json.dumps, separators=(",", ":"))
+    environment.filters |= {"percent": _percent, "figure": _figure, "count": count, "json": as_json}
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     found, wrong, splits = contents.false_negatives, contents.suspects, contents.splits
     body = environment.get_template("body.html.j2").render(
         contents=contents,
         albums={name: Album(labelled.split, pictures) for name, labelled in splits.items()},
-        found_cards=cards(found, splits, "posterior"),
-        wrong_cards=cards(wrong, splits, "trust"),
-        to_judge=cards(found, splits, "probability", blind=True) + cards(wrong, splits, "probability", blind=True),
+        found_cards=cards(found, splits),
+        wrong_cards=cards(wrong, splits),
+        to_judge=cards(found, splits, blind=True) + cards(wrong, splits, blind=True),
         levels=LEVELS,
         directions=DIRECTIONS,
         marks=MARKS,
@@ -167,12 +170,6 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
         style_digest=_digest(style),
         script_digest=_digest(script),
     )
-
-
-def _one(image: int, caption: int) -> tuple[Any, Any]:
-    import numpy as np
-
-    return np.array([image]), np.array([caption])
 
 
 def _digest(text: str) -> str:

@@ -32,22 +32,18 @@ UNCOMMENTED = {
 }
 
 
-def parameter_table(path: Path | str = "params.yaml") -> str:
-    """Markdown: a row for each parameter, in the file's order.
+def table_of(text: str, path: Path | str = "params.yaml") -> str:
+    """Markdown: a row for each parameter of a file's content, in its order; `path` is for messages only.
 
     Raises:
-        InputError: when the file cannot be read or checked, or a parameter has no description.
+        InputError: when the content does not fit the parameters, or a parameter has no description.
     """
-    return table_of(Path(path).read_text(encoding="utf-8"), path)
-
-
-def table_of(text: str, path: Path | str = "params.yaml") -> str:
-    """`parameter_table` of a file's content; `path` is for messages only."""
-    rows = [
-        f"| `{row.name}` | {_value(row.default)} | {row.allowed} | {_escaped(row.meaning)} |"
-        for row in rows_of(text, path)
-    ]
-    return "\n".join([*HEADING, *rows])
+    lines = [*HEADING]
+    for row in rows_of(text, path):
+        default = "null" if row.default is None else row.default
+        meaning = row.meaning.replace("|", r"\|")
+        lines.append(f"| `{row.name}` | `{default}` | {row.allowed} | {meaning} |")
+    return "\n".join(lines)
 
 
 class Row(NamedTuple):
@@ -60,7 +56,7 @@ class Row(NamedTuple):
 
 
 def rows_of(text: str, path: Path | str = "params.yaml") -> list[Row]:
-    """Each parameter of a file's content, in its order; raises as `parameter_table`."""
+    """Each parameter of a file's content, in its order; raises as `table_of`."""
     from ruamel.yaml import YAML
 
     defaults = dotted(parse_params(parse_yaml(text, path), path))
@@ -103,14 +99,6 @@ def _meaning(name: str, comment: str, path: Path | str) -> str:
     if not meaning:
         raise InputError(f"{path}: {name} has no comment: say beside it what it means")
     return meaning.replace(" | ", " / ")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _value(value: Any) -> str:
-    return "`null`" if value is None else f"`{value}`"
 
 
 def _allowed(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -156,7 +144,7 @@ def _bounds(part: Mapping[str, Any]) -> str:
 def main(path: Path, page: Path | None) -> None:
     """Print the table of every parameter, or put it into a Markdown file between its markers."""
     try:
-        table = parameter_table(path)
+        table = table_of(path.read_text(encoding="utf-8"), path)
         if page is None:
             click.echo(table)
             return

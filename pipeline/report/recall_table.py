@@ -9,6 +9,7 @@ from pipeline.files import read_record
 from pipeline.paths import LAST_METRICS, METRICS
 from pipeline.retrieval.recall import report_recalls
 
+HEADER = ("i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum")
 WEIGHTS = {"test": "best validation", "last": "last epoch"}
 GAP = "&emsp;"  # MLflow shows tables without space between columns, and cuts a plain space off
 
@@ -29,8 +30,7 @@ def recall_markdown(metrics: Mapping[str, Any]) -> str:
     from pipeline.comparison.table import markdown
 
     exact = all("truth" in metrics[name] for name in WEIGHTS)
-    header = ["test split, weights of the", "i2t R@1", "R@5", "R@10", "t2i R@1", "R@5", "R@10", "rsum"]
-    table = [[*header, *(["i2t mAP@R", "t2i mAP@R"] if exact else [])]]
+    table = [["test split, weights of the", *HEADER, *(["i2t mAP@R", "t2i mAP@R"] if exact else [])]]
     for name, label in WEIGHTS.items():
         report = metrics[name]
         values = [*report_recalls(report), report["rsum"]]

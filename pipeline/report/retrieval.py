@@ -20,7 +20,7 @@ from pipeline.report.curves import Chart
 from pipeline.report.gallery import Embedded, Group, retrieval_groups
 from pipeline.retrieval.hubs import first_items, skewness
 from pipeline.retrieval.ranks import retrieval_ranks
-from pipeline.retrieval.recall import recalls
+from pipeline.retrieval.recall import DIRECTIONS, recalls
 
 if TYPE_CHECKING:
     import pandas
@@ -86,7 +86,7 @@ def retrieval_of(name: str, embedded: Embedded, of: str, queries: int, charts: S
     )
 
 
-def worst_words(captions: Sequence[str], failed: Sequence[bool], count: int = MOST_ROWS) -> list[Word]:
+def worst_words(captions: Sequence[str], failed: Sequence[bool]) -> list[Word]:
     """The words whose captions fail most: largest difference to the overall share, in its standard errors, first."""
     overall = sum(failed) / len(failed)
     found: dict[str, list[bool]] = defaultdict(list)
@@ -96,14 +96,15 @@ def worst_words(captions: Sequence[str], failed: Sequence[bool], count: int = MO
     error = sqrt(max(overall * (1 - overall), 1e-12))
     words = [Word(word, len(fails), sum(fails)) for word, fails in found.items() if len(fails) >= FEWEST_CAPTIONS]
     excess = {word: (word.failures / word.captions - overall) * sqrt(word.captions) / error for word in words}
-    return [word for word in sorted(words, key=lambda word: (-excess[word], word.word)) if excess[word] > 0][:count]
+    worst = sorted(words, key=lambda word: (-excess[word], word.word))[:MOST_ROWS]
+    return [word for word in worst if excess[word] > 0]
 
 
-def hubs(count_N: Tensor, first_M: Tensor, caption_image_M: Tensor, count: int = MOST_ROWS) -> list[Hub]:
+def hubs(count_N: Tensor, first_M: Tensor, caption_image_M: Tensor) -> list[Hub]:
     """The pictures that come first most often for captions that are not theirs."""
     own_N = torch.bincount(first_M[first_M == caption_image_M], minlength=len(count_N))
     foreign_N = count_N - own_N
-    best = foreign_N.argsort(descending=True, stable=True)[:count].tolist()
+    best = foreign_N.argsort(descending=True, stable=True)[:MOST_ROWS].tolist()
     return [Hub(image, int(count_N[image]), int(own_N[image])) for image in best if foreign_N[image] > 0]
 
 
@@ -128,7 +129,7 @@ class Against:
     duels: Sequence[Duel]
 
 
-def against(name: str, ours: pandas.DataFrame, theirs: pandas.DataFrame, label: str, count: int = MOST_ROWS) -> Against:
+def against(name: str, ours: pandas.DataFrame, theirs: pandas.DataFrame, label: str) -> Against:
     """Compare two tables of queries (`evaluation/ranks.parquet`); shows the largest differences of ranks.
 
     Raises:
@@ -140,16 +141,13 @@ def against(name: str, ours: pandas.DataFrame, theirs: pandas.DataFrame, label: 
     table = ours[keys].assign(ours=ours["rank"], theirs=theirs["rank"])
     won = table[(table["ours"] == 0) & (table["theirs"] > 0)].sort_values("theirs", ascending=False, kind="stable")
     lost = table[(table["ours"] > 0) & (table["theirs"] == 0)].sort_values("ours", ascending=False, kind="stable")
-    duels = [
-        Duel(direction, image, None if direction == "i2t" else query, ours_rank + 1, theirs_rank + 1)
-        for part in (won, lost)
-        for direction in ("i2t", "t2i")
-        for query, image, ours_rank, theirs_rank in part.loc[
-            part["direction"] == direction, ["query", "image", "ours", "theirs"]
-        ]
-        .head(count // 2)
-        .to_numpy()
-        .tolist()
-    ]
-    counts = [{way: int((part["direction"] == way).sum()) for way in ("i2t", "t2i")} for part in (won, lost)]
+    duels, counts = [], []
+    for part in (won, lost):
+        by_direction = {direction: part[part["direction"] == direction] for direction in DIRECTIONS}
+        counts.append({direction: len(queries) for direction, queries in by_direction.items()})
+        for direction, queries in by_direction.items():
+            shown = queries[["query", "image", "ours", "theirs"]].head(MOST_ROWS // 2)
+            for query, image, ours_rank, theirs_rank in shown.to_numpy().tolist():
+                caption = None if direction == "i2t" else query
+                duels.append(Duel(direction, image, caption, ours_rank + 1, theirs_rank + 1))
     return Against(name, counts[0], counts[1], duels)

@@ -49,17 +49,9 @@ def write_search_page(
     from jinja2 import Environment, FileSystemLoader
 
     template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("search.html.j2")
-    shown = [
-        {"picture": _inline(picture(match.name)), "caption": match.caption, "name": match.name}
-        | {"similarity": match.similarity}
-        for match in matches
-    ]
-    write_text(
-        path,
-        template.render(
-            title=title, about=about, matches=shown, query_picture=None if query is None else _inline(query)
-        ),
-    )
+    shown = [(match, _inline(picture(match.name))) for match in matches]
+    query_picture = None if query is None else _inline(query)
+    write_text(path, template.render(title=title, about=about, matches=shown, query_picture=query_picture))
 
 
 def _inline(image: Image) -> str:

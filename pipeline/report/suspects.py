@@ -58,23 +58,22 @@ def suspected_pairs(
     """
     import pandas
 
-    table = _read(weights, measure := "weight", splits["train"]) if "train" in splits else None
-    how = "the training pairs that counted least: lowest last weight (pairs.weighting)"
+    train = splits.get("train")
+    weighted = None if train is None else _read(weights, "weight", train)
     if trust:
-        table, measure = _least_trusted(splits, trust, table, max(count, *CUTOFFS)), "trust"
+        table, measure = _least_trusted(splits, trust, weighted, max(count, *CUTOFFS)), "trust"
         how = f"the pairs of {' and '.join(trust)} that the evidence trusts least, before any training"
-    elif (
-        table is None
-        and "train" in splits
-        and (table := _read(bank, measure := "clean_probability", splits["train"])) is not None
-    ):
+    elif weighted is not None:
+        table, measure = weighted, "weight"
+        how = "the training pairs that counted least: lowest last weight (pairs.weighting)"
+    elif train is not None and (scored := _read(bank, "clean_probability", train)) is not None:
+        table, measure = scored, "clean_probability"
         how = "the training pairs of the lowest probability of being clean, by the base model"
-    elif table is None and embedded is None:
-        table, measure, how = pandas.DataFrame(columns=["split", "image", "caption", "trust"]), "trust", "none"
-    elif table is None:
-        assert embedded is not None
+    elif embedded is not None:
         table, measure = _similarities(embedded), "similarity"
         how = "the test split's own pairs that the trained model finds least alike: this run weighted no pairs"
+    else:
+        table, measure, how = pandas.DataFrame(columns=["split", "image", "caption", "trust"]), "trust", "none"
     worst = table.sort_values(measure, kind="stable").head(max(count, *CUTOFFS)).reset_index(drop=True)
     wrong: Sequence[bool | None] = [None] * len(worst)
     if true_image:
@@ -118,14 +117,15 @@ def _read(path: Path, measure: str, train: Split) -> pandas.DataFrame | None:
         table = pandas.read_parquet(path)
     except Exception as error:  # Arrow's reader raises almost anything on a damaged file
         raise InputError(f"{path}: not readable as parquet: {error}") from None
-    missing = [name for name in ("image", "caption", measure) if name not in table]
-    if missing and len(table):
-        raise InputError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, table)) or 'none'}")
-    for name, kind in (("image", "i"), ("caption", "i"), (measure, "f")) if not missing else ():
+    if not len(table):  # a run that needs no bank leaves an empty one
+        return None
+    for name, kind in (("image", "i"), ("caption", "i"), (measure, "f")):
+        if name not in table:
+            raise InputError(f"{path}: no column {name!r}; found {', '.join(map(str, table)) or 'none'}")
         if table[name].dtype.kind != kind:
             raise InputError(f"{path}: column {name!r} is of {table[name].dtype}, not of numbers as stages write them")
-    table = table[:0] if missing else table[["image", "caption", measure]].dropna()
-    for column, count in (("image", len(train.images)), ("caption", len(train.captions))) if len(table) else ():
+    table = table[["image", "caption", measure]].dropna()
+    for column, count in (("image", len(train.images)), ("caption", len(train.captions))):
         outside = table[(table[column] < 0) | (table[column] >= count)]
         if len(outside):
             found = outside[column].iloc[0]

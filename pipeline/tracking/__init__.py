@@ -1,6 +1,6 @@
 """The only package that uses MLflow: write, copy and read runs, their view in MLflow's pages, and logged models."""
 
-from pipeline.tracking.naming import EVALUATE_KEY, EVALUATED, TRAIN_KEY, committed_params, origin_tags, run_name
+from pipeline.tracking.naming import EVALUATE_KEY, TRAIN_KEY, committed_params, origin_tags, run_name
 from pipeline.tracking.run import Tracker
 from pipeline.tracking.runs import experiments, finished_runs, run_file
 from pipeline.tracking.store import read_uri, reason, server_uri, store_uri, without_password
@@ -8,7 +8,6 @@ from pipeline.tracking.sync import Copier
 from pipeline.tracking.view import renew_view, set_up_view
 
 __all__ = [
-    "EVALUATED",
     "EVALUATE_KEY",
     "TRAIN_KEY",
     "Copier",

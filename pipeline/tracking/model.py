@@ -11,6 +11,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
+from pipeline.errors import InputError
+from pipeline.tracking.store import open_client, read_uri, reason, without_password
+
 RSUM, BEST = "val_rsum", "best"
 """A version's tag, and the alias of the version in which it is the highest."""
 # The packages for loading and predicting; MLflow would find them by loading the model, in twenty times the time.
@@ -110,9 +113,6 @@ def registered_folder(uri: str) -> Path:
         InputError: when there is none, or the store cannot be read.
     """
     from mlflow.artifacts import download_artifacts
-
-    from pipeline.errors import InputError
-    from pipeline.tracking.store import open_client, read_uri, reason, without_password
 
     store = read_uri()
     try:

@@ -17,11 +17,11 @@ from pipeline.tracking.store import experiment_id, open_client, read_uri, reason
 
 
 def finished_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every finished and evaluated run: its parameters, metrics, seconds and tags, newest first.
+    """Every finished and evaluated run, newest first.
 
     Returns:
-        One dict per run: `run_id`, `name`, `seconds`, `params`, `metrics`, `tags`. Empty if the experiment or the store
-        does not exist.
+        One dict per run: `run_id`, `name`, `params`, `metrics`, `tags`. Empty if the experiment or the store does not
+        exist.
 
     Raises:
         InputError: when the store cannot be read.
@@ -87,7 +87,6 @@ def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, A
             yield {
                 "run_id": run.info.run_id,
                 "name": run.info.run_name,
-                "seconds": (run.info.end_time - run.info.start_time) / 1000,
                 "params": {name: value for name, value in run.data.params.items() if name != SEED_NAME},
                 "metrics": run.data.metrics,
                 "tags": run.data.tags,

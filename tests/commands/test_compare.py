@@ -102,11 +102,8 @@ def test_what_does_not_fit_is_refused_with_what_is_there(arguments: list[str], s
     assert not (store / "a.png").exists()
 
 
-def test_other_seeds_and_equal_results_are_said_and_the_best_is_first(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work_in(tmp_path, monkeypatch)
-    write_tiny_params(tmp_path, tracking__experiment="ours")
+def test_other_seeds_and_equal_results_are_said_and_the_best_is_first(clone: Path) -> None:
+    write_tiny_params(clone, tracking__experiment="ours")
     for strategy, seed, rsum in (("fne", 1, 100), ("fne", 2, 110), ("hardest", 1, 100)):
         add_run("any", strategy, seed, rsum, ranks=None)
     said = compare().stderr
@@ -127,9 +124,8 @@ def test_files_for_a_paper(store: Path) -> None:
     assert "<svg" in (store / "t.svg").read_text()
 
 
-def test_reading_makes_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work_in(tmp_path, monkeypatch)
-    (tmp_path / "mlflow.db").unlink()
-    write_tiny_params(tmp_path)
+def test_reading_makes_no_store(clone: Path) -> None:
+    (clone / "mlflow.db").unlink()
+    write_tiny_params(clone)
     assert "no finished run" in compare().output
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (clone / "mlflow.db").exists()

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from commands.search import main
 from pipeline.data.images import ImageArchive
-from pipeline.data.splits.format import read_split
+from pipeline.data.splits.format import Split, read_split
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
 from pipeline.features.encoding import encode_split
@@ -42,28 +42,32 @@ def finished(_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return _finished
 
 
+@pytest.fixture
+def split(finished: Path) -> Split:
+    return read_split(Path("data/split/test.json"))
+
+
+@pytest.fixture
+def archive(finished: Path) -> ImageArchive:
+    return ImageArchive("data/raw/images.zip")
+
+
 def search(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
-def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(finished: Path) -> None:
+def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(split: Split, archive: ImageArchive) -> None:
     params = load_params()
     inputs = open_inputs(params.model, Path("features"), Path("data/split"), "test")
     model = load_trained(TRAINED, inputs.feature_widths)
     image_ND, text_MD = encode_split(model, inputs, 4)
-    split, archive, embedder = (
-        read_split(Path("data/split/test.json")),
-        ImageArchive("data/raw/images.zip"),
-        Embedder(TRAINED, BASE),
-    )
-    torch.testing.assert_close(
-        embedder.images([archive.decode(name) for name in split.images]), image_ND, atol=1e-4, rtol=0
-    )
+    embedder = Embedder(TRAINED, BASE)
+    pictures = [archive.decode(name) for name in split.images]
+    torch.testing.assert_close(embedder.images(pictures), image_ND, atol=1e-4, rtol=0)
     torch.testing.assert_close(embedder.captions(split.captions), text_MD, atol=1e-4, rtol=0)
 
 
-def test_a_sentence_finds_images_best_first(finished: Path) -> None:
-    split = read_split(Path("data/split/test.json"))
+def test_a_sentence_finds_images_best_first(split: Split) -> None:
     result = search(split.captions[7], "--top", "3")
     assert result.exit_code == 0, result.output
     rows = [line.split("\t") for line in result.stdout.splitlines()]
@@ -72,10 +76,10 @@ def test_a_sentence_finds_images_best_first(finished: Path) -> None:
     assert {row[2] for row in rows} <= set(split.images)
 
 
-def test_a_picture_finds_captions(finished: Path, tmp_path: Path) -> None:
+def test_a_picture_finds_captions(archive: ImageArchive, tmp_path: Path) -> None:
     split = read_split(Path("data/split/val.json"))
     picture = tmp_path / "picture.png"
-    picture.write_bytes(ImageArchive("data/raw/images.zip").read(split.images[0]))
+    picture.write_bytes(archive.read(split.images[0]))
     page = tmp_path / "page.html"
     result = search("--image", str(picture), "--split", "val", "--top", "1000", "--page", str(page))
     assert result.exit_code == 0, result.output
@@ -98,8 +102,7 @@ def test_what_cannot_be_searched_for_is_refused(arguments: list[str], said: str,
     assert said in result.output
 
 
-def test_a_hostile_caption_is_shown_and_not_run(finished: Path, tmp_path: Path) -> None:
-    archive = ImageArchive("data/raw/images.zip")
+def test_a_hostile_caption_is_shown_and_not_run(archive: ImageArchive, tmp_path: Path) -> None:
     hostile = '<script>alert(1)</script>" onload="alert(2)'
     write_search_page(tmp_path / "p.html", hostile, "", [Match(archive.names[0], hostile, 0.5)], archive.decode)
     page = (tmp_path / "p.html").read_text()
@@ -108,20 +111,19 @@ def test_a_hostile_caption_is_shown_and_not_run(finished: Path, tmp_path: Path) 
     assert "&lt;script&gt;alert(1)" in page
 
 
-def test_the_registered_model_answers_any_number_of_rows(finished: Path) -> None:
+def test_the_registered_model_answers_any_number_of_rows(finished: Path, split: Split, archive: ImageArchive) -> None:
     client = MlflowClient(tracking_uri=store_uri())
     (version,) = client.search_model_versions("name='tried'")
     before = mlflow.get_tracking_uri()
     model = mlflow.pyfunc.load_model(version.source)
     assert mlflow.get_tracking_uri() == before
-    split = read_split(Path("data/split/test.json"))
-    content = ImageArchive("data/raw/images.zip").read(split.images[0])
+    content = archive.read(split.images[0])
     table = pandas.DataFrame({"image": [base64.b64encode(content).decode(), None], "caption": list(split.captions[:2])})
     answer = model.predict(table)
     embedder = Embedder(TRAINED, BASE)
     expected = embedder.captions(split.captions[:2])
     torch.testing.assert_close(torch.tensor(answer["caption_embedding"].tolist()), expected, atol=1e-5, rtol=0)
-    picture = embedder.images([ImageArchive("data/raw/images.zip").decode(split.images[0])])
+    picture = embedder.images([archive.decode(split.images[0])])
     assert answer["similarity"][0] == pytest.approx(float(picture[0] @ expected[0]), abs=1e-5)
     assert answer["image_embedding"][1] is None
     assert len(model.predict(pandas.DataFrame({"caption": ["a red square"] * 70}))) == 70
@@ -157,8 +159,8 @@ def test_a_row_that_cannot_be_embedded_is_named(table: pandas.DataFrame, said: s
         Matcher(Embedder(TRAINED, BASE)).predict(table)
 
 
-def test_paths_and_bytes_are_pictures_too(finished: Path, tmp_path: Path) -> None:
-    content = ImageArchive("data/raw/images.zip").read(read_split(Path("data/split/test.json")).images[0])
+def test_paths_and_bytes_are_pictures_too(split: Split, archive: ImageArchive, tmp_path: Path) -> None:
+    content = archive.read(split.images[0])
     (tmp_path / "a.png").write_bytes(content)
     cells = [str(tmp_path / "a.png"), content, f"data:image/png;base64,{base64.b64encode(content).decode()}"]
     found = Matcher(Embedder(TRAINED, BASE)).predict(pandas.DataFrame({"image": cells}))["image_embedding"]
@@ -167,9 +169,8 @@ def test_paths_and_bytes_are_pictures_too(finished: Path, tmp_path: Path) -> Non
 
 
 def test_sentences_are_answered_one_after_the_other_from_what_was_kept(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = read_split(Path("data/split/test.json"))
     alone = [search(caption, "--top", "2", "--split", "all").stdout for caption in split.captions[:2]]
     monkeypatch.setattr("pipeline.evaluation.index.encode_split", None)  # nothing is encoded again
     typed = "\n".join([*split.captions[:2], "", "not read"])
@@ -180,8 +181,7 @@ def test_sentences_are_answered_one_after_the_other_from_what_was_kept(
     }
 
 
-def test_ones_own_pictures_are_searched(finished: Path, tmp_path: Path) -> None:
-    archive, split = ImageArchive("data/raw/images.zip"), read_split(Path("data/split/test.json"))
+def test_ones_own_pictures_are_searched(split: Split, archive: ImageArchive, tmp_path: Path) -> None:
     (tmp_path / "own/deep").mkdir(parents=True)
     for number, name in enumerate(split.images[:3]):
         (tmp_path / "own/deep" / f"{number}.png").write_bytes(archive.read(name))

@@ -33,6 +33,8 @@ HOSTILE = (
     '</q></script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">"\'&amp;{{ 7*7 }}'
 )
 NAMES = tuple(f"{colour}.png" for colour in COLOURS)
+CONFUSED = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
+"""Similarities of images and captions: red and green are confused, all else is right."""
 
 
 def split_of(*captions: str) -> Split:
@@ -66,15 +68,9 @@ def write_pictures(folder: Path, names: Sequence[str] = NAMES) -> ImageArchive:
     return ImageArchive(path)
 
 
-def report_of(side: dict[str, float]) -> dict[str, object]:
-    """One model's figures."""
-    return {"i2t": side, "t2i": side, "rsum": 6 * side["R1"]}
-
-
 def write_page(folder: Path, split: Split, truth: Truth | None, judged: Judged | None = None, **more: Any) -> Path:
-    """The page of a model that confuses red and green; all else is right. `more` replaces parts of its contents."""
-    similarity = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
-    embedded = replace(embedded_of(similarity, truth, split), judged=judged)
+    """The page of a model that confuses red and green. `more` replaces parts of its contents."""
+    embedded = replace(embedded_of(CONFUSED, truth, split), judged=judged)
     curves = pandas.DataFrame(
         {
             "similarity": [0.0, 0.5, 1.0],
@@ -89,7 +85,8 @@ def write_page(folder: Path, split: Split, truth: Truth | None, judged: Judged |
     listed = replace(listed, reasons=[[Reason("words", 0.5, HOSTILE)]] * 5)
     table = pandas.DataFrame({"split": "test", "image": [3, 1], "caption": [3, 1], "trust": [0.1, 0.2]})
     record = pandas.DataFrame({"step": [1, 2], "train/loss": [0.4, 0.2], "val_rsum": [100.0, 200.0]})
-    figures = report_of({"R1": 75.0, "R5": 100.0, "R10": 100.0, "median_rank": 1.0})
+    side = {"R1": 75.0, "R5": 100.0, "R10": 100.0, "median_rank": 1.0}
+    figures = {"i2t": side, "t2i": side, "rsum": 450.0}
     evaluated = Evaluated(
         metrics={"test": figures, "last": figures},
         intervals={},

@@ -18,9 +18,7 @@ from pipeline.report.gallery import Embedded
 from pipeline.report.labels import Labelled
 from pipeline.report.lists import false_negative_table
 from pipeline.report.pair_list import MOST_OF_ONE, Reason, precision_at, varied
-from tests.report.making import embedded_of, split_of, truth_of
-
-SIMILARITY = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
+from tests.report.making import CONFUSED, embedded_of, split_of, truth_of
 
 
 def random_embedded(images: int = 30, captions: int = 70, width: int = 3) -> Embedded:
@@ -69,7 +67,7 @@ def test_by_similarity_the_list_is_that_of_all_pairs_sorted_with_few_of_each_ima
 
 
 def test_the_evidence_of_several_splits_makes_one_list() -> None:
-    splits: dict[str, Labelled] = {"train": Labelled(split_of(), truth_of((0, 2))), "test": embedded_of(SIMILARITY)}
+    splits: dict[str, Labelled] = {"train": Labelled(split_of(), truth_of((0, 2))), "test": embedded_of(CONFUSED)}
     evidence = {"train": listed((0, 1, 3.0), (0, 2, 5.0)), "test": listed((1, 0, 4.0), (2, 0, 1.0))}
     columns = match_columns(ListedEvidence(evidence, {}, 11, "by hand"))
     found = by_evidence(columns, splits, 3)
@@ -111,7 +109,7 @@ def test_precision_counts_the_first_pairs_that_have_a_label() -> None:
 
 
 def test_precision_is_of_the_ranking_not_of_the_few_that_are_shown() -> None:
-    embedded = embedded_of(SIMILARITY, truth_of((0, 1), (1, 0)))
+    embedded = embedded_of(CONFUSED, truth_of((0, 1), (1, 0)))
     found = by_similarity(embedded, "test", torch.Tensor.double, 10)
     listed = false_negative_list(found, {"test": embedded}, "by hand", 1)
     assert len(listed.table) == 1

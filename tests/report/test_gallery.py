@@ -9,10 +9,9 @@ from pipeline.data.splits.format import write_split
 from pipeline.errors import InputError
 from pipeline.files import write_tensors
 from pipeline.report.gallery import read_embedded, retrieval_groups
-from tests.report.making import embedded_of, split_of, truth_of
+from tests.report.making import CONFUSED, embedded_of, split_of, truth_of
 
 KEY = "0123456789abcdef" * 4
-CONFUSED = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
 
 
 def test_a_pair_is_own_or_what_the_truth_says() -> None:
@@ -54,24 +53,20 @@ def test_few_queries_are_spread_over_the_split() -> None:
     assert [query.row for query in groups[0].queries] == [1, 3, 1, 3]
 
 
-def test_vectors_of_another_split_are_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
     write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
-    vectors = tmp_path / "embeddings.safetensors"
+    return tmp_path / "test.json"
+
+
+def test_vectors_of_another_split_are_refused(split: Path) -> None:
+    vectors = split.with_name("embeddings.safetensors")
     write_tensors(vectors, {"image_ND": torch.eye(3), "text_MD": torch.eye(3)}, {"key": KEY})
     with pytest.raises(InputError, match=r"holds 3 images and 3 captions, .*4 and 4; run `dvc repro evaluate`"):
-        read_embedded(tmp_path / "test.json", None, vectors)
+        read_embedded(split, None, vectors)
     vectors.write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"not readable .*run `dvc repro evaluate`"):
-        read_embedded(tmp_path / "test.json", None, vectors)
-
-
-def test_vectors_come_with_the_key_of_their_evaluation(tmp_path: Path) -> None:
-    write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
-    vectors = tmp_path / "embeddings.safetensors"
-    write_tensors(vectors, {"image_ND": torch.eye(4), "text_MD": torch.eye(4)}, {"key": KEY})
-    embedded, key = read_embedded(tmp_path / "test.json", None, vectors)
-    assert key == KEY
-    assert torch.equal(embedded.text_MD, torch.eye(4))
+        read_embedded(split, None, vectors)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +77,16 @@ def test_vectors_come_with_the_key_of_their_evaluation(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_vectors_are_of_a_type_that_can_be_multiplied_or_refused(kind: torch.dtype, read: bool, tmp_path: Path) -> None:
-    write_split(tmp_path / "test.json", split_of(), one_row_a_caption=False)
-    vectors = tmp_path / "embeddings.safetensors"
+def test_vectors_are_read_with_their_evaluation_s_key_if_their_type_can_be_multiplied(
+    kind: torch.dtype, read: bool, split: Path
+) -> None:
+    vectors = split.with_name("embeddings.safetensors")
     write_tensors(vectors, {name: torch.eye(4).to(kind) for name in ("image_ND", "text_MD")}, {"key": KEY})
     if read:
-        embedded, _ = read_embedded(tmp_path / "test.json", None, vectors)
+        embedded, key = read_embedded(split, None, vectors)
+        assert key == KEY
+        assert torch.equal(embedded.text_MD, torch.eye(4).to(kind))
         assert len(retrieval_groups(embedded, 2)) == 2
     else:
         with pytest.raises(InputError, match=rf"embeddings\.safetensors: not readable \(types {kind}"):
-            read_embedded(tmp_path / "test.json", None, vectors)
+            read_embedded(split, None, vectors)

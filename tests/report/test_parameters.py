@@ -16,11 +16,12 @@ from ruamel.yaml import YAML
 from pipeline.errors import InputError
 from pipeline.params import dotted, load_params
 from pipeline.report import parameters
-from pipeline.report.parameters import MARKER, between_markers, parameter_table, table_of
+from pipeline.report.parameters import MARKER, between_markers, table_of
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"
 PAGE = ROOT / "docs/parameters.md"
+TEXT = PARAMS.read_text(encoding="utf-8")
 
 
 def rows(table: str) -> dict[str, list[str]]:
@@ -38,12 +39,12 @@ def committed() -> str | None:
 def test_the_page_holds_exactly_the_table() -> None:
     _, table, _ = between_markers(PAGE.read_text(encoding="utf-8"), PAGE, MARKER)
     before = committed()
-    expected = table == parameter_table(PARAMS) or (before is not None and table == table_of(before))
+    expected = table == table_of(TEXT) or (before is not None and table == table_of(before))
     assert expected, "after a change of params.yaml: python -m pipeline.report.parameters --write docs/parameters.md"
 
 
 def test_every_parameter_has_a_row_with_its_default() -> None:
-    table = rows(parameter_table(PARAMS))
+    table = rows(table_of(TEXT))
     defaults = dotted(load_params(PARAMS))
     assert list(table) == list(defaults)
     assert {name: cells[0] for name, cells in table.items()} == {
@@ -52,7 +53,7 @@ def test_every_parameter_has_a_row_with_its_default() -> None:
 
 
 def test_allowed_values_are_those_of_the_types() -> None:
-    allowed = {name: cells[1] for name, cells in rows(parameter_table(PARAMS)).items()}
+    allowed = {name: cells[1] for name, cells in rows(table_of(TEXT)).items()}
     assert allowed["data.scenes.size"] == "integer 16 to 512"
     assert allowed["data.split.val"] == "number > 0, < 0.5"
     assert allowed["model.momentum"] == "number ≥ 0, < 1"
@@ -62,25 +63,22 @@ def test_allowed_values_are_those_of_the_types() -> None:
 
 
 def test_a_comment_in_the_file_is_the_meaning() -> None:
-    text = PARAMS.read_text(encoding="utf-8")
-    line = next(line for line in text.splitlines() if line.lstrip().startswith("cutdown:"))
-    changed = text.replace(line, line.partition("#")[0] + "# sharpness, # or so | nothing")
+    line = next(line for line in TEXT.splitlines() if line.lstrip().startswith("cutdown:"))
+    changed = TEXT.replace(line, line.partition("#")[0] + "# sharpness, # or so | nothing")
     assert rows(table_of(changed))["sampler.cutdown"][2] == "sharpness, # or so / nothing"
 
 
 def test_the_table_stays_the_same_when_dvc_rewrites_the_file() -> None:
-    text = PARAMS.read_text(encoding="utf-8")
     rewritten = StringIO()
-    content = YAML().load(text)
+    content = YAML().load(TEXT)
     content["train"]["milestones"] = list(content["train"]["milestones"])  # a block of lines, as DVC leaves lists
     YAML().dump(content, rewritten)
-    assert rewritten.getvalue() != text
-    assert table_of(rewritten.getvalue()) == table_of(text)
+    assert rewritten.getvalue() != TEXT
+    assert table_of(rewritten.getvalue()) == table_of(TEXT)
 
 
 def test_a_parameter_without_a_meaning_is_refused() -> None:
-    text = PARAMS.read_text(encoding="utf-8")
-    silent = "\n".join(line.partition(" #")[0] if "layers:" in line else line for line in text.splitlines())
+    silent = "\n".join(line.partition(" #")[0] if "layers:" in line else line for line in TEXT.splitlines())
     with pytest.raises(InputError, match=r"base\.layers has no comment"):
         table_of(silent, "params.yaml")
 
@@ -91,7 +89,7 @@ def test_writing_replaces_the_table_and_nothing_else(tmp_path: Path) -> None:
     command = ["--params", str(PARAMS), "--write", str(page)]
     assert CliRunner().invoke(parameters.main, command).exit_code == 0
     written = page.read_text()
-    assert written == f"# Before\n\n<!-- parameters -->\n{parameter_table(PARAMS)}\n<!-- /parameters -->\n\nafter\n"
+    assert written == f"# Before\n\n<!-- parameters -->\n{table_of(TEXT)}\n<!-- /parameters -->\n\nafter\n"
     assert CliRunner().invoke(parameters.main, command).exit_code == 0
     assert page.read_text() == written
 
@@ -120,7 +118,7 @@ def test_the_published_lists_of_settings_are_accepted(lists: list[str], tmp_path
         assert found is not None
         settings += [word for word in shlex.split(found[1]) if word != "-S"]
     copy = tmp_path / "params.yaml"
-    copy.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
+    copy.write_text(TEXT, encoding="utf-8")
     apply_overrides(copy, settings)
     accepted = dotted(load_params(copy))
     expected = dict(setting.split("=") for setting in settings)  # of a name given twice the later one holds

@@ -9,9 +9,7 @@ import torch
 from pipeline.errors import InputError
 from pipeline.report.retrieval import against, hubs, retrieval_of, worst_words
 from pipeline.retrieval.hubs import first_items, skewness
-from tests.report.making import embedded_of
-
-SIMILARITY = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
+from tests.report.making import CONFUSED, embedded_of
 
 
 def test_words_that_fail_more_often_than_all_captions_come_first() -> None:
@@ -24,7 +22,7 @@ def test_words_that_fail_more_often_than_all_captions_come_first() -> None:
 
 
 def test_a_hub_comes_first_for_captions_of_others() -> None:
-    embedded = embedded_of(SIMILARITY)
+    embedded = embedded_of(CONFUSED)
     first_M = first_items(embedded.text_MD, embedded.image_ND)
     assert first_M.tolist() == [0, 0, 2, 3]
     count_N = torch.bincount(first_M, minlength=4)
@@ -36,7 +34,7 @@ def test_a_hub_comes_first_for_captions_of_others() -> None:
 
 
 def test_a_splits_retrieval_has_every_part() -> None:
-    found = retrieval_of("test", embedded_of(SIMILARITY), "by hand", 2)
+    found = retrieval_of("test", embedded_of(CONFUSED), "by hand", 2)
     assert found.overall == 0.25, "one of four captions does not find its picture"
     assert found.recalls["t2i_R1"] == 75
     assert {group.name for group in found.groups} == {"successes", "failures"}

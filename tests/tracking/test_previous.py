@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import EVALUATE_KEY, TRAIN_KEY, Tracker
+from pipeline.tracking import EVALUATE_KEY, Tracker
 from tests.tracking.making import EXPERIMENT
 
 pytestmark = pytest.mark.usefixtures("clone")
@@ -20,7 +20,7 @@ def outcome(name: str, rsum: float | None, *, data: str = "d", **changes: Any) -
     time.sleep(0.002)  # runs start in different milliseconds
     tracker = Tracker(EXPERIMENT)
     params = PARAMS | {key.replace("__", "."): value for key, value in changes.items()}
-    tracker.begin(name, name, params, {TRAIN_KEY: name, EVALUATE_KEY: name, "data.digest": data})
+    tracker.begin(name, name, params, {EVALUATE_KEY: name, "data.digest": data})
     if rsum is None:
         tracker.finish("KILLED")
         return "", ""

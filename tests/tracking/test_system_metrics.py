@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking import Tracker, store_uri
-from tests.stages.running import work_in
 
 
-def test_the_load_is_logged_until_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work_in(tmp_path, monkeypatch)
+@pytest.mark.usefixtures("clone")
+def test_the_load_is_logged_until_the_run_ends() -> None:
     tracker = Tracker("tried")
     with tracker:
         tracker.begin("key", "run", {"seed": 1}, {})

@@ -11,7 +11,6 @@ from sqlalchemy.exc import DatabaseError
 
 from pipeline.tracking import Tracker, finished_runs, renew_view, set_up_view, store_uri
 from pipeline.tracking.view import TAG, shown_parameters, view_state
-from tests.stages.running import work_in
 
 PARAMS = {"seed": "1", "sampler.strategy": "fne", "sampler.cutdown": "0.2", "memory.size": "8", "loss.name": "triplet"}
 WINDOW = 1440 - 300  # pixels, without MLflow's side bar and the boxes in front of a row
@@ -58,8 +57,8 @@ def test_hundreds_of_varying_parameters_still_fit_into_a_tag() -> None:
     assert len(json.dumps(view_state(runs, [f"section/metric_{n}" for n in range(60)]))) < 20_000  # MLflow's bound
 
 
-def test_the_view_is_kept_in_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work_in(tmp_path, monkeypatch)
+@pytest.mark.usefixtures("clone")
+def test_the_view_is_kept_in_the_experiment() -> None:
     for number, params in enumerate(RUNS):
         tracker = Tracker("ours")
         tracker.begin(f"k{number}", "a run", params, {})
