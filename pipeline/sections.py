@@ -210,6 +210,8 @@ ENCODED = {
 """The encoders that kinds of evidence compare with."""
 
 
+NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.mirror")
+"""Parameters (or sections) that change no result: runs that differ only in these are the same."""
 BEFORE_TRAINING = ("osa", "osa_monotone", "clip_score", "negclip", "lemon", "gsc")
 """Values of `pairs.weighting` that are computed from frozen vectors, see `pipeline.evidence.weightings`."""
 IN_TRAINING = ("ncr", "crcl")

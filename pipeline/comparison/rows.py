@@ -12,13 +12,12 @@ from pipeline.comparison.conditions import Condition, as_number, same_value
 from pipeline.comparison.paired import Difference, over_queries, over_seeds, wider
 from pipeline.errors import InputError
 from pipeline.retrieval.recall import recall_names
+from pipeline.sections import NO_RESULT
 
 if TYPE_CHECKING:
     import pandas
 
 SEED = "seed"
-NO_RESULT = ("tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.mirror")
-"""Parameters (or sections) that change no result: runs that differ only in these are the same."""
 
 DATA, CODE = "data.digest", "code.digest"
 """Tags of a run: digests of its training's data and of the code."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.dependencies import code_of_metrics
+from pipeline.sections import NO_RESULT
 
 TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
@@ -24,8 +25,8 @@ FILES = "pipeline.files"  # of a copy: the digests of its artifacts by path
 
 IDENTITY = ("sampler.strategy", "loss.name")
 """Always in the name, by value alone."""
-UNNAMED = ("seed", "tracking.", "launch.", "train.workers", "evaluate.batch_size", "data.root", "data.mirror")
-"""The seed has a place of its own; the others change no metric."""
+UNNAMED = ("seed", "data.root", *NO_RESULT)
+"""The seed has a place of its own, and the data are named by `data.name`."""
 LONGEST = 250  # MLflow's limit
 
 

@@ -227,8 +227,10 @@ class Tracker:
     @_unless_failed()
     def _end(self, status: str) -> None:
         self._flush()
-        # a failed evaluation ends a run that it started, and does not change the run of a finished training
-        if status == "FINISHED" or self._trains or self._client.get_run(self.run_id).info.status == "RUNNING":
+        # a failed evaluation ends a run that it started, and does not change the run of a finished training; a later
+        # success does not move its end
+        before = self._client.get_run(self.run_id).info.status
+        if self._trains or before == "RUNNING" or (status == "FINISHED" and before != "FINISHED"):
             self._client.set_terminated(self.run_id, status)
         self._client.set_tag(self.run_id, tag.WRITTEN, secrets.token_hex(8))
 

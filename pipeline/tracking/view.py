@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pipeline.files import digest_of
+from pipeline.sections import NO_RESULT
 from pipeline.tracking.naming import EVALUATED, SEED_NAME
 from pipeline.tracking.runs import explained, finished_runs
 from pipeline.tracking.store import experiment_id, open_client, read_uri, server_uri
@@ -118,8 +119,7 @@ def view_state(params: Sequence[Mapping[str, str]], metrics: Iterable[str]) -> d
 def shown_parameters(params: Sequence[Mapping[str, str]]) -> list[str]:
     """The columns: varying parameters, then the rest of `ALWAYS`; the seed last."""
     names = sorted({name for found in params for name in found})
-    quiet = ("tracking.", "launch.", "seed")
-    varying = [name for name in names if _varies(name, params) and not name.startswith(quiet)]
+    varying = [name for name in names if _varies(name, params) and not name.startswith(("seed", *NO_RESULT))]
     first = [name for name in ALWAYS if name in varying]
     rest = [name for name in varying if name not in ALWAYS]
     return [*first, *rest, *(name for name in ALWAYS if name not in first)]

@@ -108,6 +108,14 @@ def test_an_evaluation_continues_the_run_that_trained_once() -> None:
     assert (run.data.metrics["test/rsum"], run.info.status) == (100.0, "FINISHED")
 
 
+def test_a_later_stage_does_not_make_the_run_longer() -> None:
+    trained()
+    (run,) = runs()
+    evaluated()
+    (later,) = runs()
+    assert EVALUATED in later.data.metrics and later.info.end_time == run.info.end_time
+
+
 def test_an_evaluation_with_other_settings_becomes_a_child() -> None:
     first = trained()
     evaluated()
