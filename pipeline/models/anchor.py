@@ -66,7 +66,7 @@ def leave_out_untrained_heads(model: MatchingModel) -> None:
     The output of a head becomes 0, and the model scales the rest to unit length. A head that starts as the identity
     stays: it matches already.
     """
-    for anchored in (model.image_head, model.text_head):
+    for anchored in model.heads.values():
         if isinstance(anchored, Anchored) and isinstance(anchored.head, Head):
             anchored.head.silence()
 

@@ -128,6 +128,11 @@ class MatchingModel(nn.Module):
         return self.encode_image(images), self.encode_text(texts)
 
     @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What comes after each tower, by side."""
+        return {"image": self.image_head, "text": self.text_head}
+
+    @property
     def device(self) -> torch.device:
         """The parameters' device."""
         return next(self.parameters()).device
