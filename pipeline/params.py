@@ -25,7 +25,6 @@ from pipeline.sections import (
     DataParams,
     EvaluateParams,
     EvidenceParams,
-    FreezeParams,
     LaunchParams,
     LimitsParams,
     LoraParams,
@@ -54,23 +53,15 @@ __all__ = [
     "GUIDED",
     "IN_TRAINING",
     "MINE",
-    "OF_THE_IMAGE",
-    "ONE_TARGET",
-    "SPARSE",
     "WHOLE",
     "AuditParams",
-    "BaseParams",
     "ColumnsParams",
     "DataParams",
-    "EvaluateParams",
     "EvidenceParams",
-    "FreezeParams",
-    "LaunchParams",
     "LimitsParams",
     "LoraParams",
     "Loss",
     "LossParams",
-    "MemoryParams",
     "ModelParams",
     "NoiseParams",
     "PairsParams",
@@ -82,7 +73,6 @@ __all__ = [
     "Strategy",
     "Target",
     "TargetsParams",
-    "TrackingParams",
     "TrainParams",
     "dotted",
     "flat",
@@ -292,13 +282,19 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), path)
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
         raise InputError(f"{path}: not readable: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
+    return read_params(text, path)
+
+
+def read_params(text: str, path: Path | str) -> Params:
+    """Check the text of a `params.yaml`; raises as `load_params`."""
+    content = parse_yaml(text, path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected sections: {', '.join(Params.model_fields)}")
     return parse_params(content, path)
