@@ -48,6 +48,6 @@ def _shared(model: MatchingModel, encode: Callable[[range], Tensor], count: int,
     own = local_span(count)
     part = own or range(1)  # a process without rows encodes one, to learn the width
     chunks = [part[start : start + size] for start in range(0, len(part), size)]
-    rows = [encode(rows) for rows in progress(chunks, label=label, total=len(chunks), rows=size)]
+    rows = [encode(rows) for rows in progress(chunks, label=label, rows=size)]
     model.train(was_training)
     return gather(torch.cat(rows)[: len(own)], count)
