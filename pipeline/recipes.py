@@ -101,15 +101,15 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
     return merged.getvalue()
 
 
-def difference(before: str, after: str, path: Path | str = "params.yaml") -> str:
-    """The changed lines, in the format of `diff -U0`; empty if there are none."""
+def difference(before: str, after: str) -> str:
+    """The changed lines of `params.yaml`, in the format of `diff -U0`; empty if there are none."""
     lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), str(path), str(path), n=0
+        before.splitlines(keepends=True), after.splitlines(keepends=True), "params.yaml", "params.yaml", n=0
     )
     return "".join(lines)
 
 
-def check_recipes(text: str, path: Path | str = "params.yaml", folder: Path = RECIPES) -> int:
+def check_recipes(text: str, folder: Path = RECIPES) -> int:
     """Apply every recipe to the content of `params.yaml`; returns the number of recipes.
 
     Raises:
@@ -120,7 +120,7 @@ def check_recipes(text: str, path: Path | str = "params.yaml", folder: Path = RE
     for name in recipe_names(folder):
         try:
             recipe = read_recipe(name, folder)
-            apply_recipe(recipe, text, path)
+            apply_recipe(recipe, text)
             recipes.append(recipe)
         except InputError as error:
             problems.append(str(error))

@@ -100,8 +100,8 @@ def heads_over(
     widths: Widths,
     joint: int,
     settings: ModelParams | ModelRecord,
-    statistics: Statistics | None = None,
-    anchors: tuple[Projection, Projection] | None = None,
+    statistics: Statistics | None,
+    anchors: tuple[Projection, Projection] | None,
 ) -> tuple[nn.Module, nn.Module]:
     """The modules after both towers. Trained towers: a linear projection where the width is not the joint width.
     Frozen towers: a head; for a frozen CLIP, whose features already match, a head that starts as the identity.
