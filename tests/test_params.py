@@ -43,10 +43,6 @@ def complaint(**changes: Any) -> str:
     return str(refusal.value)
 
 
-def test_the_repositorys_own_file_is_valid() -> None:
-    assert isinstance(load_params(FILE), Params)
-
-
 def test_nothing_changes_parameters_after_they_were_read() -> None:
     params = load_params(FILE)
     with pytest.raises(ValueError, match="frozen"):

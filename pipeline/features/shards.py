@@ -91,7 +91,6 @@ class MappedFeatures:
         self.shards = shards
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return sum(len(shard) for shard in self.shards)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
@@ -112,7 +111,6 @@ class PackedShards:
         self._rows = sum(len(shard["offset"]) - 1 for shard in self._shards)
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return self._rows
 
     def __getitem__(self, row: int) -> Tensor:

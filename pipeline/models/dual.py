@@ -33,7 +33,6 @@ class DualImageTower(nn.Module):
     """The image half of a dual encoder."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone: Any = backbone
         features: Any = self.backbone.get_image_features
@@ -55,7 +54,6 @@ class DualTextTower(nn.Module):
     """The text half of a dual encoder."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone: Any = backbone
 
