@@ -11,7 +11,6 @@ from pipeline.errors import InputError
 from pipeline.problems import described
 from pipeline.sections import (
     BEFORE_TRAINING,
-    ENCODED,
     GUIDED,
     IN_TRAINING,
     MINE,
@@ -49,15 +48,12 @@ from pipeline.yaml_text import parse_yaml
 
 __all__ = [
     "BEFORE_TRAINING",
-    "ENCODED",
     "GUIDED",
     "IN_TRAINING",
     "MINE",
-    "WHOLE",
     "AuditParams",
     "ColumnsParams",
     "DataParams",
-    "EvidenceParams",
     "LimitsParams",
     "LoraParams",
     "Loss",
@@ -68,7 +64,6 @@ __all__ = [
     "Params",
     "SamplerParams",
     "ScenesParams",
-    "Section",
     "SplitParams",
     "Strategy",
     "Target",
@@ -78,6 +73,7 @@ __all__ = [
     "flat",
     "load_params",
     "parse_params",
+    "read_params",
 ]
 
 
