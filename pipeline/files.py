@@ -148,8 +148,6 @@ def _sweep(path: Path) -> None:
 
 def is_running(process: int) -> bool:
     """Whether a process with this id exists on this machine."""
-    if process == os.getpid():
-        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):  # OverflowError: larger than any process id

@@ -25,7 +25,6 @@ class Model:
     """Encodes pictures and sentences to unit vectors whose product is their similarity, and searches."""
 
     def __init__(self, embedder: Embedder) -> None:
-        """Use `embedder`."""
         self._embedder = embedder
 
     def encode_image(self, pictures: Sequence[Path | str | Image]) -> Tensor:

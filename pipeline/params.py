@@ -11,7 +11,6 @@ from pipeline.errors import InputError
 from pipeline.problems import described
 from pipeline.sections import (
     BEFORE_TRAINING,
-    ENCODED,
     GUIDED,
     IN_TRAINING,
     MINE,
@@ -25,7 +24,6 @@ from pipeline.sections import (
     DataParams,
     EvaluateParams,
     EvidenceParams,
-    FreezeParams,
     LaunchParams,
     LimitsParams,
     LoraParams,
@@ -50,44 +48,32 @@ from pipeline.yaml_text import parse_yaml
 
 __all__ = [
     "BEFORE_TRAINING",
-    "ENCODED",
     "GUIDED",
     "IN_TRAINING",
     "MINE",
-    "OF_THE_IMAGE",
-    "ONE_TARGET",
-    "SPARSE",
-    "WHOLE",
     "AuditParams",
-    "BaseParams",
     "ColumnsParams",
     "DataParams",
-    "EvaluateParams",
-    "EvidenceParams",
-    "FreezeParams",
-    "LaunchParams",
     "LimitsParams",
     "LoraParams",
     "Loss",
     "LossParams",
-    "MemoryParams",
     "ModelParams",
     "NoiseParams",
     "PairsParams",
     "Params",
     "SamplerParams",
     "ScenesParams",
-    "Section",
     "SplitParams",
     "Strategy",
     "Target",
     "TargetsParams",
-    "TrackingParams",
     "TrainParams",
     "dotted",
     "flat",
     "load_params",
     "parse_params",
+    "read_params",
 ]
 
 
@@ -292,13 +278,19 @@ def load_params(path: Path | str = "params.yaml") -> Params:
     """
     path = Path(path)
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"), path)
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
         raise InputError(f"{path}: not readable: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
+    return read_params(text, path)
+
+
+def read_params(text: str, path: Path | str) -> Params:
+    """Check the text of a `params.yaml`; raises as `load_params`."""
+    content = parse_yaml(text, path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__}, expected sections: {', '.join(Params.model_fields)}")
     return parse_params(content, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -19,7 +19,7 @@ from ruamel.yaml import YAML, RoundTripRepresenter
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
-from pipeline.params import parse_params
+from pipeline.params import flat, read_params
 from pipeline.yaml_text import parse_yaml
 
 RECIPES = Path("recipes")
@@ -82,7 +82,7 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
     Raises:
         InputError: when `text` or the result is not valid, naming the recipe, the key and the allowed values.
     """
-    _check(text, path)
+    read_params(text, path)
     round_trip = _round_trip()
     content = round_trip.load(text)
     for name, value in recipe.values.items():
@@ -97,19 +97,19 @@ def apply_recipe(recipe: Recipe, text: str, path: Path | str = "params.yaml") ->
         section[key] = value
     merged = io.StringIO()
     round_trip.dump(content, merged)
-    _check(merged.getvalue(), recipe.path)
+    read_params(merged.getvalue(), recipe.path)
     return merged.getvalue()
 
 
-def difference(before: str, after: str, path: Path | str = "params.yaml") -> str:
-    """The changed lines, in the format of `diff -U0`; empty if there are none."""
+def difference(before: str, after: str) -> str:
+    """The changed lines of `params.yaml`, in the format of `diff -U0`; empty if there are none."""
     lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), str(path), str(path), n=0
+        before.splitlines(keepends=True), after.splitlines(keepends=True), "params.yaml", "params.yaml", n=0
     )
     return "".join(lines)
 
 
-def check_recipes(text: str, path: Path | str = "params.yaml", folder: Path = RECIPES) -> int:
+def check_recipes(text: str, folder: Path = RECIPES) -> int:
     """Apply every recipe to the content of `params.yaml`; returns the number of recipes.
 
     Raises:
@@ -120,7 +120,7 @@ def check_recipes(text: str, path: Path | str = "params.yaml", folder: Path = RE
     for name in recipe_names(folder):
         try:
             recipe = read_recipe(name, folder)
-            apply_recipe(recipe, text, path)
+            apply_recipe(recipe, text)
             recipes.append(recipe)
         except InputError as error:
             problems.append(str(error))
@@ -156,22 +156,7 @@ def _read(name: str, folder: Path, extending: tuple[str, ...]) -> Recipe:
         raise InputError(f"{path}: the first line is not a comment that says what this is a recipe for")
     base = content.pop(EXTENDS, None)
     values = {} if base is None else dict(_read(base, folder, (*extending, name)).values)
-    return Recipe(path, title, values | dict(_leaves(content)))
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _check(text: str, path: Path | str) -> None:
-    content = parse_yaml(text, path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__}, expected sections")
-    parse_params(content, path)
+    return Recipe(path, title, values | flat(content))
 
 
 def _round_trip() -> YAML:

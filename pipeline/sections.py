@@ -352,7 +352,7 @@ class TrainParams(Section):
     schedule: Literal["steps", "cosine"]
     schedule_counts: Literal["steps", "samples"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    milestones: list[Annotated[int, Field(ge=1)]]
+    milestones: list[Count]
     clip: Positive
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     augment: Literal["none", "fne"]

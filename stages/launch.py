@@ -89,14 +89,12 @@ def take_gpus(count: int) -> None:
         raise InputError(f"{GPUS}={named!r}: names {len(gpus)} GPUs, launch.processes asks for {count}")
     folder = Path(tempfile.gettempdir()) / f"fne-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    told = False
+    _held.extend(_free(folder, gpus, count))
+    if not _held:
+        click.echo(f"waiting for {count} of the GPUs {named}", err=True)
     while not _held:
+        time.sleep(PAUSE)
         _held.extend(_free(folder, gpus, count))
-        if not _held:
-            if not told:
-                click.echo(f"waiting for {count} of the GPUs {named}", err=True)
-            told = True
-            time.sleep(PAUSE)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(Path(lock.lock_file).stem for lock in _held)
 
 

@@ -209,6 +209,18 @@ def test_a_link_that_a_kill_left_aside_is_removed_or_put_back(there: bool, tmp_p
     assert (tmp_path / "cached").is_dir()
 
 
+def put_on_another_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a rename of `folder` fail as between two disks."""
+    replace = os.replace
+
+    def far(source: Path, place: Path) -> None:
+        if source == folder:
+            raise OSError(errno.EXDEV, "another disk")
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", far)
+
+
 @pytest.mark.parametrize("other_disk", [False, True])
 @pytest.mark.parametrize("before", [False, True])
 def test_a_folder_moves_in_the_place_of_another(
@@ -220,15 +232,8 @@ def test_a_folder_moves_in_the_place_of_another(
     if before:
         target.mkdir(parents=True)
         (target / "old").write_text("old")
-    replace = os.replace
-
-    def far(source: Path, place: Path) -> None:
-        if source == made:
-            raise OSError(errno.EXDEV, "another disk")
-        replace(source, place)
-
     if other_disk:
-        monkeypatch.setattr(os, "replace", far)
+        put_on_another_disk(made, monkeypatch)
     move_folder(made, target)
     assert names(target) == ["part"]
     assert (target / "part/new").read_text() == "new"
@@ -243,17 +248,11 @@ def test_a_folder_half_copied_from_another_disk_has_no_name_yet(
     for folder, name in ((made, "new"), (target, "old")):
         folder.mkdir(parents=True)
         (folder / name).write_text(name)
-    replace = os.replace
-
-    def far(source: Path, place: Path) -> None:
-        if source == made:
-            raise OSError(errno.EXDEV, "another disk")
-        replace(source, place)
 
     def interrupted(*_paths: Path, **_options: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(os, "replace", far)
+    put_on_another_disk(made, monkeypatch)
     monkeypatch.setattr("shutil.copytree", interrupted)
     with pytest.raises(Interrupted):
         move_folder(made, target)

@@ -43,10 +43,6 @@ def complaint(**changes: Any) -> str:
     return str(refusal.value)
 
 
-def test_the_repositorys_own_file_is_valid() -> None:
-    assert isinstance(load_params(FILE), Params)
-
-
 def test_nothing_changes_parameters_after_they_were_read() -> None:
     params = load_params(FILE)
     with pytest.raises(ValueError, match="frozen"):
@@ -151,6 +147,8 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
             {"data__scenes__min_shapes": 4, "data__scenes__max_shapes": 2},
             "data.scenes: min_shapes 4 is above max_shapes 2",
         ),
+        ({"data__name": "hub"}, "data: name hub needs data.repository, such as lmms-lab/flickr30k"),
+        ({"data__root": "mine", "data__repository": "a/b"}, "data: root and repository are both named"),
         ({"base__width": 64, "base__heads": 5}, "base: width 64 does not divide by heads 5"),
         ({"model__image_size": 60, "base__patch": 16}, "model.image_size 60 does not divide by base.patch 16"),
         ({"model__image": "google/vit", "model__text": None}, "model.text is null but the other tower is named"),
@@ -236,7 +234,6 @@ def test_towers_from_a_hub_may_have_any_image_size() -> None:
     [
         ("seed: [1", "not readable as YAML"),
         ("seed: 1\nseed: 2", "not readable as YAML: .*duplicate key"),
-        ("seed: !!python/object/apply:os.getcwd []", "not readable as YAML"),
         ("- 1\n- 2", "found list, expected sections: seed, data"),
         ("", "found NoneType, expected sections"),
         ("just words", "found str, expected sections"),
@@ -299,17 +296,6 @@ def test_every_key_of_the_file_has_a_comment_or_its_section_has() -> None:
         elif not commented and not any(said for _, said in sections):
             bare.append(line.strip())
     assert bare == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"data__name": "hub"}, "data: name hub needs data.repository, such as lmms-lab/flickr30k"),
-        ({"data__root": "mine", "data__repository": "a/b"}, "data: root and repository are both named"),
-    ],
-)
-def test_data_comes_from_one_place(changes: dict[str, str], expected: str) -> None:
-    assert expected in complaint(**changes)
 
 
 @pytest.mark.parametrize("path", ["/data/Bücher", "/data/set (1)", "/data/x=y", "/data/a,b", "/data/[x]{y}#1"])

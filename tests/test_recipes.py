@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import InputError
 from pipeline.params import dotted, load_params, parse_params
 from pipeline.recipes import apply_recipe, check_recipes, difference, read_recipe, recipe_names
-from tests.stages.running import ROOT, invoke_with, work_in
+from tests.stages.running import ROOT, invoke_with
 
 PARAMS = (ROOT / "params.yaml").read_text()
 BASE = """# base
@@ -151,8 +151,7 @@ def test_references_differ_from_their_recipes_in_quirks_alone() -> None:
 
 
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    clone = work_in(tmp_path / "clone", monkeypatch)
+def clone(clone: Path) -> Path:
     (clone / "params.yaml").write_text(PARAMS)
     (clone / "recipes").mkdir()
     write(clone / "recipes", base=BASE, over=OVER)

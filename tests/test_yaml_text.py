@@ -13,10 +13,6 @@ from tests.data.published import PARAMS
 from tests.faults.guard import bounded
 
 
-def test_plain_values_are_read() -> None:
-    assert parse_yaml("a: [1, 2.5]\nb: {c: null}", "x.yaml") == {"a": [1, 2.5], "b": {"c": None}}
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -72,16 +72,11 @@ def tried(fetched: Pretrained, model: ModelParams, words: Sequence[tuple[str, in
     unlimited = model.model_copy(update={"words": MOST_TOKENS})
     rows = tokenised(fetched.tokenizer, [caption], unlimited)
     tokens = padded(rows, fetched.tokenizer.pad_token_id, fixed_length(model))
-    inputs: dict[str, tuple[Any, Any]] = {
-        "image": (image_tower(fetched.image), pixels / pixels.numel()),
-        "text": (text_tower(fetched.text, model.pooling), tokens),
+    inputs: dict[str, tuple[Any, Any, str]] = {
+        "image": (image_tower(fetched.image), pixels / pixels.numel(), f"an image of {model.image_size} pixels"),
+        "text": (text_tower(fetched.text, model.pooling), tokens, f"a caption of {tokens.ids.shape[1]} tokens"),
     }
-    for side, (tower, example) in inputs.items():
-        what = (
-            f"an image of {model.image_size} pixels"
-            if side == "image"
-            else f"a caption of {tokens.ids.shape[1]} tokens"
-        )
+    for side, (tower, example, what) in inputs.items():
         key = "model.image" if side == "image" or model.text is None else "model.text"
         place = f"{key} = {fetched.source[side]['name']!r}: a {tower.backbone.config.model_type} does not encode {what}"
         try:
@@ -144,7 +139,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
     plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
-    for step, captions_B in enumerate(progress(plan, label="base towers", total=len(plan), rows=base.batch_size)):
+    for step, captions_B in enumerate(progress(plan, label="base towers", rows=base.batch_size)):
         for group in optimiser.param_groups:
             group["lr"] = base.lr * rate_factor(step, len(plan))
         image_B = image_M[captions_B]

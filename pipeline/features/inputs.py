@@ -117,15 +117,14 @@ class Inputs:
         """Features (b, W), or pixels (b, 3, S, S) uint8, augmented by `seeds`."""
         if isinstance(self._images, (Tensor, MappedFeatures)):
             return self._images[torch.as_tensor(indices)].float()
-        return torch.stack(
-            [self._image(int(index), None if seeds is None else int(seeds[i])) for i, index in enumerate(indices)]
-        )
+        seed_of_each = [None] * len(indices) if seeds is None else seeds
+        return torch.stack([self._image(index, seed) for index, seed in zip(indices, seed_of_each, strict=True)])
 
     def texts(self, indices: Sequence[int], *, training: bool) -> Tensor | Tokens:
         """Features (b, W), or tokens (b, L)."""
         if isinstance(self._captions, (Tensor, MappedFeatures)):
             return self._captions[torch.as_tensor(indices)].float()
-        rows = [self._captions[int(index)] for index in indices]
+        rows = [self._captions[index] for index in indices]
         return padded(rows, self.pad, None if training else self.evaluation_length)
 
     def _image(self, index: int, seed: int | None) -> Tensor:

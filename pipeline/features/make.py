@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,6 @@ from pipeline.models.pretrained import Pretrained
 from pipeline.params import ModelParams
 from pipeline.progress import progress
 from pipeline.runtime.processes import own_device, process_index, wait_for_all
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 JPEG_QUALITY = 95
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -126,12 +123,9 @@ def _prepared_bytes(archive: ImageArchive, name: str, size: int) -> bytes:
     if shorter <= 2 * size:
         return archive.read(name)
     scale = 2 * size / shorter
-    return _jpeg(image.resize((round(image.width * scale), round(image.height * scale)), Resampling.BICUBIC))
-
-
-def _jpeg(image: Image) -> bytes:
+    smaller = image.resize((round(image.width * scale), round(image.height * scale)), Resampling.BICUBIC)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    smaller.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.files import write_tensors
+from pipeline.files import read_tensors, write_tensors
 from pipeline.runtime.processes import process_count, process_index
 
 JOINED_BYTES = 1 << 29
@@ -91,7 +91,6 @@ class MappedFeatures:
         self.shards = shards
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return sum(len(shard) for shard in self.shards)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
@@ -112,7 +111,6 @@ class PackedShards:
         self._rows = sum(len(shard["offset"]) - 1 for shard in self._shards)
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return self._rows
 
     def __getitem__(self, row: int) -> Tensor:
@@ -135,14 +133,8 @@ def _packed(path: Path, shard: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shards(folder: Path, kind: str) -> Iterator[tuple[Path, dict[str, Tensor]]]:
-    from safetensors.torch import load_file
-
     paths = sorted(folder.glob(f"{kind}-*.safetensors"))
     if not paths:
         raise InputError(f"{folder}: holds no {kind}-*.safetensors; `dvc repro features` makes them")
     for path in paths:
-        try:
-            shard = load_file(path)
-        except Exception as error:  # a damaged header can raise any type
-            raise InputError(f"{path}: not a whole safetensors file: {error}") from None
-        yield path, shard
+        yield path, read_tensors(path, "features")

@@ -25,7 +25,6 @@ class Projection(nn.Module):
     projection_WA: Tensor
 
     def __init__(self, statistics: FeatureStatistics, projection_WA: Tensor, *, unit_first: bool) -> None:
-        """Map (B, W) to unit vectors (B, A)."""
         super().__init__()
         self.unit_first = unit_first
         self.standardise = Standardise(statistics)
@@ -50,7 +49,6 @@ class Anchored(nn.Module):
     """
 
     def __init__(self, head: nn.Module, anchor: Projection, weight: float) -> None:
-        """Put them side by side."""
         super().__init__()
         self.head, self.anchor, self.weight = head, anchor, weight
 
@@ -66,7 +64,7 @@ def leave_out_untrained_heads(model: MatchingModel) -> None:
     The output of a head becomes 0, and the model scales the rest to unit length. A head that starts as the identity
     stays: it matches already.
     """
-    for anchored in (model.image_head, model.text_head):
+    for anchored in model.heads.values():
         if isinstance(anchored, Anchored) and isinstance(anchored.head, Head):
             anchored.head.silence()
 

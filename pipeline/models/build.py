@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.files import read_as, write_json, write_tensors
+from pipeline.files import read_as, read_tensors, write_json, write_tensors
 from pipeline.models import pretrained
 from pipeline.models.anchor import Anchored, Projection, projections
 from pipeline.models.clip import image_tower, text_tower
@@ -100,8 +100,8 @@ def heads_over(
     widths: Widths,
     joint: int,
     settings: ModelParams | ModelRecord,
-    statistics: Statistics | None = None,
-    anchors: tuple[Projection, Projection] | None = None,
+    statistics: Statistics | None,
+    anchors: tuple[Projection, Projection] | None,
 ) -> tuple[nn.Module, nn.Module]:
     """The modules after both towers. Trained towers: a linear projection where the width is not the joint width.
     Frozen towers: a head; for a frozen CLIP, whose features already match, a head that starts as the identity.
@@ -132,7 +132,7 @@ def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base
         pretrained.save(folder, base)
     heads = {
         f"{side}.{name}": tensor.detach().cpu()
-        for side, head in (("image", model.image_head), ("text", model.text_head))
+        for side, head in model.heads.items()
         for name, tensor in head.state_dict().items()
     }
     if model.logit_scale is not None:
@@ -185,22 +185,18 @@ def _towers(base: Pretrained, pooling: Pooling, image_size: int) -> tuple[tuple[
 
 
 def _loaded(folder: Path, record: ModelRecord, towers: tuple[nn.Module, nn.Module], widths: Widths) -> MatchingModel:
-    from safetensors.torch import load_file
-
     path = folder / HEADS
+    weights = read_tensors(path, "train")
     try:
-        weights = load_file(path)
         model = MatchingModel(
             *towers, *_heads_for(weights, record, widths), width=record.width, mean=record.mean, std=record.std
         )
         if "logit_scale" in weights:
             model.logit_scale = nn.Parameter(weights["logit_scale"])
-        for side, head in (("image", model.image_head), ("text", model.text_head)):
+        for side, head in model.heads.items():
             own = {name: value for name, value in weights.items() if name.startswith(f"{side}.")}
             head.load_state_dict({name.removeprefix(f"{side}."): value for name, value in own.items()})
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; `dvc repro train` makes it") from None
-    except Exception as error:  # a damaged header can raise any type
+    except Exception as error:  # weights of another model can raise any type
         said = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit {RECORD}: {said}") from None
     return model

@@ -24,7 +24,6 @@ class ClipImageTower(nn.Module):
     """CLIP's image tower with its projection."""
 
     def __init__(self, backbone: CLIPVisionModelWithProjection) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone = backbone
 
@@ -38,7 +37,6 @@ class ClipTextTower(nn.Module):
     """CLIP's text tower with its projection; its feature is taken at the closing token."""
 
     def __init__(self, backbone: CLIPTextModelWithProjection) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone = backbone
 

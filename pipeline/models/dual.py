@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.preprocessing import USUAL_SIDE
 from pipeline.models.towers import Tokens
 
 if TYPE_CHECKING:
@@ -26,14 +27,12 @@ PARTS = "parts_of_dual_encoder"
 """In a half's configuration: the names of its submodules."""
 PADDED_TO_THE_END = ("siglip", "siglip2")
 """Trained on captions padded to all positions, without a mask; the feature is that of the last position."""
-USUAL_SIDE = 224
 
 
 class DualImageTower(nn.Module):
     """The image half of a dual encoder."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone: Any = backbone
         features: Any = self.backbone.get_image_features
@@ -55,7 +54,6 @@ class DualTextTower(nn.Module):
     """The text half of a dual encoder."""
 
     def __init__(self, backbone: nn.Module) -> None:
-        """Take over `backbone`."""
         super().__init__()
         self.backbone: Any = backbone
 

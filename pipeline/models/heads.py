@@ -73,7 +73,7 @@ class Head(nn.Sequential):
 class ResidualHead(nn.Module):
     """A `Head` added to features that already match; it starts as the identity."""
 
-    def __init__(self, width: int, statistics: FeatureStatistics | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, statistics: FeatureStatistics | None, dropout: float) -> None:
         """Map (B, `width`) to (B, `width`); `statistics` and `dropout` are those of the added `Head`."""
         super().__init__()
         self.change = Head(width, width, statistics, dropout)

@@ -32,7 +32,6 @@ class Memory(nn.Module):
     position: Tensor
 
     def __init__(self, size: int, width: int, prefill: Literal["empty", "random"] = "empty") -> None:
-        """Make an empty or a randomly filled memory."""
         super().__init__()
         if size < 1:
             raise ValueError(f"memory size {size}: at least 1 is needed")

@@ -77,8 +77,8 @@ def fetch_image(key: str, name: str, revision: str | None = None) -> ImageEncode
     """
     model, place = load_backbone(key, name, revision)
     _check_input(key, name, model, "pixel_values")
-    tokenizer = load_tokenizer(key, name, place, revision, model) if _is_whole(model) else None
-    model = _half(key, name, model, tokenizer, "pixel_values")
+    if _is_whole(model):
+        model, _, _ = _halves(key, name, model, load_tokenizer(key, name, place, revision, model))
     with explained(key, name):
         preprocessor = preprocessor_of(key, name, place, revision)
         mean, std = normalisation_of(preprocessor, model.config)
@@ -93,7 +93,9 @@ def fetch_text(
     model, place = load_backbone(key, name, revision)
     _check_input(key, name, model, "input_ids")
     tokenizer = load_tokenizer(key, name, place, revision, model)
-    return _half(key, name, model, tokenizer, "input_ids"), tokenizer, source_of(key, name, place, revision)
+    if _is_whole(model):
+        _, model, _ = _halves(key, name, model, tokenizer)
+    return model, tokenizer, source_of(key, name, place, revision)
 
 
 def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
@@ -105,8 +107,7 @@ def fetch_clip(name: str, *, revision: str | None) -> Pretrained:
             "images and captions; use model.family vit_bert for two towers of their own"
         )
     tokenizer = load_tokenizer("model.image", name, place, revision, model)
-    with explained("model.image", name):
-        image, text, logit_scale = _halves(model, tokenizer)
+    image, text, logit_scale = _halves("model.image", name, model, tokenizer)
     with explained("model.image", name):
         preprocessor = preprocessor_of("model.image", name, place, revision)
         mean, std = normalisation_of(preprocessor, image.config)
@@ -178,28 +179,17 @@ def read_base_record(folder: Path) -> BaseRecord:
 
 
 def _halves(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    key: str, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, PreTrainedModel, float | None]:
     """Both towers of a dual encoder, and the logarithm of its factor on similarities."""
     from pipeline.models.clip import split_clip
 
-    return split_clip(model) if model.config.model_type == "clip" else split_dual(model, tokenizer)  # type: ignore[arg-type]
+    with explained(key, name):
+        return split_clip(model) if model.config.model_type == "clip" else split_dual(model, tokenizer)  # type: ignore[arg-type]
 
 
 def _is_whole(model: PreTrainedModel) -> bool:
     return is_dual_encoder(model) and not hasattr(model.config, PARTS)
-
-
-def _half(
-    key: str, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, takes: str
-) -> PreTrainedModel:
-    """A backbone whose only input are pixels or token ids (`takes`): of a dual encoder one of its two towers."""
-    if not _is_whole(model):
-        return model
-    assert tokenizer is not None
-    with explained(key, name):
-        image, text, _ = _halves(model, tokenizer)
-    return image if takes == "pixel_values" else text
 
 
 def _check_input(key: str, name: str, model: PreTrainedModel, takes: str) -> None:

@@ -46,7 +46,7 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
     record = read_model_record(trained)
     model, source = load_end_to_end(trained, base)
     model.eval()
-    heads = {side: _layers(trained, side, head) for side, head in _heads(model).items()}
+    heads = {side: _layers(trained, side, head) for side, head in model.heads.items()}
     if is_joined(source) and any(heads.values()):
         raise InputError(
             f"{trained}: its projection over a dual encoder is no module of sentence-transformers: use onnx"
@@ -77,10 +77,6 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
             else []
         ),
     ]
-
-
-def _heads(model: MatchingModel) -> dict[str, nn.Module]:
-    return {"image": model.image_head, "text": model.text_head}
 
 
 def _towers(

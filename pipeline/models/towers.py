@@ -65,7 +65,6 @@ class TextTower(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, pooling: Pooling) -> None:
-        """Use `backbone` without its own pooler."""
         super().__init__()
         self.backbone = _without_pooler(backbone)
         self.pooling = pooling
@@ -112,7 +111,6 @@ class MatchingModel(nn.Module):
         std: Sequence[float] = HALF,
         temperature: float = FIRST_TEMPERATURE,
     ) -> None:
-        """Store the four parts."""
         super().__init__()
         self.width, self.mean, self.std = width, tuple(mean), tuple(std)
         self.fixed_temperature = temperature
@@ -126,6 +124,11 @@ class MatchingModel(nn.Module):
     def forward(self, images: Tensor, texts: Tensor | Tokens) -> tuple[Tensor, Tensor]:
         """Unit vectors of images and texts, (B, D) each, float32 also in mixed precision."""
         return self.encode_image(images), self.encode_text(texts)
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What comes after each tower, by side."""
+        return {"image": self.image_head, "text": self.text_head}
 
     @property
     def device(self) -> torch.device:

@@ -32,8 +32,7 @@ def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
     """
     record = read_model_record(trained)
     model, source = load_end_to_end(trained, base)
-    heads = {"image": model.image_head, "text": model.text_head}
-    changed = [name for name, head in heads.items() if next(head.parameters(), None) is not None]
+    changed = [name for name, head in model.heads.items() if next(head.parameters(), None) is not None]
     if changed:
         part = "head" if record.train == "heads" else "projection"
         raise InputError(

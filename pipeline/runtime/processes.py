@@ -76,8 +76,14 @@ def process_index() -> int:
 
 def local_span(global_size: int) -> range:
     """This process's contiguous part of a global batch."""
-    edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
-    return range(int(edges[process_index()]), int(edges[process_index() + 1]))
+    edges = _edges(global_size)
+    return range(edges[process_index()], edges[process_index() + 1])
+
+
+def _edges(global_size: int) -> list[int]:
+    """Where each process's part of a global batch begins, and where the last one ends."""
+    edges: list[int] = np.linspace(0, global_size, process_count() + 1).round().astype(int).tolist()
+    return edges
 
 
 def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> Tensor:
@@ -90,11 +96,10 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
     """
     if process_count() == 1:
         return rows
-    edges = np.linspace(0, global_size, process_count() + 1).round().astype(int)
-    longest = int(np.diff(edges).max())
-    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))]).contiguous()
+    sizes = np.diff(_edges(global_size)).tolist()
+    padded = torch.cat([rows, rows.new_zeros((max(sizes) - len(rows), *rows.shape[1:]))]).contiguous()
     parts: tuple[Tensor, ...] = _AllGather.apply(padded if differentiable else padded.detach())
-    return torch.cat([part[:size] for part, size in zip(parts, np.diff(edges).tolist(), strict=True)])
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def gather_uneven(rows: Tensor) -> Tensor:

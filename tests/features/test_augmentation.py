@@ -19,7 +19,6 @@ from pipeline.features.augmentation import OPERATIONS, Augmentation, apply
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
-SIDED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
 def picture(width: int = 48, height: int = 40) -> Image.Image:
@@ -28,14 +27,13 @@ def picture(width: int = 48, height: int = 40) -> Image.Image:
     return Image.fromarray(noise.numpy())
 
 
-def pixels() -> Tensor:
-    return torch.randint(40, 200, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def test_the_same_seed_gives_the_same_pixels() -> None:
+def test_the_seed_alone_decides() -> None:
     augment = Augmentation(32)
     for seed in range(10):
-        assert torch.equal(augment(picture(), seed), Augmentation(32)(picture(), seed))
+        torch.manual_seed(1)
+        first = augment(picture(), seed)
+        torch.manual_seed(2)
+        assert torch.equal(Augmentation(32)(picture(), seed), first)
 
 
 def test_other_seeds_give_other_pixels() -> None:
@@ -49,33 +47,12 @@ def test_the_global_generator_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_global_generator_has_no_say() -> None:
-    torch.manual_seed(1)
-    first = Augmentation(32)(picture(), 5)
-    torch.manual_seed(2)
-    assert torch.equal(Augmentation(32)(picture(), 5), first)
-
-
 @pytest.mark.parametrize("size", [(20, 60), (60, 20), (32, 32), (7, 5)])
 def test_pixels_are_square_bytes_whatever_the_image(size: tuple[int, int]) -> None:
     for seed in range(12):
         augmented = Augmentation(32)(picture(*size), seed)
         assert augmented.shape == (3, 32, 32)
         assert augmented.dtype == torch.uint8
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_keeps_shape_and_type_and_all_but_identity_change_something(operation: str) -> None:
-    changed = apply(operation, pixels(), sign=1)
-    assert changed.shape == (3, 32, 32)
-    assert changed.dtype == torch.uint8
-    assert torch.equal(changed, pixels()) == (operation == "identity")
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_sign_turns_geometry_around_and_nothing_else(operation: str) -> None:
-    both = [apply(operation, pixels(), sign=sign) for sign in (1, -1)]
-    assert torch.equal(*both) == (operation not in SIDED)
 
 
 def bilinear(picture_HW3: Bytes, matrix: list[list[float]]) -> Floats:
@@ -154,6 +131,7 @@ def published(operation: str, picture_HW3: Bytes, sign: int) -> Bytes | Floats:
 def test_every_pixel_is_that_of_the_published_operation(operation: str, sign: int, values: tuple[int, int]) -> None:
     picture_HW3 = np.random.default_rng(2).integers(*values, size=(37, 41, 3), dtype=np.uint8)
     found_3HW = apply(operation, torch.from_numpy(picture_HW3).permute(2, 0, 1), sign)
+    assert found_3HW.dtype == torch.uint8
     apart = found_3HW.permute(1, 2, 0).numpy().astype(float) - published(operation, picture_HW3, sign)
     assert np.abs(apart).max() < 0.501, "nothing but rounding"
 
@@ -205,4 +183,4 @@ def test_half_of_the_images_are_flipped_and_half_to_all_of_each_is_kept(monkeypa
 
 def test_an_unknown_operation_is_named() -> None:
     with pytest.raises(ValueError, match="'solarize'"):
-        apply("solarize", pixels(), sign=1)
+        apply("solarize", torch.zeros(3, 4, 4, dtype=torch.uint8), sign=1)

@@ -22,9 +22,10 @@ from pipeline.features.pixels import Resize, square_pixels
 from pipeline.features.shards import PackedShards
 from pipeline.models.normalisation import HALF, normalised
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
 from pipeline.models.towers import ImageTower, TextTower, Tokens
-from pipeline.params import ModelParams, load_params
+from pipeline.params import ModelParams
+from tests.features import making
+from tests.models.making import two_towers
 
 WORDS = ("red", "green", "blue", "dot", "square", "the")
 IMAGES = 11
@@ -34,12 +35,7 @@ EVERY = list(range(IMAGES))
 @pytest.fixture
 def base() -> Pretrained:
     """Tiny towers from random weights."""
-    torch.manual_seed(0)
-    tokenizer = word_tokenizer(WORDS)
-    tokenizer.model_max_length = 12
-    image = small_image_backbone(size=32, patch=16, width=16, layers=1, heads=2)
-    text = small_text_backbone(vocabulary_size=len(tokenizer), width=16, layers=1, heads=2, positions=12)
-    return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source={})
+    return two_towers(WORDS, positions=12, text_width=16)
 
 
 @pytest.fixture
@@ -67,8 +63,7 @@ def split() -> Split:
 
 def model_params(train: str, resize: Resize = "square") -> ModelParams:
     """The repository's, for 32 pixels."""
-    params = load_params(Path(__file__).parents[2] / "params.yaml").model
-    return params.model_copy(update={"train": train, "image_size": 32, "resize": resize})
+    return making.model_params(train=train, image_size=32, resize=resize)
 
 
 @pytest.mark.parametrize(("batch", "resize"), [(1, "square"), (3, "crop"), (64, "square")])
@@ -113,25 +108,6 @@ def test_prepared_images_keep_their_bytes_unless_they_are_larger_than_twice_the_
     stored = Image.open(io.BytesIO(inputs._images[IMAGES - 1].numpy().tobytes()))
     assert stored.format == "JPEG"
     assert stored.size == (80, 64)
-
-
-def test_an_interrupted_stage_keeps_its_finished_shards(
-    base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = model_params("heads")
-    whole = features.make_features(tmp_path / "whole", {"train": split}, archive, base, model)
-
-    def broken(*_: object, **__: object) -> torch.Tensor:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(features, "encoded_captions", broken)
-        with pytest.raises(KeyboardInterrupt):
-            features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
-    finished = tmp_path / "out/train/images-00000.safetensors"
-    written = finished.stat().st_mtime_ns
-    assert features.make_features(tmp_path / "out", {"train": split}, archive, base, model)["sha256"] == whole["sha256"]
-    assert finished.stat().st_mtime_ns == written
 
 
 def test_half_precision_takes_half_the_room_and_is_read_as_float32(

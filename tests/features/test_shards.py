@@ -69,11 +69,6 @@ def test_rows_of_different_lengths_come_back(tmp_path_factory: pytest.TempPathFa
         assert packed[number].tolist() == row.tolist()
 
 
-def test_bytes_stay_bytes(tmp_path: Path) -> None:
-    write_packed(tmp_path, [torch.tensor([0, 255, 7], dtype=torch.uint8)])
-    assert PackedShards(tmp_path, "captions")[0].numpy().tobytes() == b"\x00\xff\x07"
-
-
 def test_an_interrupted_run_keeps_its_finished_shards(tmp_path: Path) -> None:
     feature = torch.rand(10, 3)
     made: list[int] = []
@@ -90,13 +85,6 @@ def test_an_interrupted_run_keeps_its_finished_shards(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images-00000.safetensors", "images-00001.safetensors"]
     write_shards(tmp_path, "images", 10, make, all_of)
     assert made == [0, 4, 8, 8]
-    assert torch.equal(feature_shards(tmp_path, "images")[torch.arange(len(feature))], feature)
-
-
-def test_images_and_captions_lie_side_by_side(tmp_path: Path) -> None:
-    feature = write_features(tmp_path, 5)
-    write_packed(tmp_path, [torch.arange(2)])
-    assert len(PackedShards(tmp_path, "captions")) == 1
     assert torch.equal(feature_shards(tmp_path, "images")[torch.arange(len(feature))], feature)
 
 

@@ -10,11 +10,10 @@ import torch
 from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
-from pipeline.errors import InputError
 from pipeline.models import pretrained
 from pipeline.models.build import make_model
-from pipeline.models.clip import image_tower, small_clip, split_clip, text_tower
-from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
+from pipeline.models.clip import image_tower, small_clip, text_tower
+from pipeline.models.small import word_tokenizer
 from pipeline.models.towers import Tokens, tower_widths
 from tests.training.making import params_with
 
@@ -82,13 +81,6 @@ def test_a_caption_does_not_depend_on_its_neighbours(clip_folder: Path) -> None:
     torch.testing.assert_close(tower(Tokens(alone, torch.ones_like(alone)))[0], together)
 
 
-def test_two_towers_of_their_own_are_no_clip(tmp_path: Path) -> None:
-    shape = {"width": 16, "layers": 1, "heads": 2}
-    small_image_backbone(size=32, patch=16, **shape).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"model.family is clip, but a vit does not encode both"):
-        pretrained.fetch_clip(str(tmp_path), revision=None)
-
-
 def test_a_small_clip_has_one_width_and_no_dropout() -> None:
     image, text = small_clip(
         size=32, patch=16, width=16, layers=1, heads=2, vocabulary_size=9, positions=8, special=(0, 2, 3)
@@ -98,13 +90,6 @@ def test_a_small_clip_has_one_width_and_no_dropout() -> None:
     assert text.config.eos_token_id == 3
 
 
-def test_splitting_takes_the_checkpoint_s_own_scale() -> None:
-    whole = whole_clip()
-    with torch.no_grad():
-        whole.logit_scale.fill_(4.2)
-    assert split_clip(whole)[2] == pytest.approx(4.2)
-
-
 @pytest.mark.parametrize(("scale", "temperature"), [(4.2, 0.015), (4.7, 0.01), (None, 0.07)])
 def test_a_training_starts_from_the_checkpoint_s_scale_within_its_bound(
     scale: float | None, temperature: float, clip_folder: Path
@@ -112,8 +97,3 @@ def test_a_training_starts_from_the_checkpoint_s_scale_within_its_bound(
     base = replace(pretrained.fetch_clip(str(clip_folder), revision=None), logit_scale=scale)
     model = make_model(base, params_with(model__family="clip", model__image_size=32).model, "learned")
     assert float(model.temperature) == pytest.approx(temperature, abs=1e-5)
-
-
-def test_a_bert_is_still_pooled_over_its_tokens() -> None:
-    text = small_text_backbone(vocabulary_size=9, positions=8, width=16, layers=1, heads=2)
-    assert type(text_tower(text, "masked_mean")).__name__ == "TextTower"

@@ -42,7 +42,7 @@ def batches(sizes: list[int], seed: int = 0) -> list[Written]:
 
 @given(size=st.integers(1, 9), sizes=st.lists(st.integers(1, 20), max_size=6))
 @settings(deadline=None)
-def test_it_holds_the_last_rows_that_were_written(size: int, sizes: list[int]) -> None:
+def test_it_holds_the_last_rows_that_were_written_each_in_the_slot_of_the_oldest(size: int, sizes: list[int]) -> None:
     memory = Memory(size, WIDTH)
     for batch in batches(sizes):
         memory.enqueue(*batch)
@@ -57,28 +57,6 @@ def test_it_holds_the_last_rows_that_were_written(size: int, sizes: list[int]) -
         else:
             assert (int(memory.image_id[slot]), memory.image[slot].tolist(), memory.text[slot].tolist()) == expected
             assert int(memory.caption_id[slot]) == 10 * expected[0]
-
-
-def test_the_oldest_rows_are_overwritten_first() -> None:
-    memory = Memory(5, WIDTH)
-    for batch in batches([3, 3]):
-        memory.enqueue(*batch)
-    assert memory.image_id.tolist() == [5, 1, 2, 3, 4]
-
-
-def test_of_a_batch_larger_than_the_memory_the_last_rows_stay() -> None:
-    memory = Memory(4, WIDTH)
-    (batch,) = batches([11])
-    memory.enqueue(*batch)
-    assert sorted(memory.image_id.tolist()) == [7, 8, 9, 10]
-    assert bool(memory.filled.all())
-
-
-def test_only_written_slots_are_filled() -> None:
-    memory = Memory(5, WIDTH)
-    assert not memory.filled.any()
-    memory.enqueue(*batches([2])[0])
-    assert memory.filled.tolist() == [True, True, False, False, False]
 
 
 def test_captions_may_stay_unnamed() -> None:

@@ -199,7 +199,7 @@ def test_weights_may_lack_a_pooler_and_a_mask_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./vit", "~/no such towers", "/no/such/towers"])
-def test_a_path_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"^model\.image = .*: no such folder"):
         fetch(name, "bert")
 

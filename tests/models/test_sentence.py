@@ -21,22 +21,12 @@ from pipeline.models.heads import FeatureStatistics
 from pipeline.models.normalisation import HALF
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.sentence import write_sentence_transformers
-from pipeline.models.small import small_image_backbone, small_text_backbone, word_tokenizer
+from tests.models.making import two_towers
 from tests.models.test_build import settings
-from tests.models.test_dual import POSITIONS, WORDS, published
+from tests.models.test_dual import WORDS, published
 
 CAPTIONS = ["a red dot", "a", "a blue ring " * 10]
 PICTURES = [Image.effect_noise((32, 32), 90).convert("RGB"), Image.new("RGB", (32, 32), "red")]
-
-
-def two_towers() -> Pretrained:
-    torch.manual_seed(0)
-    tokenizer = word_tokenizer(WORDS)
-    tokenizer.model_max_length = POSITIONS
-    image = small_image_backbone(size=32, patch=16, width=16, layers=1, heads=2)
-    text = small_text_backbone(vocabulary_size=len(tokenizer), width=12, layers=1, heads=2, positions=POSITIONS)
-    source = {side: {"name": side, "revision": None} for side in ("image", "text")}
-    return Pretrained(image.eval(), text.eval(), tokenizer, mean=HALF, std=HALF, source=source)
 
 
 def timm_tower() -> PreTrainedModel:
@@ -82,7 +72,7 @@ def test_its_vectors_are_the_models_own(kind: str, tmp_path: Path) -> None:
             "equal": {"width": 20},
             "timm": {},
         }
-        base = two_towers()
+        base = two_towers(WORDS)
         if kind == "timm":
             base = dataclasses.replace(base, image=timm_tower())
         places = trained(base, tmp_path, **kinds[kind])
@@ -106,7 +96,7 @@ def test_its_vectors_are_the_models_own(kind: str, tmp_path: Path) -> None:
 )
 def test_what_it_cannot_hold_is_refused(kind: str, changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
     if kind == "two":
-        places = trained(two_towers(), tmp_path, **changes)
+        places = trained(two_towers(WORDS), tmp_path, **changes)
     else:
         published(kind, tmp_path / "hub")
         base = pretrained.fetch_clip(str(tmp_path / "hub"), revision=None)

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.params import flat
 from stages.command import ENVIRONMENT
 from tests.data.published import write_params
 
@@ -149,18 +150,9 @@ def files_below(folder: Path) -> dict[str, str]:
     }
 
 
-def figures_of(report: dict[str, Any]) -> Iterator[float]:
-    """Every number in nested metrics."""
-    for value in report.values():
-        if isinstance(value, dict):
-            yield from figures_of(value)
-        else:
-            yield value
-
-
 def finite(report: dict[str, Any]) -> bool:
     """Whether every number in nested metrics is one."""
-    return all(math.isfinite(figure) for figure in figures_of(report))
+    return all(map(math.isfinite, flat(report).values()))
 
 
 def write_empty_store(folder: Path) -> Path:

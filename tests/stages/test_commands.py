@@ -116,9 +116,7 @@ def test_folds_that_do_not_divide_the_test_images_are_refused_before_any_work(re
 
 @pytest.mark.parametrize(("key", "value"), [("train", "heads"), ("image_size", 48)])
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_features_made_for_other_parameters_are_refused(
-    stage: str, key: str, value: str | int, ready: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_made_for_other_parameters_are_refused(stage: str, key: str, value: str | int, ready: Path) -> None:
     write_tiny_params(ready, **{f"model__{key}": value})
     said = refused(stage)
     assert f"params.yaml says {value}; run `dvc repro features`" in said

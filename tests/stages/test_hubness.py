@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-import pytest
 import torch
 
 from pipeline.data.splits.format import read_split
@@ -17,15 +15,11 @@ from pipeline.models.build import load_trained
 from pipeline.params import load_params
 from pipeline.paths import EMBEDDINGS, FEATURES, LAST_METRICS, SPLIT, TRAINED
 from pipeline.retrieval.hubness import hubness_report
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import run, write_tiny_params
 
 
-def test_the_bank_is_the_training_split_by_the_trained_model(
-    heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(heads_ready, tmp_path / "clone")
-    here = work_in(tmp_path / "clone", monkeypatch)
-    write_tiny_params(here, model__train="heads", evaluate__hubness=True, train__epochs=2)
+def test_the_bank_is_the_training_split_by_the_trained_model(heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads", evaluate__hubness=True, train__epochs=2)
     said = run("train", "evaluate")
     found = json.loads(Path("metrics.json").read_text())["test"]["hubness"]
     assert "hubness" not in json.loads(LAST_METRICS.read_text())

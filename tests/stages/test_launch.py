@@ -41,6 +41,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_in(tmp_path_factory.mktemp("ready"), *STAGES[:6], model__train="heads", **NPC)
 
 
+def features_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> subprocess.CompletedProcess[str]:
+    """Stage `features` as two processes that a user starts."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "stages.features"]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.end_to_end
 def test_two_processes_make_the_features_the_evidence_and_the_bank_of_one(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,9 +59,8 @@ def test_two_processes_make_the_features_the_evidence_and_the_bank_of_one(
     for made in ("features", "evidence", "bank"):
         shutil.rmtree(made)
     write_tiny_params(Path(), model__train="heads", launch__processes=2, **NPC)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    said = subprocess.run([*torchrun, "-m", "stages.features"], check=True, capture_output=True, text=True, timeout=300)
+    said = features_by_torchrun(monkeypatch)
+    assert said.returncode == 0, said.stderr
     assert "12/60" in said.stdout
     assert Path("features/features.json").read_text() == (ready / "features/features.json").read_text()
     for path in sorted(Path("features").rglob("*.safetensors")):
@@ -121,18 +128,19 @@ def test_a_training_on_two_gpus_takes_both_or_none(holding: list[subprocess.Pope
     assert line(both.stdout) == "0,1"
 
 
-@pytest.mark.parametrize("named", ["0,0", "", "0,,1", "../x"])
-def test_gpus_that_cannot_be_meant_are_refused(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        *((named, "expected different numbers or UUIDs of GPUs") for named in ("0,0", "", "0,,1", "../x")),
+        ("0,1", r"names 2 GPUs, launch\.processes asks for 3"),
+    ],
+)
+def test_gpus_that_cannot_be_meant_or_are_too_few_are_refused(
+    named: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FNE_GPUS", named)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(InputError, match="expected different numbers or UUIDs of GPUs"):
-        launch.take_gpus(1)
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FNE_GPUS", "0,1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(InputError, match=r"names 2 GPUs, launch\.processes asks for 3"):
+    with pytest.raises(InputError, match=said):
         launch.take_gpus(3)
 
 
@@ -146,11 +154,7 @@ def test_without_fne_gpus_nothing_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.end_to_end
 def test_two_processes_report_the_same_error_once(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tiny_params(clone, train__lr=-1.0)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    answer = subprocess.run(
-        [*torchrun, "-m", "stages.features"], check=False, capture_output=True, text=True, timeout=300
-    )
+    answer = features_by_torchrun(monkeypatch)
     assert answer.returncode != 0
     assert answer.stderr.count("error: params.yaml: train.lr = -1.0: ") == 1
 

@@ -31,11 +31,9 @@ def features(split: str) -> tuple[torch.Tensor, torch.Tensor, Inputs]:
 
 
 @pytest.fixture
-def alignment(heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alignment:
+def alignment(heads_clone: Path) -> Alignment:
     """Of the training split's features, as stage `evidence` writes it."""
-    shutil.copytree(heads_ready, tmp_path / "clone")
-    work_in(tmp_path / "clone", monkeypatch)
-    write_tiny_params(Path(), model__train="heads", model__anchor="cca", train__epochs=0)
+    write_tiny_params(heads_clone, model__train="heads", model__anchor="cca", train__epochs=0)
     assert "alignment.safetensors: not found; `dvc repro" in refused("train")
     image_NW, text_MV, inputs = features("train")
     run("evidence")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.files import read_record
+from pipeline.models.dual import whole_class
 from pipeline.models.foreign.conversion import converted
 from pipeline.models.foreign.openai_clip import openai_clip_config, openai_to_transformers
 from pipeline.models.quiet import silence_transformers
@@ -91,7 +92,7 @@ def fne_towers(weights: Mapping[str, Tensor], base_folder: Path) -> tuple[PreTra
         config = AutoConfig.from_pretrained(folder.resolve(), trust_remote_code=False)
         tower = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         tower.pop("embeddings.position_ids", None)  # 0, 1, 2, …: a buffer that transformers used to save
-        towers.append(_filled(_model_class(config), config, tower, f"{prefix}*, for {folder}"))
+        towers.append(_filled(whole_class(config), config, tower, f"{prefix}*, for {folder}"))
     image, text = towers
     return image, text
 
@@ -114,13 +115,6 @@ def clip_model(config: CLIPConfig, weights: Mapping[str, Tensor]) -> CLIPModel:
     except ValueError as error:
         raise InputError(f"CLIP: {error}") from None
     return _filled(CLIPModel, config, openai_to_transformers(weights), "CLIP")
-
-
-def _model_class(config: PretrainedConfig) -> type[Any]:
-    from transformers import MODEL_MAPPING
-
-    found: Any = MODEL_MAPPING[type(config)]
-    return found if isinstance(found, type) else found[0]  # a few configurations have several classes
 
 
 def _filled(model_class: type[Any], config: PretrainedConfig, state: Mapping[str, Tensor], place: str) -> Any:

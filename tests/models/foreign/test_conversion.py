@@ -81,14 +81,12 @@ def old_checkpoint(path: Path, program: bytes) -> Path:
 COLLIDING = b"}(" + b"".join(number(key * PRIME) + b"N" for key in range(1, 60_000)) + b"u"
 MEMORY, TIME = "asks for more memory", "took more than 2 s of a processor"
 HOSTILE: dict[str, tuple[Callable[[Path, bytes], Path], bytes, str]] = {
-    "bank: a function": (bank, b"cbuiltins\neval\n(V1\ntR", r"builtins\.eval, which is refused"),
     "bank: a function of another step": (bank, b"(Vx\nios\nsystem\n", r"os\.system, which is refused"),
     "bank: one of numpy's": (bank, b"cnumpy\nload\n(Vx\ntR", r"numpy\.load, which is refused"),
     "bank: what a class has": (bank, b"\x8c\x05numpy\x8c\x0fdtype.__class__\x93", "__class__, which is refused"),
     "bank: a name for the terminal": (bank, b"c\x1b]0;mine\x07\nx\n", r"asks for \\x1b\]0;mine\\x07\.x, which"),
     "bank: a place in a table": (bank, b"}r\xff\xff\xff\x7f", MEMORY),
     "bank: keys that collide": (bank, COLLIDING, TIME),
-    "a function": (checkpoint, b"cos\nsystem\n" + text("x") + b"\x85R", r"posix\.system|os\.system, which is refused"),
     "a tensor of a size": (checkpoint, b"ctorch\nFloatTensor\n" + number(10**9) + b"\x85R", MEMORY),
     "before 1.6: a bytearray of a length": (
         old_checkpoint,

@@ -21,7 +21,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def openai_clip(*, image_width: int = 16, text_width: int = 12, joint_width: int = 10) -> dict[str, Tensor]:
+def openai_clip(*, image_width: int = 16, text_width: int = 12) -> dict[str, Tensor]:
     """A small CLIP's parameters under OpenAI's names: 8 pixels in patches of 4, 7 tokens of 20, 2 and 3 layers."""
 
     def tower(prefix: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
@@ -43,11 +43,11 @@ def openai_clip(*, image_width: int = 16, text_width: int = 12, joint_width: int
 
     shapes = {
         "positional_embedding": (7, text_width),
-        "text_projection": (text_width, joint_width),
+        "text_projection": (text_width, 10),
         "logit_scale": (),
         "visual.class_embedding": (image_width,),
         "visual.positional_embedding": (5, image_width),
-        "visual.proj": (image_width, joint_width),
+        "visual.proj": (image_width, 10),
         "visual.conv1.weight": (image_width, 3, 4, 4),
         **{f"visual.ln_{norm}.{kind}": (image_width,) for norm in ("pre", "post") for kind in ("weight", "bias")},
         **tower("visual.", image_width, 2),
