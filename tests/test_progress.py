@@ -41,4 +41,4 @@ def test_a_bar_says_rows_a_second(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     for _ in progress(range(4), label="images", total=4, rows=1000):
         time.sleep(0.2)
     rates = [int(rate) for rate in re.findall(r"(\d+)/s", capsys.readouterr().err)]
-    assert rates and all(1000 < rate <= 5100 for rate in rates)
+    assert rates and all(rate > 100 for rate in rates)  # batches would be 5 a second

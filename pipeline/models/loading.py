@@ -140,6 +140,8 @@ def load_tokenizer(
         )
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty tokenizer if there is none
         raise missing
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"{key} = {name!r}: its tokenizer has no padding token; name one in tokenizer_config.json")
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model))
     return tokenizer
 

@@ -168,6 +168,14 @@ def test_a_text_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         fetch(*names)
 
 
+def test_a_tokenizer_without_a_padding_token_is_refused(tmp_path: Path) -> None:
+    names = write_towers(tmp_path)
+    path = tmp_path / "bert/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+    with pytest.raises(InputError, match=r"^model\.text = 'bert': its tokenizer has no padding token"):
+        fetch(*names)
+
+
 def without(path: Path, part: str) -> None:
     """Take the tensors whose names contain `part` out of a safetensors file."""
     tensors = load_file(path)
