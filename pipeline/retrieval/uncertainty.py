@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
     from numpy.typing import NDArray
 
-LEVEL = 0.95
+LEVEL = 0.95  # share of the replicates between the bounds of an interval
 GRADED = ("mAP@R", "R-P")
 JUDGED_RANK = "judged_rank"
 BLOCK_ENTRIES = 1 << 22  # replicates × queries in memory at a time
@@ -59,21 +59,17 @@ def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None)
     return {name: float(value_1[0]) for name, value_1 in _figures_of(queries, count_1N).items()}
 
 
-def intervals(queries: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL) -> dict[str, Interval]:
+def intervals(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, Interval]:
     """Percentile interval of every metric (Efron and Tibshirani 1993, chapter 13), the same for the same seed."""
     return {
-        name: _percentiles(value_B, level)
+        name: _percentiles(value_B)
         for name, value_B in _replicates(queries, replicates, seed).items()
         if not _unknown(value_B)
     }
 
 
 def paired_differences(
-    runs: Sequence[pandas.DataFrame],
-    baselines: Sequence[pandas.DataFrame],
-    replicates: int,
-    seed: int,
-    level: float = LEVEL,
+    runs: Sequence[pandas.DataFrame], baselines: Sequence[pandas.DataFrame], replicates: int, seed: int
 ) -> dict[str, Difference]:
     """Each metric of some runs minus the baseline's, all on the same resampled queries.
 
@@ -93,7 +89,7 @@ def paired_differences(
     point, point_baseline = (_mean_of([figures(table) for table in side]) for side in sides)
     values, values_baseline = (_mean_of([_replicates(table, replicates, seed) for table in side]) for side in sides)
     return {
-        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B, level))
+        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B))
         for name in values
         if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name])
     }
@@ -114,7 +110,6 @@ def quality_intervals(
     image_P: NDArray[np.int64],
     replicates: int,
     seed: int,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Percentile intervals of the area under the ROC curve and of average precision, images resampled.
 
@@ -127,7 +122,6 @@ def quality_intervals(
         image_P: the image of each pair, from 0.
         replicates: how many.
         seed: of the resampling.
-        level: share of the replicates between the bounds.
     """
     import numpy as np
 
@@ -152,9 +146,7 @@ def quality_intervals(
             area.append((true_BK * below_BK).sum(axis=1) / (positives_B * negatives_B))
             precision_BK = np.nan_to_num(found_BK / (found_BK + wrong_BK))
             average.append((true_BK * precision_BK).sum(axis=1) / positives_B)
-    return {
-        name: _percentiles(np.concatenate(parts), level) for name, parts in (("auc", area), ("ap", average)) if parts
-    }
+    return {name: _percentiles(np.concatenate(parts)) for name, parts in (("auc", area), ("ap", average)) if parts}
 
 
 def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, NDArray[np.float64]]:
@@ -251,10 +243,10 @@ def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDA
     return np.asarray((low_B + high_B) // 2 + 1.0)
 
 
-def _percentiles(value_B: NDArray[np.float64], level: float) -> Interval:
+def _percentiles(value_B: NDArray[np.float64]) -> Interval:
     import numpy as np
 
-    low, high = np.nanquantile(value_B, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(value_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
