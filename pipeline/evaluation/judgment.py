@@ -13,14 +13,9 @@ from torch import Tensor
 
 from pipeline.data.splits.truth_file import JUDGED, Truth
 from pipeline.errors import InputError
-from pipeline.evaluation.encoded import Encoded, pair_similarities
-from pipeline.evaluation.unpaired import (
-    Chance,
-    Unpaired,
-    quality_limits,
-    quality_report,
-    unpaired_pairs,
-)
+from pipeline.evaluation.encoded import Encoded
+from pipeline.evaluation.unpaired import Chance, Unpaired, quality_limits, quality_report, unpaired_pairs
+from pipeline.evidence.captions import pair_similarity
 from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, mean_report, recall_at, retrieval_report
 from pipeline.retrieval.relevance import judged_precision_at_r, known_ranks, precision_at_r
 from pipeline.retrieval.uncertainty import JUDGED_RANK, intervals
@@ -156,7 +151,7 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
         place_P = torch.searchsorted(query_A, query_P[true_P])
         average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
     else:
-        score_P = pair_similarities(encoded, image_P, caption_P).cpu()
+        score_P = pair_similarity(encoded.image_ND, encoded.text_MD, image_P, caption_P).cpu()
         query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
     return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
 
