@@ -21,7 +21,6 @@ from pipeline.training.loop import Training
 from tests.paper import paper_content
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
-ROOT = Path(__file__).parents[2]
 CAPTIONS_AN_IMAGE = 2
 STATISTICS = ("pos_count", "pos_mean", "pos_var", "neg_count", "neg_mean", "neg_var")
 NEVER_READ = cast(Any, SimpleNamespace())  # inputs and checkpoint: `step` touches neither
