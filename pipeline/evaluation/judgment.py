@@ -8,6 +8,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from pipeline.retrieval.relevance import judged_precision_at_r, known_ranks, pre
 from pipeline.retrieval.uncertainty import JUDGED_RANK, intervals
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.strategies import fne_weights
-from pipeline.training.record import Moment, SamplerRecord
+from pipeline.training.record import Moment, PopulationRecord, SamplerRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +115,6 @@ def _suffix(number: int, source: str) -> str:
 
 def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
     """Images first, then captions, each in the split's order."""
-    import numpy as np
     import pandas
 
     images = len(encoded.image_ND)
@@ -191,22 +191,19 @@ def posterior(similarity: Tensor, moment: Moment, sampler: SamplerRecord) -> Ten
 
 def _statistics(moment: Moment) -> Any:
     """A run's recorded statistics, with the attributes of `SimilarityStatistics` that the posterior reads."""
+
+    def population(recorded: PopulationRecord) -> SimpleNamespace:
+        numbers = {name: getattr(recorded, name) for name in ("mean", "variance", "count")}
+        return SimpleNamespace(**{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()})
+
     recorded = moment.statistics
-    return SimpleNamespace(
-        **{
-            name: SimpleNamespace(
-                **{key: torch.tensor(getattr(part, key), dtype=torch.float64) for key in ("mean", "variance", "count")}
-            )
-            for name, part in (("positive", recorded.positive), ("negative", recorded.negative))
-        }
-    )
+    return SimpleNamespace(positive=population(recorded.positive), negative=population(recorded.negative))
 
 
 def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) -> pandas.DataFrame:
     """By similarity: the densities of the captions' similarity to their own image and to the nearest other image, the
     posterior, and FNE's weight of a candidate for an average anchor (whose own similarity is μ+).
     """
-    import numpy as np
     import pandas
 
     matched_M, mismatch_M = _nearest(encoded)

@@ -54,14 +54,8 @@ class Unpaired:
         return scores if self.evidence_P is None else scores | {"evidence": self.evidence_P}
 
     def _kept(self, kept_P: Tensor) -> Unpaired:
-        return Unpaired(
-            image_P=self.image_P[kept_P],
-            similarity_P=self.similarity_P[kept_P],
-            posterior_P=self.posterior_P[kept_P],
-            true_P=self.true_P[kept_P],
-            near_P=self.near_P[kept_P],
-            evidence_P=None if self.evidence_P is None else self.evidence_P[kept_P],
-        )
+        parts: dict[str, Any] = {name: part if part is None else part[kept_P] for name, part in vars(self).items()}
+        return Unpaired(**parts)
 
 
 def unpaired_pairs(

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.retrieval.recall import CUTOFFS, DIRECTIONS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas
-    from numpy.typing import NDArray
 
 LEVEL = 0.95  # share of the replicates between the bounds of an interval
 GRADED = ("mAP@R", "R-P")
@@ -53,8 +54,6 @@ def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None)
         queries: as above.
         count_N: how often each image counts, with its captions; None: once.
     """
-    import numpy as np
-
     count_1N = np.ones((1, _images(queries)), dtype=np.int64) if count_N is None else count_N[None]
     return {name: float(value_1[0]) for name, value_1 in _figures_of(queries, count_1N).items()}
 
@@ -123,8 +122,6 @@ def quality_intervals(
         replicates: how many.
         seed: of the resampling.
     """
-    import numpy as np
-
     edges = np.unique(np.quantile(score_P[true_P], np.linspace(0, 1, SCORE_BINS + 1)))
     bins = len(edges) + 1
     bin_P = bins - 1 - np.searchsorted(edges, score_P, side="right")  # bin 0 holds the highest scores
@@ -151,8 +148,6 @@ def quality_intervals(
 
 def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, NDArray[np.float64]]:
     """Every metric on every resampling, (B,)."""
-    import numpy as np
-
     fold_N = np.zeros(_images(queries), dtype=np.int64)
     fold_N[queries["image"].to_numpy()] = queries["fold"].to_numpy()
     blocks = [_figures_of(queries, count_BN) for count_BN in _counts(fold_N, replicates, seed, len(queries))]
@@ -161,8 +156,6 @@ def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[s
 
 def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int) -> Iterator[NDArray[np.int64]]:
     """How often each replicate draws each image, in blocks (b, N); each fold is resampled with replacement."""
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
     block = max(1, BLOCK_ENTRIES // entries)
@@ -177,8 +170,6 @@ def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int)
 
 def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """All metrics, with image n counted `count_BN[:, n]` times; averaged over folds, as in the protocol."""
-    import numpy as np
-
     weight_BN = count_BN.astype(np.float64)
     answer = _recalls_of(queries, "rank", queries["fold"], count_BN)
     if JUDGED_RANK in queries:
@@ -200,8 +191,6 @@ def _recalls_of(
     queries: pandas.DataFrame, column: str, fold_Q: pandas.Series, count_BN: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
     """Recalls, their sum and the median rank of a column of ranks; the mean over folds."""
-    import numpy as np
-
     answer: dict[str, NDArray[np.float64]] = {}
     weight_BN = count_BN.astype(np.float64)
     total_B = np.zeros(len(count_BN))
@@ -222,8 +211,6 @@ def _mean(
     value_Q: NDArray[np.float64], image_Q: NDArray[np.int64], weight_BN: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The mean over queries, each counted as often as its image, (B,); NaN for a replicate without any of them."""
-    import numpy as np
-
     images = weight_BN.shape[1]
     sum_N = np.bincount(image_Q, weights=value_Q, minlength=images)
     queries_N = np.bincount(image_Q, minlength=images).astype(np.float64)
@@ -233,8 +220,6 @@ def _mean(
 
 def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDArray[np.int64]) -> NDArray[np.float64]:
     """The median rank (from 1), each counted as often as its image, rounded down as in `retrieval_report`, (B,)."""
-    import numpy as np
-
     order_Q = rank_Q.argsort(kind="stable")
     reached_BQ = count_BN[:, image_Q[order_Q]].cumsum(axis=1)
     total_B = reached_BQ[:, -1]
@@ -244,15 +229,11 @@ def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDA
 
 
 def _percentiles(value_B: NDArray[np.float64]) -> Interval:
-    import numpy as np
-
     low, high = np.nanquantile(value_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
 def _unknown(value_B: NDArray[np.float64]) -> bool:
-    import numpy as np
-
     return bool(np.isnan(value_B).all())
 
 
