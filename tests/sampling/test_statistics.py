@@ -89,18 +89,6 @@ def test_single_precision_similarities_are_summed_in_double(kind: Kind) -> None:
     assert float(population.variance) == pytest.approx(float(values.double().var()), rel=1e-9)
 
 
-def test_a_state_of_single_precision_goes_on_in_double() -> None:
-    population = Population("exact")
-    population.load_state_dict({name: torch.tensor(value) for name, value in STATE.items()})
-    population.update(torch.tensor([3.0]), torch.tensor([True]))
-    assert {name: float(value) for name, value in population.state_dict().items()} == {
-        "count": 3.0,
-        "mean": 2.0,
-        "squares": 2.0,
-    }
-    assert {value.dtype for value in population.state_dict().values()} == {torch.float64}
-
-
 def test_nothing_added_changes_nothing() -> None:
     population = Population("exact")
     population.load_state_dict({name: torch.tensor(value) for name, value in STATE.items()})
