@@ -87,7 +87,14 @@ def heads_ready(towers_ready: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def towers_clone(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder for towers, to work in."""
+    shutil.copytree(towers_ready, tmp_path / "clone")
+    return work_in(tmp_path / "clone", monkeypatch)
+
+
+@pytest.fixture
 def heads_clone(heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, to work in."""
+    """A copy of the folder for heads, to work in."""
     shutil.copytree(heads_ready, tmp_path / "clone")
     return work_in(tmp_path / "clone", monkeypatch)

@@ -5,7 +5,7 @@ Shapes: N images, M captions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from pipeline.data.images import ImageArchive, decode, is_image
 from pipeline.data.splits.format import Split, read_split
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import BATCH, Embedder
+from pipeline.evidence.whole import united
 from pipeline.features.encoding import encode_split
 from pipeline.features.inputs import open_inputs
 from pipeline.files import digest_of, main_root, read_tensors, write_tensors
@@ -44,7 +45,7 @@ class Index:
 
 def split_index(params: Params, names: Sequence[str]) -> Index:
     """The images and captions of these splits."""
-    splits = [read_split(SPLIT / f"{name}.json") for name in names]
+    splits = {name: read_split(SPLIT / f"{name}.json") for name in names}
 
     def encode() -> dict[str, Tensor]:
         encoded = []
@@ -57,8 +58,7 @@ def split_index(params: Params, names: Sequence[str]) -> Index:
         return {"image_ND": images, "text_MD": texts}
 
     kept = _kept([SPLIT / f"{name}.json" for name in names] + [FEATURES / "features.json"], encode)
-    pictures = [(image, captions) for split in splits for image, captions in _captions(split)]
-    return Index(Split.of(pictures), kept["image_ND"], kept["text_MD"], ImageArchive(IMAGES).decode)
+    return Index(united(splits), kept["image_ND"], kept["text_MD"], ImageArchive(IMAGES).decode)
 
 
 def folder_index(folder: Path, embedder: Embedder) -> Index:
@@ -86,13 +86,6 @@ def folder_index(folder: Path, embedder: Embedder) -> Index:
 
 def _opened(path: Path) -> Image:
     return decode(path.read_bytes(), str(path))
-
-
-def _captions(split: Split) -> Iterator[tuple[str, list[str]]]:
-    captions: list[list[str]] = [[] for _ in split.images]
-    for caption, image in zip(split.captions, split.caption_image, strict=True):
-        captions[image].append(caption)
-    yield from zip(split.images, captions, strict=True)
 
 
 def _kept(files: Sequence[Path], encode: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

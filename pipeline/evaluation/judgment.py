@@ -8,25 +8,21 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.data.splits.truth_file import JUDGED, Truth
 from pipeline.errors import InputError
-from pipeline.evaluation.encoded import Encoded, pair_similarities
-from pipeline.evaluation.unpaired import (
-    Chance,
-    Unpaired,
-    quality_limits,
-    quality_report,
-    unpaired_pairs,
-)
+from pipeline.evaluation.encoded import Encoded
+from pipeline.evaluation.unpaired import Chance, Unpaired, quality_limits, quality_report, unpaired_pairs
+from pipeline.evidence.captions import pair_similarity
 from pipeline.retrieval.recall import DIRECTIONS, folded_ranks, mean_report, recall_at, retrieval_report
 from pipeline.retrieval.relevance import judged_precision_at_r, known_ranks, precision_at_r
 from pipeline.retrieval.uncertainty import JUDGED_RANK, intervals
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.strategies import fne_weights
-from pipeline.training.record import Moment, SamplerRecord
+from pipeline.training.record import Moment, PopulationRecord, SamplerRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -119,7 +115,6 @@ def _suffix(number: int, source: str) -> str:
 
 def _queries(encoded: Encoded, ranks: list[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
     """Images first, then captions, each in the split's order."""
-    import numpy as np
     import pandas
 
     images = len(encoded.image_ND)
@@ -156,7 +151,7 @@ def _graded(encoded: Encoded, truth: Truth, direction: str) -> tuple[Tensor, dic
         place_P = torch.searchsorted(query_A, query_P[true_P])
         average_A, precision_A = precision_at_r(query_QD[query_A], item_ID, place_P, item_P[true_P])
     else:
-        score_P = pair_similarities(encoded, image_P, caption_P).cpu()
+        score_P = pair_similarity(encoded.image_ND, encoded.text_MD, image_P, caption_P).cpu()
         query_A, average_A, precision_A = judged_precision_at_r(score_P, query_P, true_P)
     return query_A, {"mAP@R": average_A.cpu(), "R-P": precision_A.cpu()}
 
@@ -196,22 +191,19 @@ def posterior(similarity: Tensor, moment: Moment, sampler: SamplerRecord) -> Ten
 
 def _statistics(moment: Moment) -> Any:
     """A run's recorded statistics, with the attributes of `SimilarityStatistics` that the posterior reads."""
+
+    def population(recorded: PopulationRecord) -> SimpleNamespace:
+        numbers = {name: getattr(recorded, name) for name in ("mean", "variance", "count")}
+        return SimpleNamespace(**{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()})
+
     recorded = moment.statistics
-    return SimpleNamespace(
-        **{
-            name: SimpleNamespace(
-                **{key: torch.tensor(getattr(part, key), dtype=torch.float64) for key in ("mean", "variance", "count")}
-            )
-            for name, part in (("positive", recorded.positive), ("negative", recorded.negative))
-        }
-    )
+    return SimpleNamespace(positive=population(recorded.positive), negative=population(recorded.negative))
 
 
 def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) -> pandas.DataFrame:
     """By similarity: the densities of the captions' similarity to their own image and to the nearest other image, the
     posterior, and FNE's weight of a candidate for an average anchor (whose own similarity is μ+).
     """
-    import numpy as np
     import pandas
 
     matched_M, mismatch_M = _nearest(encoded)

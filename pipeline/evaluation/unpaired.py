@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.truth_file import Truth
-from pipeline.evaluation.encoded import Encoded, pair_similarities
+from pipeline.evaluation.encoded import Encoded
+from pipeline.evidence.captions import pair_similarity
 from pipeline.retrieval.relevance import calibration_error, ranking_quality, reliability
 from pipeline.retrieval.uncertainty import quality_intervals
 
@@ -53,14 +54,8 @@ class Unpaired:
         return scores if self.evidence_P is None else scores | {"evidence": self.evidence_P}
 
     def _kept(self, kept_P: Tensor) -> Unpaired:
-        return Unpaired(
-            image_P=self.image_P[kept_P],
-            similarity_P=self.similarity_P[kept_P],
-            posterior_P=self.posterior_P[kept_P],
-            true_P=self.true_P[kept_P],
-            near_P=self.near_P[kept_P],
-            evidence_P=None if self.evidence_P is None else self.evidence_P[kept_P],
-        )
+        parts: dict[str, Any] = {name: part if part is None else part[kept_P] for name, part in vars(self).items()}
+        return Unpaired(**parts)
 
 
 def unpaired_pairs(
@@ -74,7 +69,7 @@ def unpaired_pairs(
         image_P, caption_P, true_P = _all_pairs(image_P[true_P], caption_P[true_P], len(encoded.text_MD))
     kept_P = encoded.caption_image_M[caption_P] != image_P
     image_P, caption_P, true_P = image_P[kept_P], caption_P[kept_P], true_P[kept_P]
-    similarity_P = pair_similarities(encoded, image_P, caption_P).cpu()
+    similarity_P = pair_similarity(encoded.image_ND, encoded.text_MD, image_P, caption_P).cpu()
     near_P = similarity_P >= _nearest_bounds(encoded, image_P)
     evidence_P = None if evidence is None else evidence(image_P, caption_P)
     return Unpaired(image_P, similarity_P, posterior(similarity_P), true_P, near_P, evidence_P)

@@ -27,7 +27,7 @@ def centred_captions(caption_MV: Tensor, mean_V: Tensor) -> Tensor:
 
 
 def pair_similarity(image_NV: Tensor, caption_MV: Tensor, image_K: Tensor, caption_K: Tensor) -> Tensor:
-    """Evidence s or r: the cosine of each pair's image and caption, unit vectors in one space; r_K."""
+    """The cosine of each pair's image and caption, unit vectors in one space; r_K. Frozen ones: evidence s or r."""
     pairs = zip(image_K.split(CHUNK_PAIRS), caption_K.split(CHUNK_PAIRS), strict=True)
     dtype = torch.promote_types(caption_MV.dtype, torch.float32)
     return torch.cat(

@@ -15,12 +15,12 @@ NEIGHBOURS = 5
 CHUNK_ROWS = 512  # of the similarity matrix
 
 
-def nearest_elsewhere(caption_MV: Tensor, caption_image_M: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """The mean cosine of each caption (M,) with its most similar captions of other images."""
+def nearest_elsewhere(caption_MV: Tensor, caption_image_M: Tensor) -> Tensor:
+    """The mean cosine of each caption (M,) with its `NEIGHBOURS` most similar captions of other images."""
     found = []
     for text_BV, image_B in zip(caption_MV.split(CHUNK_ROWS), caption_image_M.split(CHUNK_ROWS), strict=True):
         cosine_BM = (text_BV @ caption_MV.T).masked_fill_(image_B[:, None] == caption_image_M[None, :], -torch.inf)
-        best_Bn = cosine_BM.topk(min(neighbours, len(caption_MV)), dim=1).values
+        best_Bn = cosine_BM.topk(min(NEIGHBOURS, len(caption_MV)), dim=1).values
         there_Bn = best_Bn.isfinite()
         found.append(best_Bn.masked_fill(~there_Bn, 0).sum(1) / there_Bn.sum(1).clamp(min=1))
     return torch.cat(found)

@@ -22,7 +22,6 @@ DIRECT = ("regression", "similarity")
 ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression", "similarity")
 """Kinds that compare a caption with its own image or siblings; `pictures` compares only the siblings with the image."""
 
-
 LARGEST_TABLE = 1 << 33
 """Pairs of an image and a caption that are all compared, half an hour of a core; with words alone more are, too."""
 Rows = Tensor | slice

@@ -21,16 +21,17 @@ CLUSTERS_PER_ROOT = 2  # L is so many times the root of M
 FITTED_PER_CLUSTER = 64  # captions that the clusters are fitted to
 PROBED = 24  # clusters that an image is compared with
 CHUNK_ROWS = 1 << 14
+SEED = 1  # of the clusters
 
 
-def near_blocks(evidence: SplitEvidence, pairs: int, seed: int = 1) -> list[Block]:
+def near_blocks(evidence: SplitEvidence, pairs: int) -> list[Block]:
     """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` a block at most.
 
     No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: of those that match few
     are, see docs/scale.md.
     """
     assert evidence.vectors is not None
-    centre_LV = _clusters(evidence.vectors, seed)
+    centre_LV = _clusters(evidence.vectors)
     probed = min(PROBED, len(centre_LV))
     every_M, every_N = (
         torch.arange(count, device=centre_LV.device) for count in (len(evidence.caption_image_M), evidence.images)
@@ -46,7 +47,7 @@ def near_blocks(evidence: SplitEvidence, pairs: int, seed: int = 1) -> list[Bloc
     return made
 
 
-def _clusters(vectors: Vectors, seed: int) -> Tensor:
+def _clusters(vectors: Vectors) -> Tensor:
     """Unit centres (L, V) of evenly spaced captions' vectors, by k-means (Sculley 2010)."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -55,7 +56,7 @@ def _clusters(vectors: Vectors, seed: int) -> Tensor:
     sampled = min(captions, count * FITTED_PER_CLUSTER)
     sampled_S = torch.arange(sampled) * captions // sampled
     fitted = MiniBatchKMeans(
-        min(count, len(sampled_S)), init="random", n_init=1, max_iter=10, batch_size=CHUNK_ROWS, random_state=seed
+        min(count, len(sampled_S)), init="random", n_init=1, max_iter=10, batch_size=CHUNK_ROWS, random_state=SEED
     ).fit(vectors.captions(sampled_S.to(vectors.caption_MV.device)).cpu().numpy())
     return normalize(torch.from_numpy(fitted.cluster_centers_).float().to(vectors.caption_MV.device), dim=1)
 

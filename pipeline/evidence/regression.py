@@ -12,55 +12,41 @@ from pipeline.evidence.alignment import Alignment
 from pipeline.evidence.moments import CHUNK_ROWS, Frame, Sums, checked_weights, fit_frame, pair_sums
 from pipeline.evidence.references import CaptionsByImage
 
-RIDGE = 1.0  # on Flickr8k's validation split 0.3 to 1 separate own captions from others equally well, 3 less well
+RIDGE = 1.0  # added to the variance of each standardised feature, which is about 1
+"""On Flickr8k's validation split 0.3 to 1 separate own captions from others equally well, 3 less well."""
 
 
-def fit_ridge(
-    image_NW: Tensor,
-    caption_MV: Tensor,
-    caption_image_M: Tensor,
-    *,
-    ridge: float = RIDGE,
-    weight_M: Tensor | None = None,
-) -> Alignment:
-    """Map standardised image features to the vectors of their captions: `(Cxx + ridge · I)^-1 Cxt`.
+def fit_ridge(image_NW: Tensor, caption_MV: Tensor, caption_image_M: Tensor) -> Alignment:
+    """Map standardised image features to the vectors of their captions: `(Cxx + RIDGE · I)^-1 Cxt`.
 
     Args:
         image_NW: features of the training images.
         caption_MV: frozen caption vectors; t is the unit vector, centred by their mean and normalised again.
         caption_image_M: the row of each caption's image.
-        ridge: added to the variance of each standardised feature, which is about 1.
-        weight_M: as for `fit_cca`.
 
     Returns:
         An alignment whose space is that of the centred captions; the cosine in it is evidence r.
 
     Raises:
-        InputError: when a weight is negative or not finite, or none is above 0.
+        InputError: when there is no pair.
     """
-    weight_M = checked_weights(caption_image_M, weight_M)
+    weight_M = checked_weights(caption_image_M, None)
     frame = fit_frame(image_NW, caption_MV, caption_image_M, weight_M)
     every_N = torch.arange(len(image_NW), device=image_NW.device)
     captions = CaptionsByImage(caption_image_M, len(image_NW))
     sums = pair_sums(image_NW, caption_MV, captions, weight_M, frame, image_I=every_N, unit=True)
-    return _solved(frame, sums, ridge)
+    return _solved(frame, sums)
 
 
 def out_of_fold_images(
-    image_NW: Tensor,
-    caption_MV: Tensor,
-    caption_image_M: Tensor,
-    *,
-    folds: int,
-    seed: int,
-    ridge: float = RIDGE,
+    image_NW: Tensor, caption_MV: Tensor, caption_image_M: Tensor, *, folds: int, seed: int
 ) -> Tensor:
     """Each training image projected by a `fit_ridge` without that image: for evidence r of training pairs.
 
     Means and standard deviations are those of all pairs: an image's own share in them is only 1/N.
 
     Args:
-        image_NW, caption_MV, caption_image_M, ridge: as for `fit_ridge`.
+        image_NW, caption_MV, caption_image_M: as for `fit_ridge`.
         folds: groups of images; at most as many as there are images with a caption.
         seed: of the draw of the folds.
 
@@ -81,13 +67,13 @@ def out_of_fold_images(
     sums = [pair_sums(image_NW, caption_MV, captions, weight_M, frame, image_I=part, unit=True) for part in parts]
     total = Sums(*(torch.stack(part).sum(0) for part in zip(*sums, strict=True)))
     for part, left_out in zip(parts, sums, strict=True):
-        model = _solved(frame, total.minus(left_out), ridge)
+        model = _solved(frame, total.minus(left_out))
         for image_B in part.split(CHUNK_ROWS):
             made_NV[image_B] = model.image(image_NW[image_B].double()).to(made_NV)
     return made_NV
 
 
-def _solved(frame: Frame, sums: Sums, ridge: float) -> Alignment:
+def _solved(frame: Frame, sums: Sums) -> Alignment:
     image_WW = sums.image_WW / sums.weight
-    penalty_WW = ridge * torch.eye(len(image_WW), dtype=image_WW.dtype, device=image_WW.device)
+    penalty_WW = RIDGE * torch.eye(len(image_WW), dtype=image_WW.dtype, device=image_WW.device)
     return Alignment(frame, torch.linalg.solve(image_WW + penalty_WW, sums.cross_WV / sums.weight).contiguous())

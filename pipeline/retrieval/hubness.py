@@ -9,7 +9,7 @@ Shapes: N images, M captions, Q queries, I items, R queries of the bank, B rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,18 +22,19 @@ NNN_NEIGHBOURS, NNN_ALPHA = 128, 0.75  # of the authors
 BETA = 20.0  # QB-Norm's; also used for the dual softmax
 
 
-def nnn_bias(item_ID: Tensor, bank_RD: Tensor, *, k: int = NNN_NEIGHBOURS, alpha: float = NNN_ALPHA) -> Tensor:
+def nnn_bias(item_ID: Tensor, bank_RD: Tensor, *, k: int = NNN_NEIGHBOURS) -> Tensor:
     """What NNN subtracts from each item's similarities (I,): α times the mean of its k largest ones with the bank.
 
     Chowdhury et al. 2024, Nearest Neighbor Normalization.
     """
     k = min(k, len(bank_RD))
-    return alpha * torch.cat([(item_BD @ bank_RD.T).topk(k).values.mean(1) for item_BD in _blocks(item_ID, bank_RD)])
+    nearest = [(item_BD @ bank_RD.T).topk(k).values.mean(1) for item_BD in _blocks(item_ID, bank_RD)]
+    return NNN_ALPHA * torch.cat(nearest)
 
 
-def log_mass(item_ID: Tensor, bank_RD: Tensor, *, beta: float = BETA) -> Tensor:
+def log_mass(item_ID: Tensor, bank_RD: Tensor) -> Tensor:
     """`log Σ_b e^(β s(b, item))` of each item (I,), over the queries of the bank."""
-    return torch.cat([(beta * (item_BD @ bank_RD.T)).logsumexp(1) for item_BD in _blocks(item_ID, bank_RD)])
+    return torch.cat([(BETA * (item_BD @ bank_RD.T)).logsumexp(1) for item_BD in _blocks(item_ID, bank_RD)])
 
 
 def active_items(item_ID: Tensor, bank_RD: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def corrected_ranks(
     bias_I, mass_I, active_I = nnn_bias(item_ID, bank_RD), log_mass(item_ID, bank_RD), active_items(item_ID, bank_RD)
     together_I = log_mass(item_ID, query_QD)
     found: dict[str, list[Tensor]] = {"nnn": [], "qb_norm": [], "dual_softmax": []}
-    for query_BD, image_B in zip(_blocks(query_QD, item_ID), query_image_Q.split(_rows(len(item_ID))), strict=True):
+    for query_BD, image_B in zip(_blocks(query_QD, item_ID), _blocks(query_image_Q, item_ID), strict=True):
         similarity_BI = query_BD @ item_ID.T
         right_BI = image_B[:, None] == item_image_I[None, :]
         hub_B1 = active_I[similarity_BI.argmax(1)][:, None]
@@ -103,9 +104,5 @@ def hubness_report(
     return {name: mean_report(parts) for name, parts in reports.items()}
 
 
-def _blocks(row_ND: Tensor, other_MD: Tensor) -> Iterator[Tensor]:
-    yield from row_ND.split(_rows(len(other_MD)))
-
-
-def _rows(others: int) -> int:
-    return max(1, BLOCK // max(1, others))
+def _blocks(row_N: Tensor, other_MD: Tensor) -> Sequence[Tensor]:
+    return row_N.split(max(1, BLOCK // max(1, len(other_MD))))

@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.retrieval.recall import CUTOFFS, DIRECTIONS
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas
-    from numpy.typing import NDArray
 
-LEVEL = 0.95
+LEVEL = 0.95  # share of the replicates between the bounds of an interval
 GRADED = ("mAP@R", "R-P")
 JUDGED_RANK = "judged_rank"
 BLOCK_ENTRIES = 1 << 22  # replicates × queries in memory at a time
@@ -53,27 +54,21 @@ def figures(queries: pandas.DataFrame, count_N: NDArray[np.int64] | None = None)
         queries: as above.
         count_N: how often each image counts, with its captions; None: once.
     """
-    import numpy as np
-
     count_1N = np.ones((1, _images(queries)), dtype=np.int64) if count_N is None else count_N[None]
     return {name: float(value_1[0]) for name, value_1 in _figures_of(queries, count_1N).items()}
 
 
-def intervals(queries: pandas.DataFrame, replicates: int, seed: int, level: float = LEVEL) -> dict[str, Interval]:
+def intervals(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, Interval]:
     """Percentile interval of every metric (Efron and Tibshirani 1993, chapter 13), the same for the same seed."""
     return {
-        name: _percentiles(value_B, level)
+        name: _percentiles(value_B)
         for name, value_B in _replicates(queries, replicates, seed).items()
         if not _unknown(value_B)
     }
 
 
 def paired_differences(
-    runs: Sequence[pandas.DataFrame],
-    baselines: Sequence[pandas.DataFrame],
-    replicates: int,
-    seed: int,
-    level: float = LEVEL,
+    runs: Sequence[pandas.DataFrame], baselines: Sequence[pandas.DataFrame], replicates: int, seed: int
 ) -> dict[str, Difference]:
     """Each metric of some runs minus the baseline's, all on the same resampled queries.
 
@@ -93,7 +88,7 @@ def paired_differences(
     point, point_baseline = (_mean_of([figures(table) for table in side]) for side in sides)
     values, values_baseline = (_mean_of([_replicates(table, replicates, seed) for table in side]) for side in sides)
     return {
-        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B, level))
+        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B))
         for name in values
         if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name])
     }
@@ -114,7 +109,6 @@ def quality_intervals(
     image_P: NDArray[np.int64],
     replicates: int,
     seed: int,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Percentile intervals of the area under the ROC curve and of average precision, images resampled.
 
@@ -127,10 +121,7 @@ def quality_intervals(
         image_P: the image of each pair, from 0.
         replicates: how many.
         seed: of the resampling.
-        level: share of the replicates between the bounds.
     """
-    import numpy as np
-
     edges = np.unique(np.quantile(score_P[true_P], np.linspace(0, 1, SCORE_BINS + 1)))
     bins = len(edges) + 1
     bin_P = bins - 1 - np.searchsorted(edges, score_P, side="right")  # bin 0 holds the highest scores
@@ -152,15 +143,11 @@ def quality_intervals(
             area.append((true_BK * below_BK).sum(axis=1) / (positives_B * negatives_B))
             precision_BK = np.nan_to_num(found_BK / (found_BK + wrong_BK))
             average.append((true_BK * precision_BK).sum(axis=1) / positives_B)
-    return {
-        name: _percentiles(np.concatenate(parts), level) for name, parts in (("auc", area), ("ap", average)) if parts
-    }
+    return {name: _percentiles(np.concatenate(parts)) for name, parts in (("auc", area), ("ap", average)) if parts}
 
 
 def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str, NDArray[np.float64]]:
     """Every metric on every resampling, (B,)."""
-    import numpy as np
-
     fold_N = np.zeros(_images(queries), dtype=np.int64)
     fold_N[queries["image"].to_numpy()] = queries["fold"].to_numpy()
     blocks = [_figures_of(queries, count_BN) for count_BN in _counts(fold_N, replicates, seed, len(queries))]
@@ -169,8 +156,6 @@ def _replicates(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[s
 
 def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int) -> Iterator[NDArray[np.int64]]:
     """How often each replicate draws each image, in blocks (b, N); each fold is resampled with replacement."""
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
     block = max(1, BLOCK_ENTRIES // entries)
@@ -185,8 +170,6 @@ def _counts(fold_N: NDArray[np.int64], replicates: int, seed: int, entries: int)
 
 def _figures_of(queries: pandas.DataFrame, count_BN: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """All metrics, with image n counted `count_BN[:, n]` times; averaged over folds, as in the protocol."""
-    import numpy as np
-
     weight_BN = count_BN.astype(np.float64)
     answer = _recalls_of(queries, "rank", queries["fold"], count_BN)
     if JUDGED_RANK in queries:
@@ -208,8 +191,6 @@ def _recalls_of(
     queries: pandas.DataFrame, column: str, fold_Q: pandas.Series, count_BN: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
     """Recalls, their sum and the median rank of a column of ranks; the mean over folds."""
-    import numpy as np
-
     answer: dict[str, NDArray[np.float64]] = {}
     weight_BN = count_BN.astype(np.float64)
     total_B = np.zeros(len(count_BN))
@@ -230,8 +211,6 @@ def _mean(
     value_Q: NDArray[np.float64], image_Q: NDArray[np.int64], weight_BN: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The mean over queries, each counted as often as its image, (B,); NaN for a replicate without any of them."""
-    import numpy as np
-
     images = weight_BN.shape[1]
     sum_N = np.bincount(image_Q, weights=value_Q, minlength=images)
     queries_N = np.bincount(image_Q, minlength=images).astype(np.float64)
@@ -241,8 +220,6 @@ def _mean(
 
 def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDArray[np.int64]) -> NDArray[np.float64]:
     """The median rank (from 1), each counted as often as its image, rounded down as in `retrieval_report`, (B,)."""
-    import numpy as np
-
     order_Q = rank_Q.argsort(kind="stable")
     reached_BQ = count_BN[:, image_Q[order_Q]].cumsum(axis=1)
     total_B = reached_BQ[:, -1]
@@ -251,16 +228,12 @@ def _median(rank_Q: NDArray[np.int64], image_Q: NDArray[np.int64], count_BN: NDA
     return np.asarray((low_B + high_B) // 2 + 1.0)
 
 
-def _percentiles(value_B: NDArray[np.float64], level: float) -> Interval:
-    import numpy as np
-
-    low, high = np.nanquantile(value_B, [(1 - level) / 2, (1 + level) / 2])
+def _percentiles(value_B: NDArray[np.float64]) -> Interval:
+    low, high = np.nanquantile(value_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
 def _unknown(value_B: NDArray[np.float64]) -> bool:
-    import numpy as np
-
     return bool(np.isnan(value_B).all())
 
 

@@ -34,9 +34,8 @@ class Population:
 
     def update(self, values: Tensor, seen: Tensor) -> None:
         """Add the `values` where `seen` is True (both of the same shape)."""
-        precise = torch.float32 if values.device.type == "mps" else torch.float64  # MPS has no float64
-        self._to(values.device, precise)
-        values = values.detach().to(precise)
+        self._to(values.device)
+        values = values.detach().double()
         added = seen.sum()
         batch_mean = values.where(seen, 0).sum() / added.clamp(min=1)
         count = self.count + added
@@ -57,10 +56,10 @@ class Population:
         """Go on from `state_dict()`."""
         self.count, self.mean, self._squares = state["count"], state["mean"], state["squares"]
 
-    def _to(self, device: torch.device, dtype: torch.dtype) -> None:
-        if self.count.device != device or self.count.dtype != dtype:
+    def _to(self, device: torch.device) -> None:
+        if self.count.device != device:
             state = self.state_dict().items()  # non_blocking: the first step of an epoch does not wait for the GPU
-            self.load_state_dict({name: value.to(device, dtype, non_blocking=True) for name, value in state})
+            self.load_state_dict({name: value.to(device, non_blocking=True) for name, value in state})
 
 
 class SimilarityStatistics:

@@ -37,6 +37,7 @@ from pipeline.training.presets import (
 
 OWN = TargetsParams(name="own", weight=0.0, temperature=1.0)
 Draw = Callable[[Tensor, Tensor], Tensor]
+"""Chooses one candidate per anchor from weights (b, C) and uniform numbers (b,)."""
 
 
 class Pairs(NamedTuple):
@@ -75,7 +76,6 @@ class MatchingObjective:
         memory: None: candidates are the batch only.
         truth_NM: (N, M) bool, where every match of the training split is known: the share of false negatives among
             the sampled negatives is then logged.
-        draw: chooses one candidate per anchor from weights (b, C) and uniform numbers (b,).
         evidence: the posterior of a training pair by its ids, where `sampler.posterior` is from evidence.
         targets: what anchors should match.
         known: what presets ask of a pair before training.
@@ -91,7 +91,6 @@ class MatchingObjective:
         statistics: SimilarityStatistics,
         memory: Memory | None,
         truth_NM: Tensor | None = None,
-        draw: Draw = draw_negative,
         evidence: ListedPosterior | None = None,
         targets: TargetsParams = OWN,
         known: Evidence | None = None,
@@ -117,7 +116,7 @@ class MatchingObjective:
         self.statistics = statistics
         self.memory = memory
         self.truth_NM = truth_NM
-        self.draw = draw
+        self.draw: Draw = draw_negative
 
     def __call__(
         self,

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from pipeline.params import TrainParams
 
-DECAY = 0.1
-
-
-def learning_rate(initial: float, milestones: Sequence[int], epoch: int) -> float:
-    """`initial`, divided by 10 at each milestone (epochs count from 0; a milestone of 5 applies from epoch 5)."""
-    return initial * DECAY ** sum(epoch >= milestone for milestone in milestones)
+DECAY = 0.1  # at each milestone: one of 5 applies from epoch 5, counted from 0
 
 
 def cosine_rate(initial: float, warmup: int, total: int, position: int) -> float:
@@ -40,5 +34,5 @@ def scheduled_rate(settings: TrainParams, epoch: int, batch: int, batches: int, 
     if settings.schedule == "cosine":
         length = samples if settings.schedule_counts == "samples" else batches
         return cosine_rate(settings.lr, settings.warmup_steps, settings.epochs * length, epoch * length + batch)
-    rate = learning_rate(settings.lr, settings.milestones, epoch)
+    rate = settings.lr * DECAY ** sum(epoch >= milestone for milestone in settings.milestones)
     return rate * min(1.0, (epoch * batches + batch + 1) / max(1, settings.warmup_steps))

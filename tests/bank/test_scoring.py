@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_in(
         tmp_path_factory.mktemp("noisy"), "download", "split", "base", "features", "evidence", "bank", **NOISY
     )
+
+
+@pytest.fixture
+def here(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in it; its parameters are the same again afterwards."""
+    monkeypatch.chdir(noisy)
+    yield noisy
+    write_tiny_params(noisy, **NOISY)
 
 
 def test_every_pair_is_scored_once_in_batches_that_differ_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,22 +116,19 @@ def test_entries_are_the_nearest_clean_pairs_of_other_images_and_the_surest_of_a
     assert stood_for > 0, "otherwise the first would do as well as the one of the lowest loss"
 
 
-def test_the_bank_is_the_same_again(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (noisy / "bank/pairs.parquet").read_bytes()
-    monkeypatch.chdir(noisy)
+def test_the_bank_is_the_same_again(here: Path) -> None:
+    before = (here / "bank/pairs.parquet").read_bytes()
     run("bank")
-    assert (noisy / "bank/pairs.parquet").read_bytes() == before
+    assert (here / "bank/pairs.parquet").read_bytes() == before
 
 
-def test_where_no_pair_is_clean_the_error_says_what_to_change(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(noisy)
-    before = (noisy / "bank/pairs.parquet").read_bytes()
-    write_tiny_params(noisy, **(NOISY | {"pairs__clean_threshold": math.nextafter(1.0, 0.0)}))
+def test_where_no_pair_is_clean_the_error_says_what_to_change(here: Path) -> None:
+    before = (here / "bank/pairs.parquet").read_bytes()
+    write_tiny_params(here, **(NOISY | {"pairs__clean_threshold": math.nextafter(1.0, 0.0)}))
     result = invoke("bank")
-    write_tiny_params(noisy, **NOISY)
     assert result.exit_code == 1
     assert "pairs.clean_threshold" in result.stderr and "no pair is clean" in result.stderr
-    assert (noisy / "bank/pairs.parquet").read_bytes() == before
+    assert (here / "bank/pairs.parquet").read_bytes() == before
 
 
 def test_without_weighting_the_bank_is_an_empty_table(towers_ready: Path) -> None:
@@ -131,27 +137,23 @@ def test_without_weighting_the_bank_is_an_empty_table(towers_ready: Path) -> Non
         read_bank(towers_ready / "bank", 60)
 
 
-def test_a_published_bank_is_taken_over_and_trained_with(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(noisy)
+def test_a_published_bank_is_taken_over_and_trained_with(here: Path) -> None:
     images = {str(image): 5 * ((image + 1) % 60) for image in range(60)}
     texts = {str(row): (row + 50) % 300 for row in range(300)}
     for side, entries in (("img", images), ("txt", texts)):
-        np.save(noisy / f"0.4_mbank_{side}_idx.npy", np.array(entries, dtype=object), allow_pickle=True)
-    write_tiny_params(noisy, **(NOISY | {"pairs__file": "0.4_mbank_img_idx.npy"}))
+        np.save(here / f"0.4_mbank_{side}_idx.npy", np.array(entries, dtype=object), allow_pickle=True)
+    write_tiny_params(here, **(NOISY | {"pairs__file": "0.4_mbank_img_idx.npy"}))
     run("bank", "train")
-    write_tiny_params(noisy, **NOISY)
-    bank = read_bank(noisy / "bank", 300)
+    bank = read_bank(here / "bank", 300)
     assert bank.text_entry_M.tolist() == list(texts.values())
     assert bank.image_entry_M.tolist() == [images[str(row // 5)] for row in range(300)]
-    weights = pandas.read_parquet(noisy / "train/pairs.parquet")
+    weights = pandas.read_parquet(here / "train/pairs.parquet")
     assert bool(((weights["weight"] > 0) & (weights["weight"] <= 1)).all())
 
 
-def test_a_published_bank_whose_twin_is_missing_is_refused(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(noisy)
-    np.save(noisy / "1_mbank_img_idx.npy", np.array({"0": 1}, dtype=object), allow_pickle=True)
-    write_tiny_params(noisy, **(NOISY | {"pairs__file": "1_mbank_img_idx.npy"}))
+def test_a_published_bank_whose_twin_is_missing_is_refused(here: Path) -> None:
+    np.save(here / "1_mbank_img_idx.npy", np.array({"0": 1}, dtype=object), allow_pickle=True)
+    write_tiny_params(here, **(NOISY | {"pairs__file": "1_mbank_img_idx.npy"}))
     result = invoke("bank")
-    write_tiny_params(noisy, **NOISY)
     assert result.exit_code == 1
     assert "1_mbank_txt_idx.npy" in result.stderr and "no such file" in result.stderr

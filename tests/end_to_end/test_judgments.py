@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas
@@ -12,7 +11,7 @@ from pipeline.data.splits.format import read_split
 from pipeline.data.splits.judgment_file import read_judged
 from pipeline.files import read_record
 from tests.report.test_page import CHROMIUM
-from tests.stages.running import run, work_in, write_tiny_params
+from tests.stages.running import run, write_tiny_params
 
 pytestmark = [pytest.mark.browser, pytest.mark.end_to_end]
 SETTINGS = {
@@ -23,23 +22,18 @@ SETTINGS = {
 }
 
 
-def test_judgments_go_from_the_page_into_the_training_and_change_the_next_page(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judgments_go_from_the_page_into_the_training_and_change_the_next_page(ready: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("needs Chromium; on Debian: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
-    clone = tmp_path / "clone"
-    shutil.copytree(finished, clone)
-    work_in(clone, monkeypatch)
-    write_tiny_params(clone, **SETTINGS)
+    write_tiny_params(ready, **SETTINGS)
     run("train", "evaluate", "audit")
     file = tmp_path / "judgments.csv"
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.goto((clone / "report/index.html").as_uri())
+        page.goto((ready / "report/index.html").as_uri())
         for list_, verdict in (("found", "yes"), ("wrong", "no")):
             page.locator(f"#{list_} .question").first.locator(f'[value="{verdict}"]').click()
         for question in page.locator("#judge .question:visible").all()[:4]:
@@ -51,7 +45,7 @@ def test_judgments_go_from_the_page_into_the_training_and_change_the_next_page(
     answers = pandas.read_csv(file)
     before = read_record(Path("train/run.json"))["key"]
 
-    write_tiny_params(clone, data__judgments=str(file), **SETTINGS)
+    write_tiny_params(ready, data__judgments=str(file), **SETTINGS)
     said = run("split")
     assert f"judgments: {len(answers)} used" in said
     judged, split = read_judged(Path("data/split"), "train"), read_split(Path("data/split/train.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,20 @@ from pipeline.report.recall_table import read_metrics
 from stages.evaluate import main as evaluate
 from tests.models.foreign.test_checkpoints import fne_checkpoint
 from tests.models.foreign.test_openai_clip import openai_clip
-from tests.stages.running import invoke, run, work_in, write_tiny_params
+from tests.stages.running import invoke, run, write_tiny_params
 
 
 @pytest.fixture
-def ready(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ready(towers_clone: Path) -> Path:
     """The stages before training, and FNE's checkpoint of towers that differ from the base's."""
-    folder = tmp_path / "clone"
-    shutil.copytree(towers_ready, folder)
-    work_in(folder, monkeypatch)
-    base = pretrained.load(folder / "models/base")
+    base = pretrained.load(towers_clone / "models/base")
     torch.manual_seed(9)
     for tower in (base.image, base.text):
         for parameter in tower.parameters():
             parameter.data += 0.02 * torch.randn_like(parameter)
     assert isinstance(base.image, ViTModel) and isinstance(base.text, BertModel)
-    torch.save(fne_checkpoint(base.image, base.text), folder / "model_best.pth.tar")
-    return folder
+    torch.save(fne_checkpoint(base.image, base.text), towers_clone / "model_best.pth.tar")
+    return towers_clone
 
 
 def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready: Path) -> None:

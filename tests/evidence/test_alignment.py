@@ -13,7 +13,7 @@ from scipy.linalg import inv, sqrtm
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.evidence import moments
+from pipeline.evidence import moments, regression
 from pipeline.evidence.alignment import Alignment, fit_cca
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.retrieval.ranks import retrieval_ranks
@@ -63,28 +63,26 @@ def test_cca_is_its_formula(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_ridge_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(regression, "RIDGE", 0.7)
     pairs = planted(20, torch.arange(20) % 4 + 1, seed=3)
-    weight_M = torch.rand(len(pairs.caption_MV), generator=WEIGHTS, dtype=torch.float64)
-    x_MW, y_MV, xx, _, _ = written_out(pairs, weight_M)
-    p_M = weight_M.numpy() / weight_M.sum().item()
-    xt = sum(p * np.outer(x, t) for p, x, t in zip(p_M, x_MW, unit(y_MV), strict=True))
+    x_MW, y_MV, xx, _, _ = written_out(pairs, torch.ones(len(pairs.caption_MV), dtype=torch.float64))
+    xt = sum(np.outer(x, t) for x, t in zip(x_MW, unit(y_MV), strict=True)) / len(x_MW)
     expected_MM = unit(x_MW @ np.linalg.solve(xx + 0.7 * np.eye(16), xt)) @ unit(y_MV).T
-    found = fit_ridge(*pairs, ridge=0.7, weight_M=weight_M)
+    found = fit_ridge(*pairs)
     assert similarities(found, pairs)[pairs.caption_image_M].numpy() == pytest.approx(expected_MM, abs=1e-8)
 
 
-@pytest.mark.parametrize("fit", [fit_cca, fit_ridge])
-def test_a_weight_is_how_often_a_pair_comes(fit: Any) -> None:
+def test_a_weight_is_how_often_a_pair_comes() -> None:
     pairs = planted(12, 3)
     weight_M = torch.randint(4, (36,), generator=WEIGHTS)
     weight_M[:3] = 0  # an image without any weight is as if it were not there
     image_NW = torch.cat([torch.full((1, 16), 1e3, dtype=torch.float64), pairs.image_NW[1:]])
-    repeated = fit(
+    repeated = fit_cca(
         pairs.image_NW[1:],
         pairs.caption_MV.repeat_interleave(weight_M, dim=0),
         pairs.caption_image_M.repeat_interleave(weight_M) - 1,
     )
-    weighted = fit(image_NW, *pairs[1:], weight_M=weight_M.double())
+    weighted = fit_cca(image_NW, *pairs[1:], weight_M=weight_M.double())
     torch.testing.assert_close(similarities(weighted, pairs), similarities(repeated, pairs))
 
 
@@ -141,10 +139,11 @@ def test_weights_that_are_none_are_refused(weight: list[float]) -> None:
         fit_cca(torch.eye(2), torch.eye(2), torch.arange(2), weight_M=torch.tensor(weight))
 
 
-def test_an_image_out_of_fold_is_what_a_fit_without_it_makes_of_it() -> None:
+def test_an_image_out_of_fold_is_what_a_fit_without_it_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression, "RIDGE", 0.7)
     pairs = planted(9, torch.arange(9) % 3)  # three images have no caption
     x_MW, y_MV, *_ = written_out(pairs, torch.ones(len(pairs.caption_MV), dtype=torch.float64))
-    found_NV = out_of_fold_images(*pairs, folds=100, seed=1, ridge=0.7)
+    found_NV = out_of_fold_images(*pairs, folds=100, seed=1)
     for image in range(9):
         own_M = pairs.caption_image_M.numpy() == image
         x, t = x_MW[~own_M], unit(y_MV[~own_M])

@@ -13,6 +13,7 @@ from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
 from pipeline.evidence.kinds import SplitEvidence
 from pipeline.evidence.make import _fitted
+from pipeline.evidence.posterior import Posterior
 from pipeline.evidence.table import PUBLISHED_PRIOR, prior_of, read_listed, read_pairs, read_posterior, trust_quality
 from pipeline.evidence.words import WordCoverage
 from pipeline.retrieval.relevance import ranking_quality
@@ -75,10 +76,9 @@ def test_the_prior_is_the_estimate_or_the_given_one(here: Path) -> None:
     assert (likely > unlikely)[likely > 0].all()
 
 
-def test_frozen_features_give_vectors_and_better_evidence(heads_ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work_in(heads_ready, monkeypatch)
+def test_frozen_features_give_vectors_and_better_evidence(heads_clone: Path) -> None:
     kinds = ["captions", "regression", "pictures"]
-    write_tiny_params(heads_ready, model__train="heads", evidence__kinds=kinds)
+    write_tiny_params(heads_clone, model__train="heads", evidence__kinds=kinds)
     run("evidence")
     names, posterior = read_posterior(EVIDENCE)
     assert names == kinds
@@ -86,11 +86,7 @@ def test_frozen_features_give_vectors_and_better_evidence(heads_ready: Path, mon
     assert (EVIDENCE / "train" / "captions-00000.safetensors").exists()
 
 
-def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
-    heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(heads_ready, tmp_path / "clone")
-    here = work_in(tmp_path / "clone", monkeypatch)
+def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(heads_clone: Path) -> None:
     for name in ("train", "val", "test"):
         path = Path("data/split") / f"{name}.json"
         split = read_split(path)
@@ -100,10 +96,10 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(
         )
         write_split(path, single, one_row_a_caption=name == "train")
     Path("data/split/noise.json").unlink()
-    write_tiny_params(here, model__train="heads", evidence__kinds=["captions", "regression"])
+    write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["captions", "regression"])
     said = run("features", "evidence")
     assert "no captions: no image has a second caption" in said
-    write_tiny_params(here, model__train="heads", evidence__kinds=["words"])
+    write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["words"])
     assert "no evidence: sampler.posterior evidence will suspect and drop no candidate" in run("evidence")
     split, ids = read_split(Path("data/split/train.json")), torch.arange(5)
     assert not read_listed(EVIDENCE, "train", split, "estimated")(ids, ids, to_text=True).any()
@@ -127,14 +123,18 @@ def test_evidence_that_tells_nothing_suspects_nobody_and_says_so(
     assert len(read_pairs(EVIDENCE, "train", read_split(Path("data/split/train.json")))["image_P"]) == 0
 
 
-def test_images_of_one_caption_do_not_make_good_evidence_bad() -> None:
-    """Their captions have no word evidence, so that nothing is known of them, for or against."""
-    image_M = torch.cat([torch.arange(300), torch.arange(20)])  # 280 of 300 images have one caption
-    captions = [f"own{image} other{image}" for image in image_M.tolist()]
+def fitted_to_words(captions: list[str], image_M: torch.Tensor) -> tuple[Posterior, float]:
+    """The posterior of the captions' words, which are all equally rare, and its AUC."""
     idf = {word: 1.0 for caption in captions for word in caption.split()}
     fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
     assert fitted is not None
-    posterior, auc = fitted
+    return fitted
+
+
+def test_images_of_one_caption_do_not_make_good_evidence_bad() -> None:
+    """Their captions have no word evidence, so that nothing is known of them, for or against."""
+    image_M = torch.cat([torch.arange(300), torch.arange(20)])  # 280 of 300 images have one caption
+    posterior, auc = fitted_to_words([f"own{image} other{image}" for image in image_M.tolist()], image_M)
     assert auc > 0.99
     assert posterior.prior != PUBLISHED_PRIOR
 
@@ -144,11 +144,7 @@ def test_the_prior_is_estimated_from_evidence_with_an_auc_of_0_7(told: float, es
     """The captions of some images have a word of their own: the AUC is a half and half of their share."""
     image_M = torch.arange(400).repeat_interleave(2)
     words = [f"own{image}" if image < told * 400 else f"alone{row}" for row, image in enumerate(image_M.tolist())]
-    captions = [f"a {word}" for word in words]
-    idf = {word: 1.0 for caption in captions for word in caption.split()}
-    fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
-    assert fitted is not None
-    posterior, auc = fitted
+    posterior, auc = fitted_to_words([f"a {word}" for word in words], image_M)
     assert auc == pytest.approx(0.5 + told / 2, abs=0.02)
     assert (posterior.prior != PUBLISHED_PRIOR) == estimated
 
@@ -156,11 +152,8 @@ def test_the_prior_is_estimated_from_evidence_with_an_auc_of_0_7(told: float, es
 def test_a_few_pairs_are_not_counted_again_and_again() -> None:
     """Of 12 images with 24 captions, 264 pairs are unpaired: nothing rarer than one of them can be told."""
     image_M = torch.arange(12).repeat_interleave(2)
-    captions = [f"own{image}" for image in image_M.tolist()]
-    idf = dict.fromkeys(captions, 1.0)
-    fitted = _fitted(SplitEvidence(["words"], image_M, {"words": WordCoverage(captions, image_M, idf)}), seed=1)
-    assert fitted is not None
-    assert fitted[0].prior == pytest.approx(264, rel=1e-3)
+    posterior, _ = fitted_to_words([f"own{image}" for image in image_M.tolist()], image_M)
+    assert posterior.prior == pytest.approx(264, rel=1e-3)
 
 
 def test_without_kinds_nothing_is_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_captions_in_the_order_of_their_topics_are_found_as_well() -> None:
     image_M, made = vectors()
     order_M = image_M.argsort()
     sorted_vectors = Vectors(made.caption_MV[order_M], made.image_NV)
-    centre_LV = _clusters(sorted_vectors, 1)
+    centre_LV = _clusters(sorted_vectors)
     torch.testing.assert_close(centre_LV.norm(dim=1), torch.ones(len(centre_LV)))
     assert (sorted_vectors.caption_MV @ centre_LV.T).amax(dim=1).min() > 0.5
 

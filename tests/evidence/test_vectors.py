@@ -18,21 +18,18 @@ from pipeline.features.shards import all_features
 from pipeline.files import read_record
 from pipeline.models.small import small_image_backbone
 from tests.models.test_pretrained import COMMIT, cached
-from tests.stages.running import invoke, run, work_in, write_tiny_params
+from tests.stages.running import invoke, run, write_tiny_params
 
 KINDS = ["captions", "regression", "pictures"]
 NORMALISATION = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
 @pytest.fixture
-def towers(towers_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def towers(towers_clone: Path) -> Path:
     """Ready for training towers end to end; the base towers are also there as local folders `vit` and `bert`."""
-    here = tmp_path / "clone"
-    shutil.copytree(towers_ready, here)
-    work_in(here, monkeypatch)
     for side, name in (("image", "vit"), ("text", "bert")):
-        shutil.copytree(here / "models/base" / side, here / name)
-    return here
+        shutil.copytree(towers_clone / "models/base" / side, towers_clone / name)
+    return towers_clone
 
 
 def vectors(here: Path, **changes: Any) -> list[Tensor]:

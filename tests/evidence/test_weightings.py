@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ from pipeline.params import BEFORE_TRAINING
 from pipeline.retrieval.relevance import ranking_quality
 from tests.evidence.planted import planted
 from tests.evidence.test_trust import noisy
-from tests.stages.running import run, run_in, work_in, write_tiny_params
+from tests.stages.running import run, run_in, write_tiny_params
 from tests.training.making import params_with
 
 IMAGE_OF_M = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4])
@@ -138,14 +137,9 @@ def test_pairs_of_a_single_image_are_trusted(weighting: str) -> None:
 
 
 @pytest.mark.parametrize("weighting", ["gsc", "lemon"])
-def test_stage_evidence_judges_it_and_training_uses_it(
-    weighting: str, heads_ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = tmp_path / "clone"
-    shutil.copytree(heads_ready, here)
-    work_in(here, monkeypatch)
+def test_stage_evidence_judges_it_and_training_uses_it(weighting: str, heads_clone: Path) -> None:
     write_tiny_params(
-        here,
+        heads_clone,
         model__train="heads",
         data__noise__ratio=0.5,
         evidence__kinds=["regression"],

@@ -15,11 +15,6 @@ from tests.evidence.planted import ragged
 from tests.evidence.test_captions import others
 
 
-def all_pairs(images: int, captions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    image_K, caption_K = torch.cartesian_prod(torch.arange(images), torch.arange(captions)).unbind(1)
-    return image_K, caption_K
-
-
 def left_out(references: list[int], own: bool) -> list[list[int]]:
     """The sets of references that the answer is the mean over."""
     if own or not references:
@@ -44,7 +39,7 @@ def test_coverage_is_the_mass_of_words_that_other_captions_have(seed: int, chunk
     ]
     idf = {"a": 0.0, "b": 0.5, "c": 1.0, "d": 1.5, "e": 2.5}  # f is in no training caption
     mass = {**idf, "f": 2.5}
-    image_K, caption_K = all_pairs(4, len(captions))
+    image_K, caption_K = torch.cartesian_prod(torch.arange(4), torch.arange(len(captions))).unbind(1)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(module, "CHUNK_PAIRS", chunk)
         found_K = WordCoverage(captions, caption_image_M, idf).of(image_K, caption_K)

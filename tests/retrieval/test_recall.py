@@ -76,10 +76,3 @@ def test_each_fold_is_ranked_as_if_it_were_alone(captions: list[int], folds: int
 def test_a_fold_needs_an_image(folds: int) -> None:
     with pytest.raises(ValueError, match=f"^{folds} folds of 3 images: each fold needs at least one$"):
         folded_ranks(torch.eye(3), torch.eye(3), torch.arange(3), folds)
-
-
-def test_one_fold_is_the_whole_split() -> None:
-    image_ND, text_MD = torch.eye(3), torch.eye(3).flip(0)
-    (folded,) = folded_ranks(image_ND, text_MD, torch.arange(3), 1)
-    whole = retrieval_ranks(image_ND, text_MD, torch.arange(3))
-    assert [part.tolist() for part in folded] == [part.tolist() for part in whole]

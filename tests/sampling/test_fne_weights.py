@@ -111,46 +111,6 @@ def test_while_nothing_has_matched_the_cutdown_is_from_zero() -> None:
     assert (weights_BC > 0).tolist() == [[False, False, True, True]]  # s ≤ 0 - 0.2 is cut down
 
 
-def test_a_simple_negative_weighs_nothing() -> None:
-    statistics = seen([0.5, 0.7], [0.1, 0.2, 0.1, 0.2])  # μ+ = 0.6: the threshold is 0.4
-    weights_BC = fne_weights(
-        torch.tensor([[0.39, 0.41, 0.2, 0.7]]), torch.tensor([0.6]), NONE_KNOWN, statistics, **PUBLISHED
-    )
-    assert (weights_BC > 0).tolist() == [[False, True, False, True]]
-
-
-def test_where_all_are_simple_the_hardest_is_taken() -> None:
-    statistics = seen([0.9, 0.95], [0.1, 0.2, 0.1, 0.2])
-    known_14 = torch.tensor([[False, False, True, False]])
-    weights_BC = fne_weights(
-        torch.tensor([[0.1, 0.3, 0.5, 0.2]]), torch.tensor([0.9]), known_14, statistics, **PUBLISHED
-    )
-    assert weights_BC.tolist() == [[0, 1, 0, 0]]
-
-
-def test_a_suspected_false_negative_weighs_by_its_posterior() -> None:
-    statistics = seen([0.78, 0.8, 0.82], [0.38, 0.4, 0.42, 0.38, 0.4, 0.42])
-    similarity_BC = torch.tensor([[0.8, 0.4, 0.3, 0.5]])
-    chance_BC = false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, 10_000)
-    assert (chance_BC > 0.001).tolist() == [[True, False, False, False]]
-    choices: Choices = {**PUBLISHED, "cutdown": 2.0, "alpha": 3.0, "min_matches": 2}
-    weights_BC = fne_weights(similarity_BC, torch.tensor([0.8]), NONE_KNOWN, statistics, **choices)
-    assert weights_BC[0, 0].item() == pytest.approx(math.exp(-3.0 * chance_BC[0, 0].item()))
-    assert weights_BC[0, 1].item() == pytest.approx(math.exp(-3.0 * 0.4**2))
-
-
-def test_the_posterior_is_used_once_more_than_min_matches_were_seen() -> None:
-    statistics = seen([0.78, 0.8, 0.82], [0.38, 0.4, 0.42, 0.38, 0.4, 0.42])
-    similarity_BC = torch.tensor([[0.8, 0.8, 0.8, 0.8]])
-
-    def first(min_matches: int) -> float:
-        choices: Choices = {**PUBLISHED, "min_matches": min_matches}
-        return fne_weights(similarity_BC, torch.tensor([0.8]), NONE_KNOWN, statistics, **choices)[0, 0].item()
-
-    assert first(min_matches=3) == 1  # as similar as the positive
-    assert first(min_matches=2) == pytest.approx(math.exp(-0.5), rel=1e-3)
-
-
 def test_known_positives_weigh_nothing_and_an_anchor_with_no_other_candidate_has_no_negative() -> None:
     known_2C = torch.tensor([[True, False, False], [True, True, True]])
     weights_BC = fne_weights(

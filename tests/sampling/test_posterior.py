@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.sampling.posterior import Normal, false_negative_posterior
-from pipeline.sampling.statistics import Population
 
 MEANS = st.floats(-1, 1)
 VARIANCES = st.floats(0, 1)
@@ -89,15 +88,3 @@ def test_half_precision_tells_narrow_populations_apart() -> None:
     )
     found = false_negative_posterior(torch.tensor([0.75, 0.25]).half(), positive, negative, 10_000)
     assert found.tolist() == [1, 0]
-
-
-def test_before_anything_was_seen_it_is_the_prior() -> None:
-    nothing = Population("exact")
-    found = false_negative_posterior(torch.tensor([[0.5, -0.5]]), nothing, nothing, 10_000)
-    torch.testing.assert_close(found, torch.full((1, 2), 1e-4))
-
-
-def test_it_rises_with_the_similarity_between_equally_wide_populations() -> None:
-    similarity = torch.linspace(-1, 1, 101, dtype=torch.float64)
-    found = false_negative_posterior(similarity, normal(0.6, 0.01), normal(0.3, 0.01), 10_000)
-    assert bool((found.diff() > 0).all())

@@ -225,25 +225,6 @@ def test_the_same_uniform_figure_draws_the_same_candidate_in_any_part_of_the_bat
     assert torch.equal(torch.cat(parts), draw_negative(weights_BC, uniform_B))
 
 
-def test_memory_slots_never_written_are_never_drawn() -> None:
-    excluded_BC = excluded("x....xxx").expand(200, 8)  # the own caption, and three slots of the memory
-    similarity_BC = torch.rand(200, 8, generator=torch.Generator().manual_seed(3))
-    similarity_BC[:, 5:] = 0  # what an unfilled slot's zero vector gives
-    weights_BC = fne_weights(
-        similarity_BC,
-        similarity_BC[:, 0],
-        excluded_BC,
-        SimilarityStatistics(),
-        cutdown=0.2,
-        alpha=0.5,
-        prior=10_000,
-        suspect=0.001,
-        min_matches=200,
-    )
-    drawn_B = draw_negative(weights_BC, torch.rand(200, generator=torch.Generator().manual_seed(4)))
-    assert set(drawn_B.tolist()) == {1, 2, 3, 4}
-
-
 @pytest.mark.parametrize("strategy", ["fne", "hardest", "semi_hard", "random", "all"])
 def test_a_candidate_with_a_posterior_above_drop_is_no_negative_in_any_strategy(strategy: str) -> None:
     statistics = SimilarityStatistics()

@@ -45,6 +45,8 @@ LISTED = ListedPosterior(torch.tensor([0, 1, 4]), torch.tensor([2, 0, 9]), torch
 """Evidence that three unpaired pairs match."""
 TRUTH_NM = torch.nn.functional.one_hot(IMAGE_OF_M, 6).T.bool() | (torch.arange(12) % 5 == torch.arange(6)[:, None])
 """Which pairs match: those of the split, and some others."""
+STRATEGIES, LOSSES = ("fne", "hardest", "semi_hard", "random", "all"), ("triplet", "infonce")
+"""Those of the papers; every other method is a preset, see test_presets."""
 ENTRIES = (np.roll(np.arange(12), 3), np.roll(np.arange(12), 7))  # a bank: for the image, for the caption of each pair
 
 

@@ -12,16 +12,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.training.checkpoint import SHARE_OF_TIME, SHORTEST_PAUSE, Checkpoint
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.training.test_resume import Clock
 
 
 class CreatesAFile:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tests.training.making import (
+    LOSSES,
+    STRATEGIES,
     frozen_pairs,
     linear_heads,
     linear_towers,
@@ -18,8 +20,6 @@ from tests.training.making import (
     tiny_training,
 )
 
-STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
-LOSSES = ("triplet", "infonce")
 MEMORIES = (0, 7)
 WEIGHTINGS = ("none", "npc")
 

@@ -15,39 +15,33 @@ from transformers import BertModel, ViTModel
 
 from pipeline.features.inputs import Batch, Inputs
 from pipeline.models.towers import ImageTower, MatchingModel, TextTower, Tokens
-from pipeline.params import Params, parse_params
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Training
-from tests.paper import paper_content
+from tests.training.making import params_with
 
+PUBLISHED = params_with(
+    model__momentum=0.9,
+    model__pooling="mean_all",
+    memory__size=16,
+    memory__prefill="random",
+    sampler__strategy="fne",
+    sampler__cutdown=0.2,
+    sampler__alpha=0.5,
+    sampler__prior=10_000,
+    sampler__suspect=0.001,
+    sampler__min_matches=1,
+    sampler__statistics="running",
+    sampler__known_positives="diagonal",
+    loss__name="triplet",
+    loss__margin=0.2,
+    train__warmup="triplet",
+    train__lr=0.001,
+    train__clip=2.0,
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
-ROOT = Path(__file__).parents[2]
 CAPTIONS_AN_IMAGE = 2
 STATISTICS = ("pos_count", "pos_mean", "pos_var", "neg_count", "neg_mean", "neg_var")
 NEVER_READ = cast(Any, SimpleNamespace())  # inputs and checkpoint: `step` touches neither
-
-
-def published_params() -> Params:
-    content = paper_content()
-    changes: dict[str, dict[str, Any]] = {
-        "model": {"momentum": 0.9, "pooling": "mean_all"},
-        "memory": {"size": 16, "prefill": "random"},
-        "sampler": {
-            "strategy": "fne",
-            "cutdown": 0.2,
-            "alpha": 0.5,
-            "prior": 10_000,
-            "suspect": 0.001,
-            "min_matches": 1,
-            "statistics": "running",
-            "known_positives": "diagonal",
-        },
-        "loss": {"name": "triplet", "margin": 0.2},
-        "train": {"warmup": "triplet", "lr": 0.001, "clip": 2.0},
-    }
-    for section, values in changes.items():
-        content[section] |= values
-    return parse_params(content)
 
 
 def published_training(figures: Any) -> Training:
@@ -58,7 +52,7 @@ def published_training(figures: Any) -> Training:
     width = figures["image_queue"].shape[1]
     model = MatchingModel(*towers, nn.Identity(), nn.Identity(), width=width).train()
     inputs, checkpoint = cast(Inputs, NEVER_READ), cast(Checkpoint, NEVER_READ)
-    training = Training(published_params(), model, inputs, inputs, Accelerator(cpu=True), checkpoint)
+    training = Training(PUBLISHED, model, inputs, inputs, Accelerator(cpu=True), checkpoint)
     training.objective.draw = lambda weights_bC, uniform_b: weights_bC.argmax(dim=1)
     assert training.memory is not None
     training.memory.image.copy_(torch.from_numpy(figures["image_queue"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from pipeline.params import LossParams, Params, SamplerParams, TargetsParams
 from pipeline.runtime.processes import uniform
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import random_weights
-from pipeline.training.objective import Draw, MatchingObjective, Pairs
+from pipeline.training.objective import MatchingObjective, Pairs
 from tests.paper import paper_params
 
 PARAMS: Params = paper_params()
@@ -33,23 +33,12 @@ def pairs(image_id: list[int], seed: int, *, gradient: bool = False) -> Pairs:
     return Pairs(image, text, torch.tensor(image_id), 100 + torch.arange(len(image_id)))
 
 
-class Offered(NamedTuple):
-    """A draw that is the hardest candidate, and the weights it was shown."""
-
-    shown: list[Tensor]
-
-    def draw(self, weights_bC: Tensor, uniform_b: Tensor) -> Tensor:
-        self.shown.append(weights_bC)
-        return weights_bC.argmax(dim=1)
-
-
 def objective(
     memory: Memory | None = None,
     *,
     warmup: str = "triplet",
     loss: str = "triplet",
     truth_NM: Tensor | None = None,
-    draw: Draw | None = None,
     evidence: ListedPosterior | None = None,
     targets: str = "own",
     **sampler: Any,
@@ -58,10 +47,7 @@ def objective(
     weighed = LossParams.model_validate(PARAMS.loss.model_dump() | {"name": loss})
     named = TargetsParams.model_validate(PARAMS.targets.model_dump() | {"name": targets})
     parts = (chosen, weighed, warmup, SimilarityStatistics(), memory, truth_NM)
-    made = MatchingObjective(*parts, evidence=evidence, targets=named)
-    if draw is not None:
-        made.draw = draw
-    return made
+    return MatchingObjective(*parts, evidence=evidence, targets=named)
 
 
 def loss_of(
@@ -71,10 +57,31 @@ def loss_of(
 
 
 def shown_weights(made: MatchingObjective, batch: Pairs, momentum: Pairs | None = None, **how: Any) -> list[Tensor]:
-    offered = Offered([])
-    made.draw = offered.draw
+    """The weights by which candidates are drawn, of each direction."""
+    shown: list[Tensor] = []
+
+    def draw(weights_bC: Tensor, _: Tensor) -> Tensor:
+        shown.append(weights_bC)
+        return weights_bC.argmax(dim=1)
+
+    made.draw = draw
     loss_of(made, batch, momentum, **how)
-    return offered.shown
+    return shown
+
+
+def given_weights(
+    made: MatchingObjective, batch: Pairs, momentum: Pairs, *, warming_up: bool
+) -> tuple[list[list[list[int]]], dict[str, Tensor]]:
+    """Where the weights are above 0 that the loss over all candidates is given, and what is logged."""
+    shown, loss = [], made._loss
+
+    def watched(*parts: Any) -> Tensor:
+        shown.append((parts[0].weights_BC > 0).int().tolist())
+        return loss(*parts)
+
+    made._loss = watched  # type: ignore[method-assign, assignment]
+    _, logged = loss_of(made, batch, momentum, warming_up=warming_up)
+    return shown, logged
 
 
 def remembered(image_id: list[int], size: int) -> Memory:
@@ -235,7 +242,9 @@ def test_a_random_slot_of_the_memory_is_no_true_match() -> None:
 
 def test_the_drawn_candidate_is_the_one_the_hinge_is_on() -> None:
     batch = pairs([1, 2, 3], 0)
-    loss_b, _ = loss_of(objective(draw=lambda weights_bC, uniform_b: torch.tensor([2, 0, 1])), batch)
+    made = objective()
+    made.draw = lambda weights_bC, uniform_b: torch.tensor([2, 0, 1])
+    loss_b, _ = loss_of(made, batch)
     similarity_BB = batch.image @ batch.text.T
     own_B, drawn_B = similarity_BB.diagonal(), torch.tensor([2, 0, 1])
     expected_b = triplet_loss(similarity_BB, own_B, drawn_B, 0.2) + triplet_loss(similarity_BB.T, own_B, drawn_B, 0.2)
@@ -253,7 +262,9 @@ def test_each_direction_draws_by_its_own_numbers(strategy: str) -> None:
         numbers.append(uniform_b)
         return weights_bC.argmax(dim=1)
 
-    objective(strategy=strategy, draw=draw)(batch, batch, None, 0, draws, TEMPERATURE, warming_up=False)
+    made = objective(strategy=strategy)
+    made.draw = draw
+    made(batch, batch, None, 0, draws, TEMPERATURE, warming_up=False)
     assert torch.equal(torch.stack(numbers), draws)
     if strategy == "random":
         own_BB = torch.eye(8, dtype=torch.bool)
@@ -291,15 +302,7 @@ def test_evidence_drops_a_candidate_by_its_ids_in_both_directions(strategy: str,
     made = objective(
         memory, warmup="infonce", loss="infonce", strategy=strategy, drop=0.5, posterior="evidence", evidence=evidence
     )
-    shown, loss = [], made._loss  # what the loss is given is what counts
-
-    def watched(*parts: Any) -> Tensor:
-        shown.append(parts[0].weights_BC)
-        return loss(*parts)
-
-    made._loss = watched  # type: ignore[method-assign, assignment]
-    _, logged = loss_of(made, batch, pairs([0, 1, 2], seed=2), warming_up=warming_up)
-    to_text_bC, to_image_bC = ((weights_bC > 0).int().tolist() for weights_bC in shown)
+    (to_text_bC, to_image_bC), logged = given_weights(made, batch, pairs([0, 1, 2], seed=2), warming_up=warming_up)
     if warming_up:
         assert to_text_bC == [[0, 0, 1], [1, 0, 1], [1, 0, 0]]
         assert to_image_bC == [[0, 1, 1], [0, 0, 0], [1, 1, 0]]
@@ -313,14 +316,7 @@ def test_evidence_drops_a_candidate_by_its_ids_in_both_directions(strategy: str,
 def test_a_judged_match_is_never_a_negative_whatever_the_sampler_drops(warming_up: bool) -> None:
     made = objective(remembered([5, 6], size=3), warmup="infonce", loss="infonce", strategy="all", drop=None)
     made.matches = ListedPosterior(torch.tensor([0, 2]), torch.tensor([101, 100]), torch.ones(2), 7, 110)
-    shown, loss = [], made._loss
-
-    def watched(*parts: Any) -> Tensor:
-        shown.append((parts[0].weights_BC > 0).int().tolist())
-        return loss(*parts)
-
-    made._loss = watched  # type: ignore[method-assign, assignment]
-    loss_of(made, pairs([0, 1, 2], seed=1), pairs([0, 1, 2], seed=2), warming_up=warming_up)
+    shown, _ = given_weights(made, pairs([0, 1, 2], seed=1), pairs([0, 1, 2], seed=2), warming_up=warming_up)
     to_text, to_image = ([row[:3] for row in weights] for weights in shown)
     assert to_text == [[0, 0, 1], [1, 0, 1], [0, 1, 0]]
     assert to_image == [[0, 1, 0], [0, 0, 1], [1, 1, 0]]

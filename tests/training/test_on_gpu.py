@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,21 @@ from pipeline.params import LoraParams
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.training.loop import Training
 from tests.features import test_make
-from tests.training import test_resume
-from tests.training.making import frozen_pairs, linear_heads, params_with, small_inputs, small_towers, tiny_training
+from tests.training import test_precision, test_resume
+from tests.training.making import (
+    LOSSES,
+    STRATEGIES,
+    frozen_pairs,
+    linear_heads,
+    params_with,
+    small_inputs,
+    small_towers,
+    tiny_training,
+)
 from tests.training.test_presets import PRESETS
 
 pytestmark = pytest.mark.gpu
-archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
-STRATEGIES = ("fne", "hardest", "semi_hard", "random", "all")
-LOSSES = ("triplet", "infonce")
+archive, base, split, fresh_state = test_make.archive, test_make.base, test_make.split, test_precision.fresh_state
 EVIDENCE = {"sampler__posterior": "evidence", "sampler__drop": 0.5}
 SETTINGS: dict[str, Any] = {"sampler__min_matches": 0, "train__epochs": 2, "train__batch_size": 6, "memory__size": 7}
 NPC: dict[str, Any] = {
@@ -39,14 +45,6 @@ NPC: dict[str, Any] = {
     "sampler__strategy": "all",
     "loss__name": "infonce",
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_state() -> Iterator[None]:
-    """A process has one device and one precision: the other tests' are the CPU and float32."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def opened(folder: Path, *, cpu: bool = False, family: str = "vit_bert", **changes: Any) -> Training:

@@ -14,8 +14,8 @@ from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_
 
 
 @pytest.fixture(autouse=True)
-def _fresh_state() -> Iterator[None]:
-    """A process has one precision: the other tests' is `no`."""
+def fresh_state() -> Iterator[None]:
+    """A process has one device and one precision: the other tests' are the CPU and float32."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -49,6 +49,7 @@ def test_what_the_sampler_did_is_averaged_over_an_epoch(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "not found"),
+        (b"", "not readable as CSV"),
         (b"\xff\xfe,", "not readable as CSV"),
         (b"epoch,loss\n1,2\n", "no column 'step'"),
         (b"epoch,step,loss\n1,2,high\n", "column 'loss' holds something else than numbers"),

@@ -47,6 +47,8 @@ from tests.features import test_make
 from tests.training.making import (
     ENTRIES,
     LISTED,
+    LOSSES,
+    STRATEGIES,
     known_pairs,
     linear_towers,
     params_with,
@@ -58,7 +60,6 @@ from tests.training.test_presets import PRESETS
 
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
 GPU, ATEN = torch.device("cuda:0"), torch.ops.aten
-STRATEGIES, LOSSES = ("fne", "hardest", "semi_hard", "random", "all"), ("triplet", "infonce")
 NPC = {"pairs__weighting": "npc", "pairs__bank_epochs": 1}
 CASES: list[dict[str, Any]] = [
     {},

@@ -39,8 +39,7 @@ def half_cosine(share: float) -> float:
         ),
         (  # NPC's code: an epoch counts as many positions as it has samples, and a step moves on by one
             COSINE | {"warmup_steps": 8, "schedule_counts": "samples"},
-            {(0, 0): 0.25, (0, 7): 2.0, (0, 8): 2.0, (2, 4): 1.0, (3, 9): half_cosine(301 / 392)}
-            | {(2, 4): half_cosine(196 / 392)},
+            {(0, 0): 0.25, (0, 7): 2.0, (0, 8): 2.0, (2, 4): half_cosine(196 / 392), (3, 9): half_cosine(301 / 392)},
         ),
     ],
 )
