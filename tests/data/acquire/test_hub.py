@@ -59,7 +59,7 @@ def test_a_data_set_that_is_a_script_is_read_from_the_hubs_parquet_copy(tmp_path
 
 
 @pytest.mark.parametrize(("table", "changes"), [("all.json", {}), ("a.txt", {}), ("all.json", {"files": "*.json"})])
-def test_a_table_in_json_beside_images_is_no_script(table: str, changes: dict[str, str], tmp_path: Path) -> None:
+def test_a_table_in_json_beside_images_is_no_script(table: str, changes: dict[str, Any], tmp_path: Path) -> None:
     write_files(tmp_path / "hub/owner/set", {table: "x", "README.md": "card", "a.jpg": "x"})
     found = names(fetch(tmp_path, **changes))
     assert table in found and ("a.jpg" in found) == (not changes)
