@@ -17,9 +17,13 @@ gc.set_threshold(20_000)  # as in a stage: libraries make a million objects that
 os.environ["SOURCE_DATE_EPOCH"] = "1800000000"  # a report that is made twice is one report, whatever the minute
 
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from pipeline.paths import LAST, MADE_BY  # noqa: E402
 from tests.stages.running import EARLIER, STAGES, run_in, work_in  # noqa: E402
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(optionalhook=True)

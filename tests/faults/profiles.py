@@ -16,7 +16,6 @@ def examples(fast: int) -> Callable[[Any], Any]:
     """Hypothesis' settings for `fast` examples, or for as many as a soak wants, other ones each time."""
     return settings(
         max_examples=SOAK or fast,
-        deadline=None,
         derandomize=not SOAK,
         suppress_health_check=list(HealthCheck),
         print_blob=True,

@@ -58,7 +58,7 @@ def test_features_too_many_for_memory_are_read_where_they_lie(
 
 
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=13))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_rows_of_different_lengths_come_back(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
     folder = tmp_path_factory.mktemp("packed")
     rows = [torch.arange(length) + 100 * number for number, length in enumerate(lengths)]

@@ -57,7 +57,7 @@ def exact_splits(draw: st.DrawFn) -> Split:
 
 
 @given(split=exact_splits(), chunk_size=st.integers(1, 30))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_chunk_size_gives_the_ranks_of_the_whole_matrix(split: Split, chunk_size: int) -> None:
     assert split.ranks(chunk_size) == full_matrix_ranks(split)
 
@@ -91,7 +91,6 @@ def test_tiles_that_are_made_twice_count_alike(monkeypatch: pytest.MonkeyPatch) 
     chunk_size=st.integers(1, 45),
     seed=st.integers(0, 100),
 )
-@settings(deadline=None)
 def test_a_collapsed_model_ranks_last_whatever_the_features(
     width: int, images: int, chunk_size: int, seed: int
 ) -> None:
@@ -102,7 +101,6 @@ def test_a_collapsed_model_ranks_last_whatever_the_features(
 
 
 @given(width=st.sampled_from([32, 64, 96, 256]), images=st.integers(3, 40), chunk_size=st.integers(1, 45))
-@settings(deadline=None)
 def test_a_copy_of_the_right_answer_counts_against_the_model(width: int, images: int, chunk_size: int) -> None:
     split = random_split(images, 1, width)
     split.image_ND[-1] = split.image_ND[0]

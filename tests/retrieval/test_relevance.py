@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import normalize
@@ -32,7 +32,6 @@ def one_query(order: list[int], relevant: set[int]) -> tuple[float, float]:
 
 
 @given(seed=st.integers(0, 1000), queries=st.integers(1, 9), items=st.integers(1, 12), chunk_size=st.integers(1, 10))
-@settings(deadline=None)
 def test_both_figures_are_those_of_a_loop_over_queries(seed: int, queries: int, items: int, chunk_size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     query_QD = normalize(torch.randn(queries, 6, generator=generator, dtype=torch.float64), dim=1)
@@ -80,7 +79,6 @@ def test_one_class_alone_says_nothing_about_a_score(truth: bool) -> None:
 
 
 @given(seed=st.integers(0, 1000), queries=st.integers(1, 6), pairs=st.integers(1, 40))
-@settings(deadline=None)
 def test_judged_pairs_are_ranked_among_themselves(seed: int, queries: int, pairs: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     query_P = torch.randint(queries, (pairs,), generator=generator)

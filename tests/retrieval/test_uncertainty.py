@@ -46,7 +46,7 @@ def random_table(images: int, seed: int, deepest: int = 30, folds: int = 1) -> p
 
 
 @given(images=st.integers(1, 12), folds=st.integers(1, 3), seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_an_image_that_counts_twice_is_as_good_as_there_twice_with_its_captions(
     images: int, folds: int, seed: int
 ) -> None:

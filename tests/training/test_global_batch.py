@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime import processes
@@ -15,7 +15,6 @@ STEPS = st.integers(0, 10**9)
 
 
 @given(seed=SEEDS, step=STEPS, size=st.integers(1, 500))
-@settings(deadline=None)
 def test_draws_are_decided_by_seed_and_step_and_lie_strictly_between_0_and_1(seed: int, step: int, size: int) -> None:
     drawn = uniform(seed, step, size)
     assert drawn.shape == (2, size)
@@ -44,7 +43,6 @@ def test_draws_are_fine_enough_for_millions_of_candidates() -> None:
 
 
 @given(size=st.integers(1, 200), count=st.integers(1, 9))
-@settings(deadline=None)
 def test_spans_partition_the_batch_into_nearly_equal_parts(size: int, count: int) -> None:
     spans = []
     with pytest.MonkeyPatch.context() as patch:
