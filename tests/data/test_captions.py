@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.captions import clean_caption
+from pipeline.data.captions import can_be_written, clean_caption
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,7 @@ def test_it_is_lower_case_without_punctuation_and_with_single_spaces(caption: st
 )
 def test_its_first_words_are_kept(words: int, cleaned: str) -> None:
     assert clean_caption("A dog - that runs.", words) == cleaned
+
+
+def test_half_a_character_cannot_be_written() -> None:
+    assert can_be_written("ein Hündchen 🐶") and not can_be_written("a dog \ud83d")

@@ -135,4 +135,7 @@ def test_the_summary_says_how_well_weights_tell_the_wrong_pairs() -> None:
     assert (told["pairs/weight_auc"], told["pairs/ratio_auc"]) == (1, 1)
     assert told["bank/clean_share"] == 0.5
     assert told["pairs/trusted_share"] == pytest.approx(2 / 3)
-    assert impact.table(IMAGE_OF)["weight"].tolist() == impact.weight_M.tolist()
+    table = impact.table(IMAGE_OF)
+    assert table["caption"].tolist() == list(range(PAIRS)) and table["image"].tolist() == IMAGE_OF.tolist()
+    assert table["weight"].tolist() == impact.weight_M.tolist() and table["ratio"].tolist() == impact.ratio_M.tolist()
+    assert table["clean_probability"].tolist() == [1] * PAIRS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.training.record import read_rows, sampling_by_epoch, write_history, write_validations
+from pipeline.training.record import best_validation, read_rows, sampling_by_epoch, write_history, write_validations
 
 HISTORY = [
     {"epoch": 0, "step": 2, "time": 1, "train/loss": 1.5, "sampler/cut_down_share": 0.25, "sampler/threshold": 0.5},
@@ -37,6 +37,13 @@ def test_the_history_has_a_column_a_name_and_leaves_out_the_clock(tmp_path: Path
 def test_validations_have_names_that_a_plot_can_take(tmp_path: Path) -> None:
     write_validations(tmp_path / "validation.csv", HISTORY)
     assert (tmp_path / "validation.csv").read_text() == "epoch,step,val_i2t_R1,val_rsum\n0,4,3.0,9.0\n1,6,4.0,8.0\n"
+
+
+def test_the_best_validation_is_the_highest_and_there_may_be_none(tmp_path: Path) -> None:
+    write_history(tmp_path / "history.csv", HISTORY)
+    assert best_validation(tmp_path / "history.csv") == 9.0
+    write_history(tmp_path / "history.csv", HISTORY[:1])
+    assert best_validation(tmp_path / "history.csv") is None
 
 
 def test_what_the_sampler_did_is_averaged_over_an_epoch(tmp_path: Path) -> None:
