@@ -17,6 +17,7 @@ from pipeline.evaluation.judgment import (
     check_folds,
     judge,
     judgment_intervals,
+    recall_curve,
     similarity_curves,
 )
 from pipeline.evaluation.unpaired import reliability_curve
@@ -28,6 +29,7 @@ POPULATIONS = {
     "negative": {"mean": 0.1, "variance": 0.05, "count": 100.0},
 }
 MOMENT = Moment.model_validate({"epoch": 1, "step": 8, "statistics": POPULATIONS})
+CURVE = ["source", "score", "low", "high", "mean_posterior", "true_share", "count"]
 SAMPLER = SamplerRecord(cutdown=0.5, alpha=2.0, suspect_alpha=3.0, suspect=0.3, prior=100.0, min_matches=30)
 
 
@@ -68,13 +70,30 @@ def test_the_table_of_queries_holds_every_figure_of_the_report(folds: int, encod
 
 
 def test_every_figure_has_an_interval_around_it(encoded: Encoded) -> None:
-    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER)
+    truths = {"scenes": known(encoded, exact=True), "expert": known(encoded, exact=False)}
+    judgment = judge(encoded, 1, truths, MOMENT, SAMPLER)
     limits: dict[str, Any] = flat(judgment_intervals(judgment, replicates=200, seed=1))
     report = {name: value for name, value in flat(judgment.report).items() if not name.endswith("/ece")}
     assert limits.keys() == report.keys()
     for name, value in report.items():
         low, high = limits[name]
         assert low <= value <= high, name
+
+
+def test_the_seed_decides_every_interval(encoded: Encoded) -> None:
+    judgment = judge(encoded, 1, {"scenes": known(encoded, exact=True)}, MOMENT, SAMPLER)
+    one, same, other = (flat(judgment_intervals(judgment, replicates=50, seed=seed)) for seed in (1, 1, 2))
+    assert one == same
+    assert all(one[name] != other[name] for name in ("rsum", "truth/i2t/mAP@R", "posterior/auc"))
+
+
+def test_the_curve_of_recall_is_recall_at_each_depth() -> None:
+    curve = recall_curve(torch.tensor([0, 2, 1]), torch.tensor([0, 0, 5, 1]))
+    assert curve.to_dict("list") == {
+        "K": [1, 2, 3],
+        "image to text": pytest.approx([100 / 3, 200 / 3, 100]),
+        "text to image": [50, 75, 75],
+    }
 
 
 def test_what_is_known_to_be_true_counts_as_right() -> None:
@@ -149,12 +168,14 @@ def test_the_reliability_curve_counts_every_unpaired_pair(encoded: Encoded) -> N
     curve = reliability_curve(judgment.unpaired)
     assert curve["count"].sum() == len(encoded.image_ND) * len(encoded.text_MD) - len(encoded.text_MD)
     assert set(curve["source"]) == {"scenes"}
+    assert list(curve) == CURVE
 
 
 def test_without_truth_the_curve_is_empty_and_nothing_is_claimed(encoded: Encoded) -> None:
     judgment = judge(encoded, 1, {}, MOMENT, SAMPLER)
     assert set(judgment.report) == {"i2t", "t2i", "rsum"}
-    assert reliability_curve(judgment.unpaired).empty
+    curve = reliability_curve(judgment.unpaired)
+    assert curve.empty and list(curve) == CURVE
 
 
 @pytest.mark.parametrize(("matches", "suspected"), [(30, False), (31, True)])
