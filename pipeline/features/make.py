@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.features.pixels import PixelSettings, encoded_images
 from pipeline.features.precision import Precision, in_precision, precision_on
 from pipeline.features.shards import SHARD_ROWS, pack, write_shards
-from pipeline.features.tokens import encoded_captions, tokenised
+from pipeline.features.tokens import MOST_TOKENS, encoded_captions, tokenised
 from pipeline.files import sha256
 from pipeline.models.clip import image_tower, text_tower
 from pipeline.models.pretrained import Pretrained
@@ -33,6 +33,7 @@ from pipeline.runtime.processes import own_device, process_index, wait_for_all
 
 JPEG_QUALITY = 95
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+WIDEST = 2048  # numbers in a row of features, of the widest towers in use
 
 
 def make_features(
@@ -130,11 +131,12 @@ def _prepared_bytes(archive: ImageArchive, name: str, size: int) -> bytes:
 
 
 def _check_room(folder: Path, splits: dict[str, Split], archive: ImageArchive, model: ModelParams) -> None:
-    """Require an upper bound: prepared images never exceed the archive, features take 4 or 2 bytes per number."""
-    rows = sum(len(split.images) + len(split.captions) for split in splits.values())
-    widest = DTYPES[model.features_dtype].itemsize * 2048  # bytes of a feature row, of the widest towers in use
-    stored = sum(size for _, size, _ in archive.contents)
-    needed = rows * widest if model.train == "heads" else stored + rows * 4 * SHARD_ROWS // 8
+    """Require an upper bound: prepared images never exceed the archive, and a token takes 4 bytes."""
+    images, captions = (sum(len(getattr(split, kind)) for split in splits.values()) for kind in ("images", "captions"))
+    if model.train == "heads":
+        needed = (images + captions) * DTYPES[model.features_dtype].itemsize * WIDEST
+    else:
+        needed = sum(size for _, size, _ in archive.contents) + captions * 4 * MOST_TOKENS
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -15,6 +15,7 @@ from pipeline.evaluation.takeover import convert
 from pipeline.models import pretrained
 from pipeline.params import load_params
 from pipeline.report.recall_table import read_metrics
+from pipeline.training.record import read_rows
 from stages.evaluate import main as evaluate
 from tests.models.foreign.test_checkpoints import fne_checkpoint
 from tests.models.foreign.test_openai_clip import openai_clip
@@ -43,6 +44,8 @@ def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready:
     record = json.loads((ready / "models/trained/model.json").read_text())
     assert record["pooling"] == "mean_all"
     assert json.loads((ready / "train/run.json").read_text())["published"]["kind"] == "fne"
+    history = read_rows(ready / "train/history.csv")
+    assert history[["epoch", "step"]].to_numpy().tolist() == [[0, 0]] and 0 < history["val/rsum"].item() <= 600
     run("evaluate")
     by_parameter = read_metrics()
     assert by_parameter["test"] == by_parameter["last"]

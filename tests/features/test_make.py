@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +124,27 @@ def test_half_precision_takes_half_the_room_and_is_read_as_float32(
     assert rows[1].dtype == torch.float32
     torch.testing.assert_close(rows[1], rows[0], rtol=1e-3, atol=1e-3)
     assert sizes[0] - sizes[1] >= IMAGES * 16 * 2 - 8  # headers are padded to 8 bytes
+
+
+@pytest.mark.parametrize("train", ["towers", "float32", "float16"])
+def test_a_disk_without_room_is_refused_before_any_work(
+    train: str, base: Pretrained, archive: ImageArchive, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 2 * (len(split.images) + len(split.captions))
+    pictures = sum(size for _, size, _ in archive.contents)
+    needed = {"towers": pictures + 2 * len(split.captions) * 4 * 512, "float32": rows * 8192, "float16": rows * 4096}
+    model = model_params("towers" if train == "towers" else "heads").model_copy(
+        update={"features_dtype": "float16" if train == "float16" else "float32"}
+    )
+    for free in (needed[train], needed[train] - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        folder = tmp_path / str(free)
+        if free == needed[train]:
+            features.make_features(folder, {"train": split, "val": split}, archive, base, model)
+            continue
+        with pytest.raises(InputError, match=rf"^{folder}: 0\.\d GB free, up to 0\.\d GB needed for features$"):
+            features.make_features(folder, {"train": split, "val": split}, archive, base, model)
+        assert not list(folder.iterdir())
 
 
 def test_a_feature_too_large_for_half_precision_is_refused(

@@ -28,6 +28,13 @@ def test_captions_are_cleaned_to_so_many_words_unless_they_are_wanted_raw() -> N
     assert texts[1] == ["[CLS] [UNK] [UNK] [UNK] [SEP]", "[CLS] dot [SEP]", "[CLS] the red dot is red [SEP]"]
 
 
+def test_a_caption_is_cut_at_the_tokenizers_limit_and_keeps_the_closing_token() -> None:
+    tokenizer = word_tokenizer(["a", "red", "dot"])
+    tokenizer.model_max_length = 4
+    (row,) = tokenised(tokenizer, ["a red dot a red dot"], settings(captions="raw"))
+    assert row.dtype == torch.int32 and tokenizer.decode(row) == "[CLS] a red [SEP]"
+
+
 def test_a_fixed_length_cuts_and_keeps_the_closing_token() -> None:
     made = padded([torch.tensor([2, 5, 6, 7, 3]), torch.tensor([2, 3])], 9, 4)
     assert made.ids.tolist() == [[2, 5, 6, 3], [2, 3, 9, 9]]

@@ -134,6 +134,8 @@ def test_the_summary_says_how_well_weights_tell_the_wrong_pairs() -> None:
     told = impact.summary()
     assert (told["pairs/weight_auc"], told["pairs/ratio_auc"]) == (1, 1)
     assert told["bank/clean_share"] == 0.5
+    assert [name for name in told if "weight_p" in name] == [f"pairs/weight_p{share}" for share in (10, 50, 90)]
+    assert (told["pairs/weight_p10"], told["pairs/weight_p90"]) == (0.5, 1)
     assert told["pairs/trusted_share"] == pytest.approx(2 / 3)
     table = impact.table(IMAGE_OF)
     assert table["caption"].tolist() == list(range(PAIRS)) and table["image"].tolist() == IMAGE_OF.tolist()
