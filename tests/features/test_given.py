@@ -60,12 +60,19 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], said: str, tmp_path
     assert str(refused.value).startswith(f"{place}: {said}")
 
 
-@pytest.mark.parametrize("name", ["one.npy", "lacks.npz", "other.npz"])
-def test_another_file_is_told_what_is_expected(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("one.npy", "not readable as .npz: a .npy file holds one array; "),
+        ("lacks.npz", "'caption is not a file in the archive'; "),
+        ("other.npz", "not readable as .npz: "),
+    ],
+)
+def test_another_file_is_told_what_is_expected(name: str, said: str, tmp_path: Path) -> None:
     place = tmp_path / name
     np.save(tmp_path / "one.npy", np.zeros((4, 2)))
     np.savez(tmp_path / "lacks.npz", **{key: value for key, value in arrays().items() if key != "caption"})
     (tmp_path / "other.npz").write_bytes(b"text")
     with pytest.raises(InputError, match=r"expected image with image_name, text with caption$") as refused:
         write_given(tmp_path / "features", SPLITS, place)
-    assert str(refused.value).startswith(f"{place}: ")
+    assert str(refused.value).startswith(f"{place}: {said}")
