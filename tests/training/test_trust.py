@@ -63,7 +63,7 @@ def test_ncr_fits_a_mixture_to_the_losses_of_the_epoch_before() -> None:
     assert 0.5 < trust.summary()["pairs/weight_auc"] < 1
     trust.begin_epoch()
     assert trust.trust_M[:8].tolist() == pytest.approx(expected.tolist()), "an epoch without losses changes nothing"
-    trust.update(torch.tensor([2]), torch.tensor([9.0]), torch.zeros(1), warming_up=True)
+    trust.update(torch.tensor([3]), torch.tensor([9.0]), torch.zeros(1), warming_up=True)
     trust.begin_epoch()
     assert trust.trust_M[:8].tolist() == pytest.approx(expected.tolist()), "one loss is no mixture"
 
