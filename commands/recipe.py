@@ -26,11 +26,12 @@ def main(name: str | None, wanted: str | None) -> None:
         raise click.UsageError("name a recipe, or give --list or --check")
     if wanted == "list":
         recipes = [read_recipe(known) for known in recipe_names()]
+        widest = max(len(recipe.path.stem) for recipe in recipes)
         for group in GROUPS:
             click.echo(f"{group}:")
             for recipe in recipes:
                 if recipe.group == group:
-                    click.echo(f"  {recipe.path.stem:<26}{recipe.title}")
+                    click.echo(f"  {recipe.path.stem:<{widest}}  {recipe.title}")
         return
     load_params()
     path = Path("params.yaml")
