@@ -202,3 +202,5 @@ def test_folds_that_divide_the_images_are_taken(folds: int) -> None:
 def test_other_folds_are_refused_with_those_that_would_do(folds: int) -> None:
     with pytest.raises(InputError, match=rf"evaluate.folds = {folds}: .*24 images .*possible: 1, 2, 3, 4, 6, 8, 12$"):
         check_folds(folds, 24)
+    with pytest.raises(InputError, match=r"6 images .*possible: 1, 2, 3, 6$"):
+        check_folds(folds, 6)

@@ -61,6 +61,9 @@ def test_ncr_fits_a_mixture_to_the_losses_of_the_epoch_before() -> None:
     assert float(trust.trust_M[8]) == 1, "a pair that was not seen keeps its trust"
     assert trust.trust_M[3] < 0.1 < 0.9 < trust.trust_M[0]
     assert 0.5 < trust.summary()["pairs/weight_auc"] < 1
+    table = trust.table(torch.arange(9) // 3)
+    assert table["caption"].tolist() == list(range(9)) and table["image"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert table["weight"].tolist() == trust.trust_M.tolist()
     trust.begin_epoch()
     assert trust.trust_M[:8].tolist() == pytest.approx(expected.tolist()), "an epoch without losses changes nothing"
     trust.update(torch.tensor([3]), torch.tensor([9.0]), torch.zeros(1), warming_up=True)
