@@ -22,6 +22,7 @@ from pipeline.features import tokens
 from pipeline.features.inputs import Inputs
 from pipeline.features.pixels import Resize, square_pixels
 from pipeline.features.shards import PackedShards
+from pipeline.files import sha256
 from pipeline.models.normalisation import HALF, normalised
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import ImageTower, TextTower, Tokens
@@ -81,7 +82,9 @@ def test_frozen_features_are_the_towers_outputs_in_the_splits_order(
     monkeypatch.setattr(images, "BATCH", batch)
     monkeypatch.setattr(tokens, "BATCH", batch)
     model = model_params("heads", resize)
-    features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    manifest = features.make_features(tmp_path / "out", {"train": split}, archive, base, model)
+    shards = [f"train/{kind}-00000.safetensors" for kind in ("captions", "images")]
+    assert manifest["sha256"] == {name: sha256(tmp_path / "out" / name) for name in shards}
     inputs = Inputs(tmp_path / "out/train", split, model, 0, augment=False)
     image_tower, text_tower = ImageTower(base.image), TextTower(base.text, "masked_mean")
     with torch.no_grad():
