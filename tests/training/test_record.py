@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.training.record import best_validation, read_rows, sampling_by_epoch, write_history, write_validations
+from pipeline.paths import TRAIN, WEIGHTS
+from pipeline.training.record import (
+    best_validation,
+    read_rows,
+    sampling_by_epoch,
+    write_history,
+    write_training,
+    write_validations,
+)
 
 HISTORY = [
     {"epoch": 0, "step": 2, "time": 1, "train/loss": 1.5, "sampler/cut_down_share": 0.25, "sampler/threshold": 0.5},
@@ -32,6 +41,17 @@ def test_the_history_has_a_column_a_name_and_leaves_out_the_clock(tmp_path: Path
         "0,4,0.75,,0.5,3.0,9.0\n"
         "1,6,,,0.25,4.0,8.0\n"
     )
+
+
+def test_the_folder_holds_the_pairs_and_nothing_of_an_earlier_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = pandas.DataFrame({"caption": [0, 1], "image": [0, 0], "weight": [0.5, 1.0]})
+    write_training(HISTORY, {"key": "k"}, pairs)
+    assert pandas.read_parquet(WEIGHTS).equals(pairs)
+    write_training(HISTORY, {"key": "k"})
+    assert sorted(path.name for path in TRAIN.iterdir()) == ["history.csv", "run.json", "validation.csv"]
 
 
 def test_validations_have_names_that_a_plot_can_take(tmp_path: Path) -> None:
