@@ -23,6 +23,11 @@ def test_what_varies_comes_first_and_the_seed_last() -> None:
     ]
 
 
+def test_what_changes_no_result_is_no_column() -> None:
+    changed = [run | {"train.workers": str(number), "data.mirror": str(number)} for number, run in enumerate(RUNS)]
+    assert shown_parameters(changed) == shown_parameters(RUNS)
+
+
 def test_every_column_has_a_width_and_a_place() -> None:
     state = view_state(RUNS, ["test/rsum"])
     assert state["columnOrder"][2:] == state["selectedColumns"]

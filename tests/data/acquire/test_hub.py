@@ -53,7 +53,7 @@ def test_what_was_fetched_is_used_without_a_network(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_is_a_script_is_read_from_the_hubs_parquet_copy(tmp_path: Path) -> None:
-    write_files(tmp_path / "hub/owner/set", {"set.py": "code", "README.md": "card", "dataset_infos.json": "{}"})
+    write_files(tmp_path / "hub/owner/set", {"set.py": "code", "README.md": "card", "a.json": "{}", "LICENSE.txt": "x"})
     write_files(tmp_path / "hub/owner/set.converted", {"default/test/0000.parquet": "x"})
     assert names(fetch(tmp_path)) == ["default/test/0000.parquet"]
 
