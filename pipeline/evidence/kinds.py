@@ -23,9 +23,7 @@ ABOUT_THE_PAIR = ("words", "phrases", "captions", "regression", "similarity")
 """Kinds that compare a caption with its own image or siblings; `pictures` compares only the siblings with the image."""
 
 LARGEST_TABLE = 1 << 33
-"""Pairs of an image and a caption that are all compared, half an hour of a core; with words alone more are, too."""
-Rows = Tensor | slice
-"""Some rows by number, or `slice(None)`: all, without a copy."""
+"""Pairs of an image and a caption that are all compared, ten minutes of a core; with words alone more are, too."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class Vectors:
     caption_MV: Tensor
     image_NV: Tensor | None
 
-    def captions(self, caption_J: Rows) -> Tensor:
+    def captions(self, caption_J: Tensor) -> Tensor:
         """Of these captions (J, V), float32."""
         return self.caption_MV[caption_J].float()
 
-    def images(self, image_I: Rows) -> Tensor:
+    def images(self, image_I: Tensor) -> Tensor:
         """Of these images (I, V), float32."""
         assert self.image_NV is not None
         return self.image_NV[image_I].float()
@@ -87,7 +85,7 @@ class SplitEvidence:
         columns = [self._column(kind, image_K, caption_K) for kind in self.kinds if kinds is None or kind in kinds]
         return torch.stack([column_K.double().cpu() for column_K in columns], dim=1)
 
-    def block(self, image_I: Tensor, caption_J: Rows) -> list[Tensor]:
+    def block(self, image_I: Tensor, caption_J: Tensor) -> list[Tensor]:
         """The evidence about each of these images and captions, (I, J) float32 for each kind, as `of` for other images'
         captions; not defined for their own.
         """
@@ -105,7 +103,7 @@ class SplitEvidence:
             return pair_similarity(image_NV, caption_MV, image_K, caption_K)
         return picture_agreement(image_NV, caption_MV, self.caption_image_M, image_K, caption_K)
 
-    def _block(self, kind: str, image_I: Tensor, caption_J: Rows) -> Tensor:
+    def _block(self, kind: str, image_I: Tensor, caption_J: Tensor) -> Tensor:
         if kind in WORDED:
             return self.worded[kind].block(image_I, caption_J).to(self.caption_image_M.device)
         assert self.vectors is not None
@@ -115,8 +113,6 @@ class SplitEvidence:
             return self.vectors.images(image_I) @ self.vectors.captions(caption_J).T
         # the mean cosine of an image with the references is its product with their mean
         mean_IV = self.mean_captions(image_I)
-        if isinstance(caption_J, slice):
-            return (mean_IV @ self.vectors.images(caption_J).T)[:, self.caption_image_M]
         shown_J, place_J = self.caption_image_M[caption_J].unique(return_inverse=True)
         return (mean_IV @ self.vectors.images(shown_J).T)[:, place_J]
 
@@ -134,12 +130,16 @@ class SplitEvidence:
         count_I = self._captions.count_N[image_I]
         first_IJ = text_JV.new_full((len(image_I), len(text_JV)), -torch.inf)
         second_IJ = first_IJ.clone()
+        fewest = int(count_I.min())
         for place in range(int(count_I.max())):
-            chosen = (count_I > place).nonzero().squeeze(1)
-            reference = self._captions.order_M[self._captions.first_N[image_I[chosen]] + place]
+            everyone = place < fewest
+            rows = slice(None) if everyone else (count_I > place).nonzero().squeeze(1)
+            reference = self._captions.order_M[self._captions.first_N[image_I[rows]] + place]
             cosine = self.vectors.captions(reference) @ text_JV.T
-            first = first_IJ[chosen]
-            second_IJ[chosen] = torch.maximum(second_IJ[chosen], torch.minimum(first, cosine))
-            first_IJ[chosen] = torch.maximum(first, cosine)
-        count_I1 = count_I[:, None]
-        return (((count_I1 - 1) * first_IJ + second_IJ) / count_I1).where(count_I1 > 1, torch.nan)
+            first, second = first_IJ[rows], second_IJ[rows]  # the tables themselves where it is everyone, else copies
+            torch.maximum(second, torch.minimum(first, cosine), out=second)
+            torch.maximum(first, cosine, out=first)
+            if not everyone:
+                first_IJ[rows], second_IJ[rows] = first, second
+        most_IJ = first_IJ.lerp_(second_IJ, 1 / count_I[:, None])
+        return most_IJ if fewest > 1 else most_IJ.masked_fill_((count_I < 2)[:, None], torch.nan)

@@ -9,6 +9,7 @@ pairs of a row.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -24,6 +25,7 @@ LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
 MOST_PER_IMAGE = 512  # the best supported ones
 MOST_PAIRS = 1 << 26  # of a split; of very many images each lists fewer
 CHUNK_PAIRS = 1 << 22
+BLOCK_PAIRS, BLOCK_CAPTIONS = 1 << 20, 1 << 11  # compared at once: the tables of a block stay in a processor's cache
 
 
 def listed_pairs(
@@ -35,28 +37,22 @@ def listed_pairs(
     with the captions near its own (see `near_blocks`), where a kind of evidence has vectors. Several processes share
     the comparisons, and all return the same.
     """
-    found, ratio, least = [torch.empty(0, 2, dtype=torch.int32)], [torch.empty(0)], least_log_ratio(posterior)
+    least = least_log_ratio(posterior)
     most = max(1, min(MOST_PER_IMAGE, MOST_PAIRS // evidence.images))
+    pair_P2, ratio_P = torch.empty(0, 2, dtype=torch.int32), torch.empty(0)
+    found, ratio, pending = [pair_P2], [ratio_P], 0
     for image_I, caption_J in track(blocks(evidence)[process_index() :: process_count()]):
         log_ratio_IJ = posterior.fast_log_ratio(evidence.block(image_I, caption_J))
         own_IJ = evidence.caption_image_M[caption_J][None, :] == image_I[:, None]
-        log_ratio_IJ.masked_fill_(own_IJ, -torch.inf)
-        listed_IJ = log_ratio_IJ >= least
-        if log_ratio_IJ.shape[1] > most:
-            smallest_I1 = log_ratio_IJ.topk(most, dim=1).values[:, -1:]
-            listed_IJ &= log_ratio_IJ >= smallest_I1
-        row_P, column_P = listed_IJ.nonzero().unbind(1)
-        caption_P = column_P if isinstance(caption_J, slice) else caption_J[column_P]
-        found.append(torch.stack([image_I[row_P], caption_P], dim=1).int().cpu())
-        ratio.append(log_ratio_IJ[listed_IJ].cpu())
-        if evidence.large and sum(map(len, ratio)) > 2 * MOST_PAIRS:
-            found, ratio = ([part] for part in _highest(torch.cat(found), torch.cat(ratio), most))
-    pair_P2, ratio_P = torch.cat(found), torch.cat(ratio)
-    if evidence.large:  # an image was in several blocks, of several processes
-        pair_P2, ratio_P = _highest(pair_P2, ratio_P, most)
-        pair_P2, _ = _highest(gather_uneven(pair_P2), gather_uneven(ratio_P), most)
-    else:
-        pair_P2 = gather_uneven(pair_P2)
+        row_P, column_P = (log_ratio_IJ >= least).logical_and_(~own_IJ).nonzero().unbind(1)
+        found.append(torch.stack([image_I[row_P], caption_J[column_P]], dim=1).int().cpu())
+        ratio.append(log_ratio_IJ[row_P, column_P].cpu())
+        pending += len(row_P)
+        if pending > 2 * most * evidence.images:
+            pair_P2, ratio_P = _highest(torch.cat(found), torch.cat(ratio), most)
+            found, ratio, pending = [pair_P2], [ratio_P], len(pair_P2)
+    pair_P2, ratio_P = _highest(torch.cat(found), torch.cat(ratio), most)  # first here, which leaves less to gather
+    pair_P2, _ = _highest(gather_uneven(pair_P2), gather_uneven(ratio_P), most)
     image_P, caption_P = pair_P2.long().unbind(1)
     order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
     image_P, caption_P = image_P[order_P], caption_P[order_P]
@@ -66,19 +62,25 @@ def listed_pairs(
 
 
 def blocks(evidence: SplitEvidence) -> list[Block]:
-    """Images and captions to be compared, `CHUNK_PAIRS` at a time; every pair, or those of near clusters."""
+    """Images and captions to be compared, `BLOCK_PAIRS` at a time; every pair, or those of near clusters."""
     if evidence.large and evidence.vectors is not None:
-        return near_blocks(evidence, CHUNK_PAIRS)
-    every_N = torch.arange(evidence.images, device=evidence.caption_image_M.device)
-    step = max(1, CHUNK_PAIRS // len(evidence.caption_image_M))
-    return [(image_I, slice(None)) for image_I in every_N.split(step)]
+        return near_blocks(evidence, BLOCK_PAIRS)
+    every_N, every_M = (
+        torch.arange(count, device=evidence.caption_image_M.device)
+        for count in (evidence.images, len(evidence.caption_image_M))
+    )
+    images = every_N.split(max(1, BLOCK_PAIRS // min(BLOCK_CAPTIONS, len(every_M))))
+    return list(itertools.product(images, every_M.split(BLOCK_CAPTIONS)))
 
 
 def _highest(pair_P2: Tensor, value_P: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """The pairs with their values that are among the `most` highest of their image, the first column."""
-    order_P = value_P.argsort(descending=True, stable=True)
-    order_P = order_P[pair_P2[order_P, 0].argsort(stable=True)]
     count_N = torch.bincount(pair_P2[:, 0])
+    if not len(pair_P2) or count_N.max() <= most:
+        return pair_P2, value_P
+    order_P = pair_P2[:, 1].argsort(stable=True)  # of equal values those of the first captions, in whatever order found
+    order_P = order_P[value_P[order_P].argsort(descending=True, stable=True)]
+    order_P = order_P[pair_P2[order_P, 0].argsort(stable=True)]
     place_P = torch.arange(len(pair_P2)) - (count_N.cumsum(0) - count_N)[pair_P2[order_P, 0].long()]
     kept_P = order_P[place_P < most]
     return pair_P2[kept_P], value_P[kept_P]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.evidence.kinds import Rows, SplitEvidence, Vectors
+from pipeline.evidence.kinds import SplitEvidence, Vectors
 from pipeline.runtime.processes import same_for_all
 
-Block = tuple[Tensor, Rows]
+Block = tuple[Tensor, Tensor]
 """Numbers of images, and of the captions that they are compared with."""
 CLUSTERS_PER_ROOT = 2  # L is so many times the root of M
 FITTED_PER_CLUSTER = 64  # captions that the clusters are fitted to

@@ -43,13 +43,13 @@ class Posterior:
         low_F, high_F = _rising(self.positive, self.negative)
         for kind, values in enumerate(evidence):
             square, linear, constant = 0.0, 0.0, 0.0
-            for sign, side in ((1, self.positive), (-1, self.negative)):
+            for sign, side in ((self.temperature, self.positive), (-self.temperature, self.negative)):
                 mean, variance = side.mean_F[kind].item(), side.variance_F[kind].item()
                 square -= sign / (2 * variance)
                 linear += sign * mean / variance
                 constant -= sign * (mean * mean / variance + math.log(variance)) / 2
             bounded = values.clamp(low_F[kind].item(), high_F[kind].item())
-            total += ((bounded * square + linear) * bounded + constant).nan_to_num_(0) * self.temperature
+            total += (bounded * square).add_(linear).mul_(bounded).add_(constant).nan_to_num_(0)
         return total
 
     def probability(self, evidence_KF: Tensor) -> Tensor:

@@ -57,7 +57,6 @@ class WordCoverage:
         words, self._said_ML = _word_matrix(captions)
         rarest = max(idf.values(), default=1.0)
         self._idf_L = np.array([idf.get(word, rarest) for word in words])
-        self._weighted_LM = self._said_ML.multiply(self._idf_L).T.tocsr()
         self._whole_M = self._said_ML @ self._idf_L
         self._image_M = caption_image_M.cpu().numpy()
         self._captions_N = np.bincount(self._image_M)
@@ -73,20 +72,17 @@ class WordCoverage:
         parts = zip(image_K.cpu().split(CHUNK_PAIRS), caption_K.cpu().split(CHUNK_PAIRS), strict=True)
         return torch.from_numpy(np.concatenate([self._of(image.numpy(), caption.numpy()) for image, caption in parts]))
 
-    def block(self, image_I: Tensor, caption_J: Tensor | slice) -> Tensor:
+    def block(self, image_I: Tensor, caption_J: Tensor) -> Tensor:
         """The coverage (I, J), float32, of these images and captions, as `of` for captions of other images."""
         chosen_I = image_I.cpu().numpy()
         counted_IL = self._captions_NL[chosen_I].astype(np.float64)
         captions_I = self._captions_N[chosen_I]
         row_P = np.repeat(np.arange(len(chosen_I)), np.diff(counted_IL.indptr))
         counted_IL.data = np.where(counted_IL.data > 1, 1.0, (captions_I[row_P] - 1) / captions_I[row_P])
-        if isinstance(caption_J, slice):
-            weighted_LJ, whole_J = self._weighted_LM, self._whole_M
-        else:
-            chosen_J = caption_J.cpu().numpy()
-            weighted_LJ, whole_J = self._said_ML[chosen_J].multiply(self._idf_L).T.tocsr(), self._whole_M[chosen_J]
+        chosen_J = caption_J.cpu().numpy()
+        weighted_LJ = self._said_ML[chosen_J].multiply(self._idf_L).T.tocsr()
         with np.errstate(invalid="ignore"):
-            covered_IJ = (counted_IL @ weighted_LJ).toarray() / whole_J
+            covered_IJ = (counted_IL @ weighted_LJ).toarray() / self._whole_M[chosen_J]
         covered_IJ[captions_I < 2] = np.nan
         return torch.from_numpy(covered_IJ.astype(np.float32))
 

@@ -115,7 +115,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     answers: dict[str, dict[str, Any]] = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
-    listed.CHUNK_PAIRS = 10  # an image a block
+    listed.BLOCK_PAIRS, listed.BLOCK_CAPTIONS = 10, 5  # two images and half of the captions a block
     evidence = split_evidence(1)
     answers["listed"] = listed_pairs(evidence, fitted(evidence))
     with atomic_folder_of_all(Path(folder) / "together") as together:
