@@ -149,17 +149,28 @@ def host_waits(function: Callable[[], object]) -> list[str]:
 def run_stage(stage: str, folder: Path) -> tuple[float, float, int]:
     """Seconds, a processor's seconds, and the most bytes of memory, of a stage in a process of its own in `folder`.
 
-    Memory is what Linux counts since the process became the stage: `ru_maxrss` counts this process's, too.
+    Memory is the sum over its processes of what Linux counts since each began its program: `ru_maxrss` counts what this
+    process held before, too.
     """
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "DVC_ROOT": str(folder)}
     begun, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment)
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-        held = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        peak = peak if held is None else 1024 * int(held[1])
+        peak = max(peak, _held(process.pid))
         time.sleep(0.05)
     _, status, usage = ended
     if status:
         raise RuntimeError(f"stage {stage} failed")
     return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, peak
+
+
+def _held(process: int) -> int:
+    """The most bytes of memory of a process so far, with those of its children that still run."""
+    folder = Path(f"/proc/{process}")
+    try:
+        own = re.search(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())
+        children = " ".join(path.read_text() for path in folder.glob("task/*/children")).split()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    return (0 if own is None else 1024 * int(own[1])) + sum(_held(int(child)) for child in children)

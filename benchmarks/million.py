@@ -1,6 +1,7 @@
 """What stages evidence, train and evaluate cost where there are many pairs: seconds, and memory at most.
 
     python -m benchmarks.million --images 20000 --images 200000 --images 1000000
+    OMP_NUM_THREADS=1 python -m benchmarks.million --images 1000000 --processes 2
 
 Makes synthetic features in float16 (images of topics, five captions each), with the recipe flickr8k-fne for one epoch;
 validation and test have 1 000 and 5 000 images, as data sets of this field have. Prints rows of docs/scale.md.
@@ -59,16 +60,17 @@ CHANGED = {
 
 @click.command()
 @click.option("--images", "sizes", multiple=True, default=(20_000,), type=click.IntRange(PER_TOPIC))
+@click.option("--processes", default=1, type=click.IntRange(1), help="launch.processes")
 @click.option(
     "--near", "workspace", type=click.Path(exists=True, file_okay=False, path_type=Path), help="a workspace, see above"
 )
-def main(sizes: tuple[int, ...], workspace: Path | None) -> None:
+def main(sizes: tuple[int, ...], processes: int, workspace: Path | None) -> None:
     """Print a row for each number of training images and each stage: seconds, a processor's, GiB at most."""
     if workspace is not None:
         for row in found_by_clusters(workspace):
             click.echo(row)
         return
-    changes = dict(read_recipe("flickr8k-fne", ROOT / "recipes").values) | CHANGED
+    changes = dict(read_recipe("flickr8k-fne", ROOT / "recipes").values) | CHANGED | {"launch.processes": processes}
     text = apply_recipe(Recipe(ROOT, "Many pairs", changes), (ROOT / "params.yaml").read_text(encoding="utf-8"))
     for images in sizes:
         with tempfile.TemporaryDirectory() as name:

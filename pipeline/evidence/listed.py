@@ -19,12 +19,12 @@ from torch import Tensor
 from pipeline.evidence.kinds import SplitEvidence
 from pipeline.evidence.near import Block, near_blocks
 from pipeline.evidence.posterior import Posterior
-from pipeline.runtime.processes import gather_uneven, process_count, process_index
+from pipeline.runtime.processes import gather, gather_uneven, local_span, process_count, process_index
 
 LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
 MOST_PER_IMAGE = 512  # the best supported ones
 MOST_PAIRS = 1 << 26  # of a split; of very many images each lists fewer
-CHUNK_PAIRS = 1 << 22
+CHUNK_PAIRS = 1 << 20
 BLOCK_PAIRS, BLOCK_CAPTIONS = 1 << 20, 1 << 11  # compared at once: the tables of a block stay in a processor's cache
 
 
@@ -56,8 +56,10 @@ def listed_pairs(
     image_P, caption_P = pair_P2.long().unbind(1)
     order_P = (image_P * len(evidence.caption_image_M) + caption_P).argsort()
     image_P, caption_P = image_P[order_P], caption_P[order_P]
-    parts = zip(image_P.split(CHUNK_PAIRS), caption_P.split(CHUNK_PAIRS), strict=True)
-    log_ratio_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts]).cpu()
+    own = local_span(len(image_P))
+    parts = zip(*(side_P[own.start : own.stop].split(CHUNK_PAIRS) for side_P in (image_P, caption_P)), strict=True)
+    own_P = torch.cat([posterior.log_ratio(evidence.of(*part)).float() for part in parts]).cpu()
+    log_ratio_P = gather(own_P, len(image_P))
     return {"image_P": image_P.int(), "caption_P": caption_P.int(), "log_ratio_P": log_ratio_P}
 
 

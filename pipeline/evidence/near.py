@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.evidence.kinds import SplitEvidence, Vectors
-from pipeline.runtime.processes import same_for_all
+from pipeline.runtime.processes import gather, local_span, same_for_all
 
 Block = tuple[Tensor, Tensor]
 """Numbers of images, and of the captions that they are compared with."""
@@ -32,13 +32,11 @@ def near_blocks(evidence: SplitEvidence, pairs: int) -> list[Block]:
     """
     assert evidence.vectors is not None
     centre_LV = _clusters(evidence.vectors)
-    probed = min(PROBED, len(centre_LV))
-    every_M, every_N = (
-        torch.arange(count, device=centre_LV.device) for count in (len(evidence.caption_image_M), evidence.images)
+    captions = _by_cluster(
+        _nearest(len(evidence.caption_image_M), evidence.vectors.captions, centre_LV, 1), len(centre_LV)
     )
-    captions = _by_cluster(every_M, _nearest(every_M, evidence.vectors.captions, centre_LV, 1), len(centre_LV))
     images = _by_cluster(
-        every_N.repeat_interleave(probed), _nearest(every_N, evidence.mean_captions, centre_LV, probed), len(centre_LV)
+        _nearest(evidence.images, evidence.mean_captions, centre_LV, min(PROBED, len(centre_LV))), len(centre_LV)
     )
     made: list[Block] = []
     for image_I, caption_J in zip(images, captions, strict=True):
@@ -58,17 +56,21 @@ def _clusters(vectors: Vectors) -> Tensor:
     fitted = MiniBatchKMeans(
         min(count, len(sampled_S)), init="random", n_init=1, max_iter=10, batch_size=CHUNK_ROWS, random_state=SEED
     ).fit(vectors.captions(sampled_S.to(vectors.caption_MV.device)).cpu().numpy())
-    return normalize(torch.from_numpy(fitted.cluster_centers_).float().to(vectors.caption_MV.device), dim=1)
+    centre_LV = normalize(torch.from_numpy(fitted.cluster_centers_).float().to(vectors.caption_MV.device), dim=1)
+    return same_for_all(centre_LV)
 
 
-def _nearest(every_K: Tensor, read: Callable[[Tensor], Tensor], centre_LV: Tensor, count: int) -> Tensor:
-    """The clusters (K · count,) nearest to each row, int32; `read` returns the vectors of some rows."""
-    parts = every_K.split(CHUNK_ROWS)
-    found = torch.cat([(read(rows) @ centre_LV.T).topk(count, dim=1).indices.int().flatten() for rows in parts])
-    return same_for_all(found)  # processes that share the blocks must have the same ones
+def _nearest(rows: int, read: Callable[[Tensor], Tensor], centre_LV: Tensor, count: int) -> Tensor:
+    """The clusters (rows, count), int32, nearest to each row, which processes share; `read` returns some vectors."""
+    own = local_span(rows)
+    parts = torch.arange(own.start, own.stop, device=centre_LV.device).split(CHUNK_ROWS)
+    return gather(torch.cat([(read(part) @ centre_LV.T).topk(count, dim=1).indices.int() for part in parts]), rows)
 
 
-def _by_cluster(row_P: Tensor, cluster_P: Tensor, clusters: int) -> list[Tensor]:
-    """The rows of each cluster."""
+def _by_cluster(cluster_KC: Tensor, clusters: int) -> list[Tensor]:
+    """The rows of each cluster, of the clusters of each row."""
+    rows, of_each = cluster_KC.shape
+    row_P = torch.arange(rows, device=cluster_KC.device).repeat_interleave(of_each)
+    cluster_P = cluster_KC.flatten()
     counts = torch.bincount(cluster_P, minlength=clusters).tolist()
     return list(row_P[cluster_P.argsort(stable=True)].split(counts))
