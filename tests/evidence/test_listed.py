@@ -93,6 +93,30 @@ def test_an_image_lists_no_more_than_its_best_pairs(monkeypatch: pytest.MonkeyPa
     assert dict(zip(best["image_P"].tolist(), best["log_ratio_P"].tolist(), strict=True)) == highest
 
 
+@pytest.mark.parametrize("most", [1, 2, 512])
+def test_what_is_listed_does_not_depend_on_the_blocks(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where evidence ties for an image's last place: products of these vectors are exact, and often equal."""
+    sign_MV = torch.randint(2, (10, 4), generator=torch.Generator().manual_seed(1)) - 0.5
+    evidence = SplitEvidence(["captions"], IMAGE_OF_M, {}, Vectors(sign_MV, None))
+    posterior = replace(fitted(evidence), prior=20.0)
+    monkeypatch.setattr(listed, "MOST_PER_IMAGE", most)
+    monkeypatch.setattr(listed, "LEAST_POSTERIOR", 0.0005)
+    found = [pairs_of(evidence, posterior)]
+    for pairs, captions in ((1, 1), (12, 10), (7, 3), (4, 2)):
+        monkeypatch.setattr(listed, "BLOCK_PAIRS", pairs)
+        monkeypatch.setattr(listed, "BLOCK_CAPTIONS", captions)
+        assert max(len(rows) * len(columns) for rows, columns in listed.blocks(evidence)) <= pairs
+        found.append(pairs_of(evidence, posterior))
+    monkeypatch.setattr(listed, "blocks", lambda evidence, blocks=listed.blocks: blocks(evidence)[::-1])
+    found.append(pairs_of(evidence, posterior))
+    assert len(found[0]) > 3 and found == found[:1] * len(found)
+
+
+def pairs_of(evidence: SplitEvidence, posterior: Posterior) -> list[tuple[int, int]]:
+    pairs = listed_pairs(evidence, posterior)
+    return list(zip(pairs["image_P"].tolist(), pairs["caption_P"].tolist(), strict=True))
+
+
 ids = st.lists(st.integers(0, 4), min_size=1, max_size=6)
 
 
