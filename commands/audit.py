@@ -130,7 +130,6 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     from pipeline.report.page import Contents
     from pipeline.report.retrieval import retrieval_of
     from pipeline.report.suspects import suspected_pairs
-    from pipeline.retrieval.ranks import retrieval_ranks
 
     write_json(Path("params.yaml"), _params(asked))
     params = load_params()
@@ -162,8 +161,7 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
         image_ND, text_MD = vectors.image_NV.cpu(), vectors.caption_MV.cpu()
         embedded = Embedded(one.split, one.truth, one.judged, image_ND=image_ND, text_MD=text_MD)
         labelled[largest] = embedded
-        failed_M = retrieval_ranks(image_ND, text_MD, embedded.caption_image_M)[1] > 0
-        drawn = embedding_map(embedded, failed_M)
+        drawn = embedding_map(embedded)
         of = "a regression from frozen features, each image by one without it"
         if "similarity" in params.evidence.kinds:
             of = f"the vectors of {asked['model'] or Path(asked['embeddings'] or '').name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,11 @@ class Embedded(Labelled):
 
     image_ND: Tensor
     text_MD: Tensor
+
+    @cached_property
+    def ranks(self) -> tuple[Tensor, Tensor]:
+        """(i2t_N, t2i_M), from 0; computed once for all parts of the page."""
+        return retrieval_ranks(self.image_ND, self.text_MD, self.caption_image_M)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def retrieval_groups(embedded: Embedded, count: int) -> list[Group]:
 
 def _query_kinds(embedded: Embedded) -> dict[Direction, dict[str, list[int]]]:
     """Rows of each kind of query, and the ranks `places` (from 0) of all, for both directions."""
-    i2t_N, t2i_M = retrieval_ranks(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
+    i2t_N, t2i_M = embedded.ranks
     own_rows = torch.arange(len(embedded.image_ND))
     first_N = _first_other(embedded.image_ND, embedded.text_MD, own_rows, embedded.caption_image_M)
     first_M = _first_other(embedded.text_MD, embedded.image_ND, embedded.caption_image_M, own_rows)

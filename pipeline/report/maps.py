@@ -17,7 +17,7 @@ MOST_STEPS = 300  # of a curve
 COLOURS = (POSTERIOR, LINE, NEGATIVE)
 
 
-def embedding_map(embedded: Embedded, failed_M: Tensor) -> Chart | None:
+def embedding_map(embedded: Embedded) -> Chart | None:
     """The first two principal axes of the images' vectors, each side centred: images, and captions by their success.
 
     A fixed projection, not a fitted layout: the same vectors give the same map. None for fewer than three images or
@@ -34,7 +34,7 @@ def embedding_map(embedded: Embedded, failed_M: Tensor) -> Chart | None:
     figure = new_figure(NARROW)
     axes = figure.add_subplot()
     place_n2, place_m2 = image_ND[shown_n] @ axis_2D.T, text_MD[shown_m] @ axis_2D.T
-    missed_m = failed_M[shown_m]
+    missed_m = embedded.ranks[1][shown_m] > 0
     for place_k2, colour, marker, label in (
         (place_n2, LINE, "s", "images"),
         (place_m2[~missed_m], POSITIVE, ".", "captions that find their image"),

@@ -19,7 +19,6 @@ from pipeline.errors import InputError
 from pipeline.report.curves import Chart
 from pipeline.report.gallery import Embedded, Group, retrieval_groups
 from pipeline.retrieval.hubs import first_items, skewness
-from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import DIRECTIONS, recalls
 
 if TYPE_CHECKING:
@@ -67,8 +66,8 @@ class Retrieval:
 
 
 def retrieval_of(name: str, embedded: Embedded, of: str, queries: int, charts: Sequence[Chart] = ()) -> Retrieval:
-    """Rank the split once for every section."""
-    i2t_N, t2i_M = retrieval_ranks(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
+    """What the page shows of a split; `queries`: of each group and direction."""
+    i2t_N, t2i_M = embedded.ranks
     first_M = first_items(embedded.text_MD, embedded.image_ND)
     count_N = torch.bincount(first_M, minlength=len(embedded.image_ND))
     failed_M = (t2i_M > 0).tolist()
