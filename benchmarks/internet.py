@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.evidence.near import CLUSTERS_PER_ROOT, PROBED
+
 FIGURES = Path("docs/results/internet.json")
 NOTES = Path("docs/results/notes/internet.md")
 PAGE = Path("docs/internet.md")
@@ -51,7 +53,7 @@ def main(write: bool) -> None:
 
 def units() -> dict[str, float]:
     """Bytes and seconds for one pair, or one product."""
-    return _captions() | _ranks()
+    return _captions() | _ranks() | _evidence()
 
 
 def _captions(count: int = 200_000) -> dict[str, float]:
@@ -82,6 +84,28 @@ def _ranks(images: int = 4_000) -> dict[str, float]:
     begun = time.process_time()
     retrieval_ranks(image_ND, text_MD, torch.arange(images).repeat_interleave(5))
     return {"ranks: seconds of a core for a product": (time.process_time() - begun) / (images * 5 * images)}
+
+
+def _evidence(images: int = 20_000) -> dict[str, float]:
+    from pipeline.evidence import kinds
+    from pipeline.evidence.kinds import SplitEvidence, Vectors
+    from pipeline.evidence.listed import blocks
+    from pipeline.evidence.posterior import fit_posterior
+
+    topic_ND = torch.randn(images // 8, SEARCH_WIDTH).repeat_interleave(8, 0)
+    image_M = torch.arange(images).repeat_interleave(5)
+    image_ND, text_MD = (
+        normalize(part + torch.randn_like(part), dim=1).half() for part in (topic_ND, topic_ND[image_M])
+    )
+    evidence = SplitEvidence(("captions", "regression", "pictures"), image_M, {}, Vectors(text_MD, image_ND))
+    every_M, kinds.LARGEST_TABLE = torch.arange(len(image_M)), 0
+    posterior = fit_posterior(evidence.of(image_M, every_M), evidence.of(image_M.roll(99), every_M), prior=1000)
+    compared = blocks(evidence)[::4]
+    begun = time.process_time()
+    for image_I, caption_J in compared:
+        posterior.fast_log_ratio(evidence.block(image_I, caption_J))
+    seconds = time.process_time() - begun
+    return {"evidence: seconds of a core for a comparison": seconds / sum(len(i) * len(j) for i, j in compared)}
 
 
 def search() -> list[dict[str, float]]:
@@ -140,12 +164,18 @@ def page_of(figures: dict[str, Any]) -> str:
         "features, prepared images: bytes": PREPARED_BYTES,
         "features, frozen, float16, both sides: bytes": 2 * 2 * WIDTH,
         "features, frozen: GPU-seconds": 1.5 * VIT_GFLOP / GPU_TFLOPS / 1000,
+        "evidence, vectors in each process's memory: bytes": 2 * 2 * WIDTH,
         "train, an epoch of towers: GPU-seconds": gpu_pair,
     }
     rows = [
         [name, *(_told(cost * count, name.rpartition(": ")[2]) for count in PAIRS.values())]
         for name, cost in costs.items()
     ]
+    each = unit["evidence: seconds of a core for a comparison"] * PROBED / CLUSTERS_PER_ROOT
+    rows.append(
+        ["evidence, each image with the captions near its own: core-seconds"]
+        + [_told(each * count * count**0.5, "core-seconds") for count in PAIRS.values()]
+    )
     each = unit["ranks: seconds of a core for a product"]
     rows.append(
         ["evaluate, exact ranks of all against all: core-seconds"]
