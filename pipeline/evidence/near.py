@@ -50,7 +50,7 @@ def _clusters(vectors: Vectors) -> Tensor:
     from sklearn.cluster import MiniBatchKMeans
 
     captions = len(vectors.caption_MV)
-    count = max(1, math.isqrt(captions) * CLUSTERS_PER_ROOT)
+    count = CLUSTERS_PER_ROOT * math.isqrt(captions)
     sampled = min(captions, count * FITTED_PER_CLUSTER)
     sampled_S = torch.arange(sampled) * captions // sampled
     fitted = MiniBatchKMeans(

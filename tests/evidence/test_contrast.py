@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from pipeline.evidence.contrast import contrasted_trust, nearest_elsewhere
 from pipeline.evidence.kinds import SplitEvidence, Vectors
+from pipeline.evidence.trust import trust_by
 
 
 def test_the_nearest_elsewhere_are_of_other_images_only() -> None:
@@ -31,4 +32,6 @@ def test_an_original_caption_is_trusted_more_than_one_that_fits_elsewhere() -> N
     trust_M = contrasted_trust(evidence, seed=1)
     assert trust_M.argmin() == 0
     assert trust_M[0] < 0.1 < trust_M[8:].min()
-    assert trust_M[4] > trust_M[0]
+    every_M = torch.arange(160)
+    plain_M = trust_by(lambda image_K: evidence.of(image_K, every_M), image_M, 40, seed=1)
+    assert trust_M[4] > 2 * plain_M[4]

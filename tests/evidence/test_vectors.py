@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.images import ImageArchive
+from pipeline.errors import InputError
+from pipeline.evidence.vectors import _check_widths
 from pipeline.features.shards import all_features
 from pipeline.files import read_record
 from pipeline.models.small import small_image_backbone
@@ -109,3 +111,9 @@ def test_a_revision_is_pinned(asked: str, towers: Path, tmp_path: Path, monkeypa
         }
     else:
         assert said.startswith("error: evidence.text = 'some/bert': cannot be fetched or read")
+
+
+def test_vectors_of_two_widths_are_in_no_common_space() -> None:
+    _check_widths(torch.zeros(2, 4), torch.zeros(3, 4))
+    with pytest.raises(InputError, match="image vectors of width 3 and caption vectors of width 4"):
+        _check_widths(torch.zeros(2, 3), torch.zeros(2, 4))
