@@ -133,9 +133,9 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
     curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
     charts = run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold)
     note = NOT_USED if params.sampler.posterior == "evidence" else ""
-    encoded = Encoded(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
     made = [embedding_map(embedded)]  # None where there are too few images
     if embedded.truth is not None:
+        encoded = Encoded(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
         chance = match_chance(EVIDENCE, SPLIT, "test")
         pairs = unpaired_pairs(
             encoded, embedded.truth, partial(posterior, moment=run.best, sampler=run.sampler), chance

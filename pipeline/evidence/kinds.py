@@ -141,5 +141,5 @@ class SplitEvidence:
             torch.maximum(first, cosine, out=first)
             if not everyone:
                 first_IJ[rows], second_IJ[rows] = first, second
-        most_IJ = first_IJ.lerp_(second_IJ, 1 / count_I[:, None])
-        return most_IJ if fewest > 1 else most_IJ.masked_fill_((count_I < 2)[:, None], torch.nan)
+        expected_IJ = first_IJ.lerp_(second_IJ, 1 / count_I[:, None])
+        return expected_IJ if fewest > 1 else expected_IJ.masked_fill_((count_I < 2)[:, None], torch.nan)

@@ -24,7 +24,7 @@ from pipeline.runtime.processes import gather, gather_uneven, local_span, proces
 LEAST_POSTERIOR = 0.01  # of a listed pair, with the estimated prior
 MOST_PER_IMAGE = 512  # the best supported ones
 MOST_PAIRS = 1 << 26  # of a split; of very many images each lists fewer
-CHUNK_PAIRS = 1 << 20
+CHUNK_PAIRS = 1 << 20  # listed pairs whose exact log-ratios are computed at once
 BLOCK_PAIRS, BLOCK_CAPTIONS = 1 << 20, 1 << 11  # compared at once: the tables of a block stay in a processor's cache
 
 

@@ -27,8 +27,8 @@ SEED = 1  # of the clusters
 def near_blocks(evidence: SplitEvidence, pairs: int) -> list[Block]:
     """Each image with the captions of the `PROBED` clusters nearest to its mean caption, `pairs` a block at most.
 
-    No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: of those that match few
-    are, see docs/scale.md.
+    No pair occurs twice. A pair is missed where the caption is in none of the image's clusters: docs/scale.md says how
+    many of those that match are.
     """
     assert evidence.vectors is not None
     centre_LV = _clusters(evidence.vectors)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from pipeline.report.maps import precision_recall
+from pipeline.report.maps import embedding_map, precision_recall
+from tests.report.making import CONFUSED, embedded_of
 
 
 def test_precision_is_drawn_by_recall_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +25,11 @@ def test_precision_is_drawn_by_recall_from_end_to_end(monkeypatch: pytest.Monkey
 
 def test_one_label_alone_has_no_chart() -> None:
     assert precision_recall({"score": torch.rand(3)}, torch.ones(3, dtype=torch.bool)) is None
+
+
+def test_the_map_tells_captions_that_find_their_image_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, int] = {}
+    monkeypatch.setattr(Axes, "scatter", lambda _self, across, _up, label, **_: drawn.update({label: len(across)}))
+    assert embedding_map(embedded_of(CONFUSED)) is not None
+    assert drawn == {"images": 4, "captions that find their image": 3, "captions that do not": 1}
+    assert embedding_map(embedded_of([[1.0, 0.0], [0.0, 1.0]])) is None, "two images have no map"
