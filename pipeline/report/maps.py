@@ -43,7 +43,7 @@ def embedding_map(embedded: Embedded) -> Chart | None:
         across_k, up_k = place_k2.T.numpy()
         axes.scatter(across_k, up_k, s=7, c=colour, marker=marker, linewidths=0, alpha=0.7, label=label)
     axes.set(xticks=[], yticks=[])
-    figure.legend(loc="outside lower center", ncols=3, fontsize="x-small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="x-small", frameon=False, markerscale=3)
     share = float((size_D[:2] ** 2).sum() / (size_D**2).sum().clamp(min=1e-30))
     said = f"The first two principal axes of the images' vectors, {share:.0%} of their variance; "
     said += f"{len(shown_n)} images and {len(shown_m)} captions."
