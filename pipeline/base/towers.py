@@ -23,6 +23,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import ModelParams, Params
 from pipeline.progress import progress
+from pipeline.runtime.beside import Beside, Vectors, core_is_free
 from pipeline.runtime.processes import own_device, use_threads
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
     model = MatchingModel(*towers, identity, identity, width=base.width, mean=made.mean, std=made.std)
     model.to(device).train()
     use_threads(sum(parameter.numel() for parameter in model.parameters()))
+    beside = Beside(free=core_is_free(device))
     optimiser = torch.optim.Adam(model.parameters(), lr=base.lr)
     plan = [order for epoch in range(base.epochs) for order in _epoch(len(captions), base.batch_size, base.seed, epoch)]
     for step, captions_B in enumerate(progress(plan, label="base towers", rows=base.batch_size)):
@@ -144,10 +146,13 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
             group["lr"] = base.lr * rate_factor(step, len(plan))
         image_B = image_M[captions_B]
         texts = padded([tokens[int(row)] for row in captions_B], made.tokenizer.pad_token_id, None)
-        images_BD, texts_BD = model(pixels_N[image_B].to(device), texts.to(device))
-        loss = 2 * pair_losses(images_BD, texts_BD, image_B.to(device), base.temperature).mean()
+        encoded_texts = beside.start(model.encode_text, texts.to(device))
+        encoded_images = model.encode_image(pixels_N[image_B].to(device))
+        vectors = Vectors((encoded_images, encoded_texts()), beside)
+        loss = 2 * pair_losses(vectors.image_bD, vectors.text_bD, image_B.to(device), base.temperature).mean()
         optimiser.zero_grad()
         loss.backward()
+        vectors.backward()
         optimiser.step()
     model.cpu()
 

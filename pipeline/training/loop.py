@@ -45,6 +45,7 @@ from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
+from pipeline.runtime.beside import Beside, Vectors, core_is_free
 from pipeline.runtime.processes import gather, local_span, process_count, uniform
 from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
@@ -151,6 +152,9 @@ class Training:
             },
             self.device,
         )
+        # NPC needs the gradient of single losses; recomputed activations change the random state, which threads share
+        together = impact is not None or params.train.gradient_checkpointing
+        self._beside = Beside(free=core_is_free(self.device) and not together)
         self._steps: list[dict[str, Tensor]] = []  # metrics since the last record
         self._warned = False
         self._ramp = 1.0  # how much of the first epoch after the warm-up is done
@@ -203,19 +207,21 @@ class Training:
     def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[dict[str, Tensor], Pairs | None]:
         """Forward and backward; adds `share` of the gradient to the parameters' gradients."""
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
-        part, cached = self.params.train.part, None
-        if part is None or part >= len(images):
-            image, text = self._encode(images, batch.texts)
-        else:
-            cached = CachedVectors(self._encode, images, batch.texts, part)
-            image, text = cached.image_bD, cached.text_bD
-        own = Pairs(image, text, batch.image_id, batch.caption_id)
+        momentum_pairs = self._beside.start(self._momentum_pairs, images, batch)
+        part = self.params.train.part
+        vectors = (
+            Vectors(self._encode(images, batch.texts), self._beside)
+            if part is None or part >= len(images)
+            else CachedVectors(self._encode, images, batch.texts, part)
+        )
+        own = Pairs(vectors.image_bD, vectors.text_bD, batch.image_id, batch.caption_id)
         in_batch = warming_up or self.memory is None
         everyone = Pairs(
             *(gather(part, batch.global_size, differentiable=in_batch and i < 2) for i, part in enumerate(own))
         )
-        momentum = self._momentum_pairs(images, batch)
-        draws_2b = uniform(self.params.seed, self.at.step, batch.global_size)[:, batch.first : batch.first + len(image)]
+        momentum = momentum_pairs()
+        draws_2B = uniform(self.params.seed, self.at.step, batch.global_size)
+        draws_2b = draws_2B[:, batch.first : batch.first + len(images)]
         loss_b, metrics = self.objective(
             own,
             everyone,
@@ -245,8 +251,7 @@ class Training:
         for parameter in direct:  # DistributedDataParallel waits for a gradient of every parameter
             loss = loss + 0 * parameter
         self.accelerator.backward(loss * share)
-        if cached is not None:
-            cached.backward(direct, lambda: self.accelerator.no_sync(self.prepared))
+        vectors.backward(direct, lambda: self.accelerator.no_sync(self.prepared))
         return logged, momentum
 
     def _thresholds(self) -> list[Thresholds] | None:
