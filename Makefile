@@ -41,8 +41,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reord
 test: $(DEVELOPMENT)  ## run the tests, in WORKERS (2) processes
 	$(PYTEST) $(ARGS)
 
-check: lint  ## lint, and run the tests that need neither DVC, a server nor a browser
-	$(PYTEST) -m "not (end_to_end or server or browser or soak)" $(ARGS)
+check: lint  ## lint, and run the quick tests: no whole stage or command, no DVC, server or browser
+	$(PYTEST) -m "not (whole or end_to_end or server or browser or soak)" $(ARGS)
 
 soak: $(DEVELOPMENT)  ## try faults at length, for hours: FAULT_MOMENTS (20) kills of each stage, FAULT_EXAMPLES (10000) damaged files a reader
 	FAULT_EXAMPLES=$(or $(FAULT_EXAMPLES),10000) $(BIN)/python -m pytest -m "" tests/faults tests/tracking tests/data/acquire tests/end_to_end/test_kills_of_dvc.py -s $(ARGS)

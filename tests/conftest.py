@@ -39,8 +39,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+WHOLE = {Path(__file__).parent / room for room in ("benchmarks", "commands", "faults", "stages")}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, for workers that share them out; skip `gpu` where there is no CUDA device."""
+    """Mark rooms as `whole`; the longest first, for workers that share them out; skip `gpu` without a CUDA device."""
+    for item in items:
+        if WHOLE & set(item.path.parents):
+            item.add_marker("whole")
     items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpu:

@@ -117,6 +117,7 @@ def test_a_mistake_in_params_yaml_is_not_blamed_on_the_recipe(folder: Path) -> N
         apply_recipe(read_recipe("base", folder), PARAMS.replace("cutdown:", "cutdwon:"))
 
 
+@pytest.mark.whole
 def test_every_recipe_of_this_project_fits_its_params_yaml() -> None:
     assert check_recipes(PARAMS, folder=ROOT / "recipes") == len(recipe_names(ROOT / "recipes")) > 0
 

@@ -88,6 +88,7 @@ def test_git_leaves_out(tracked: Path, path: str) -> None:
     assert ignored(tracked, path)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("there", [True, False])
 def test_the_environment_may_be_a_link_to_another_disk(there: bool, tmp_path: Path) -> None:
     for name in ("Makefile", "constraints.txt", "pyproject.toml"):

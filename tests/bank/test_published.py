@@ -15,6 +15,7 @@ from pipeline.bank.published import read_bank, read_published_bank
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.whole
 COCO = ("train/COCO_2014_000000391895.jpg", "val/COCO_2014_000000000009.jpg", "train/COCO_2014_000000522418.jpg")
 
 

@@ -24,6 +24,7 @@ from pipeline.params import load_params
 from tests.features.making import frozen_inputs
 from tests.stages.running import ROOT, invoke, run, run_in, write_tiny_params
 
+pytestmark = pytest.mark.whole
 NOISY = {
     "data__scenes__train": 60,
     "data__noise__ratio": 0.4,

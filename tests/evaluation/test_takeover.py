@@ -21,6 +21,8 @@ from tests.models.foreign.test_checkpoints import fne_checkpoint
 from tests.models.foreign.test_openai_clip import openai_clip
 from tests.stages.running import invoke, run, write_tiny_params
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def ready(towers_clone: Path) -> Path:

@@ -31,6 +31,7 @@ from stages.launch import atomic_folder_of_all
 from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
 
+pytestmark = pytest.mark.whole
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
 ENTRIES = np.random.default_rng(1).integers(TEXTS, size=(2, TEXTS))
 Changes = dict[str, dict[str, object]]

@@ -58,6 +58,7 @@ from tests.training.making import (
 )
 from tests.training.test_presets import PRESETS
 
+pytestmark = pytest.mark.whole
 archive, base, split = test_make.archive, test_make.base, test_make.split  # fixtures
 GPU, ATEN = torch.device("cuda:0"), torch.ops.aten
 NPC = {"pairs__weighting": "npc", "pairs__bank_epochs": 1}

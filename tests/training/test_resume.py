@@ -16,6 +16,7 @@ from pipeline.features.inputs import Batch
 from pipeline.training.loop import Training
 from tests.training.making import frozen_pairs, linear_heads, linear_towers, params_with, prepared_pairs, tiny_training
 
+pytestmark = pytest.mark.whole
 AN_EPOCH = 4  # steps
 MINUTE = 60.0
 

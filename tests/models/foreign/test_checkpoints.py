@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, PreTrainedModel, ViTConfig, ViTM
 from pipeline.errors import InputError
 from pipeline.models.foreign.checkpoints import fne_towers, read_checkpoint, recognise
 
+pytestmark = pytest.mark.whole
 VIT_SIDES = {"q": "query", "k": "key", "v": "value"}
 # What transformers 4.21 called a ViT's parameters, where it does not call them so any more.
 VIT_4_21 = (
