@@ -8,6 +8,7 @@ Shapes: N images, M captions, D width; R images and T captions in a tile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 SMALLEST_SIDE = 16
 KEPT_BYTES = 1 << 27
-TILE_IMAGES = {"cpu": 512, "cuda": 4096}  # fits a core's cache; fills a GPU
+TILE_ENTRIES = {"cpu": 1 << 18, "cuda": 1 << 26}  # fits a core's cache; fills a GPU
 
 
 def retrieval_ranks(
@@ -46,9 +47,11 @@ def retrieval_ranks(
         return caption_image_M.new_zeros(0), caption_image_M.new_zeros(0)
     order_M = caption_image_M.argsort(stable=True)  # an image's captions together: right answers near the diagonal
     own_image_M = caption_image_M[order_M]
-    size = chunk_size or TILE_IMAGES.get(image_ND.device.type, TILE_IMAGES["cpu"])
+    captions_each = max(1, round(len(text_MD) / len(image_ND)))
+    entries = TILE_ENTRIES.get(image_ND.device.type, TILE_ENTRIES["cpu"])
+    size = chunk_size or max(1, math.isqrt(entries // captions_each))
     rows = list(_places(len(image_ND), size))
-    columns = list(_places(len(text_MD), size * max(1, round(len(text_MD) / len(image_ND)))))
+    columns = list(_places(len(text_MD), size * captions_each))
 
     # allocated once: new memory from the system costs as much time as the counting
     shape = rows[0][0].stop, columns[0][0].stop
