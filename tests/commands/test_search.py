@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow.pyfunc
 import pandas
@@ -179,6 +181,17 @@ def test_sentences_are_answered_one_after_the_other_from_what_was_kept(
     assert {row.split("\t")[2] for row in result.stdout.splitlines()} <= {
         name for part in ("train", "val", "test") for name in read_split(Path(f"data/split/{part}.json")).images
     }
+
+
+def test_what_was_kept_for_another_model_is_not_used(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search("red", "--top", "1")
+    weights = next(path for path in TRAINED.rglob("*.safetensors"))
+    os.utime(weights, (1, 1))
+    encoded = Mock(wraps=encode_split)
+    monkeypatch.setattr("pipeline.evaluation.index.encode_split", encoded)
+    for _ in range(2):
+        search("red", "--top", "1")
+    assert encoded.call_count == 1
 
 
 def test_ones_own_pictures_are_searched(split: Split, archive: ImageArchive, tmp_path: Path) -> None:
