@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +76,14 @@ def test_the_prior_is_the_estimate_or_the_given_one(here: Path) -> None:
     ids = torch.arange(20)
     likely, unlikely = (read_listed(EVIDENCE, "train", split, K)(ids, ids * 5, to_text=True) for K in (2.0, 1e6))
     assert (likely > unlikely)[likely > 0].all()
+
+
+def test_pairs_of_an_image_that_the_split_lacks_are_refused(here: Path) -> None:
+    split = read_split(here / "data/split/train.json")
+    last = int(read_pairs(EVIDENCE, "train", split)["image_P"].max())
+    fewer: Any = SimpleNamespace(images=split.images[:last], captions=split.captions)
+    with pytest.raises(InputError, match=rf"not of the {last} images .* of train\.json; run `dvc repro evidence`"):
+        read_pairs(EVIDENCE, "train", fewer)
 
 
 def test_frozen_features_give_vectors_and_better_evidence(heads_clone: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.evidence.trust import mixture_posterior, pair_trust
+from pipeline.data.splits.truth_file import Noise
+from pipeline.evidence.table import quality_of
+from pipeline.evidence.trust import mixture_posterior, pair_trust, trust_by
 from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from tests.evidence.planted import Planted, planted
 
@@ -124,3 +127,21 @@ def test_evidence_that_is_the_same_everywhere_or_missing_is_left_out() -> None:
     missing_MF[0] = torch.nan
     found_M = mixture_posterior(missing_MF, random_R1)
     assert float(found_M[0]) == pytest.approx(float(found_M[1:].mean()), abs=1e-3)
+
+
+def test_one_wrong_pair_has_a_quality_and_none_has_not() -> None:
+    trust_M, rows = torch.tensor([0.9, 0.1, 0.8]), np.arange(3)
+    for wrong_M, auc in (([False, True, False], 1.0), ([True, False, True], 0.0), ([False] * 3, None)):
+        assert quality_of(trust_M, Noise(rows, rows, np.array(wrong_M), 0.3)).get("auc") == auc
+
+
+def test_two_images_are_compared_with_each_other_and_one_has_none_to_compare_with() -> None:
+    asked = []
+
+    def evidence(image_K: Tensor) -> Tensor:
+        asked.append(image_K.tolist())
+        return torch.rand(len(image_K), 1)
+
+    assert trust_by(evidence, torch.tensor([0, 0, 0]), 1, seed=1).tolist() == [1, 1, 1] and not asked
+    trust_by(evidence, torch.tensor([0, 1, 0]), 2, seed=1)
+    assert asked == [[0, 1, 0], [1, 0, 1]]
