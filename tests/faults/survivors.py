@@ -34,6 +34,10 @@ class Survivor(NamedTuple):
 REASONS: tuple[tuple[str, str], ...] = (
     # what the function, the line before and the line after must match, joined by newlines; the first that does counts
     (r"\n.*device[^\n]*\n.*(device=None|\.to\(None|, \)|TILE_ENTRIES|to\(dtype\))", "the CPU is the default device"),
+    (r"precision_on\(None|map_location", "the CPU is the default device"),
+    (r"read_noise\(None\)|write_audited", "only a whole stage or command runs it, whose tests this run leaves out"),
+    (r"fewest >= 1", "with weight 1, `lerp` towards -inf is NaN already"),
+    (r"max\(\)\) \+ 2\)|new_zeros\(2\)", "an entry more, which nothing reads"),
     (r"type (!=|==) \"", "what it decides between differs on another kind of device only"),
     (r"gather\(1, drawn_B1\)", "the guard against a GPU's rounding: on a CPU no candidate of weight 0 is drawn"),
     (r"count_N is None|sides\[1\]", "only the first is read, or both are the same there"),
