@@ -23,7 +23,7 @@ from pipeline.models.towers import MatchingModel
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import ModelParams, Params
 from pipeline.progress import progress
-from pipeline.runtime.beside import Beside, Vectors, core_is_free
+from pipeline.runtime.beside import BatchVectors, Beside, core_is_free
 from pipeline.runtime.processes import own_device, use_threads
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _learn_scenes(made: Pretrained, params: Params) -> None:
         texts = padded([tokens[int(row)] for row in captions_B], made.tokenizer.pad_token_id, None)
         encoded_texts = beside.start(model.encode_text, texts.to(device))
         encoded_images = model.encode_image(pixels_N[image_B].to(device))
-        vectors = Vectors((encoded_images, encoded_texts()), beside)
+        vectors = BatchVectors((encoded_images, encoded_texts()), beside)
         loss = 2 * pair_losses(vectors.image_bD, vectors.text_bD, image_B.to(device), base.temperature).mean()
         optimiser.zero_grad()
         loss.backward()

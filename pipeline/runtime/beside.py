@@ -36,7 +36,7 @@ class Beside:
         return self._pool.submit(work, *arguments).result if self.free else partial(work, *arguments)
 
 
-class Vectors:
+class BatchVectors:
     """The vectors of a batch, both sides encoded, with backward passes that run side by side where a core is free.
 
     There they are leaves of the loss's graph, and `backward` carries their gradients on to the towers.
@@ -49,7 +49,10 @@ class Vectors:
         self.image_bD, self.text_bD = sides
 
     def backward(self, *_: object) -> None:
-        """Add the parameters' gradients, after the loss has been propagated back to the vectors."""
+        """Add the parameters' gradients, after the loss has been propagated back to the vectors.
+
+        The arguments are those of `CachedVectors.backward`; nothing here needs them.
+        """
         if not self._beside.free:  # it has been propagated back to the parameters
             return
         assert self.image_bD.grad is not None and self.text_bD.grad is not None

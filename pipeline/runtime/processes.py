@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 COARSE_STEPS, FINE_STEPS = 1 << 22, 1 << 30
 LONGEST_WAIT = timedelta(days=1)  # of one process for the others, whose shards may take longer
-SMALL_MODEL = 5_000_000  # parameters; below it, a second thread makes training slower
+SMALL_MODEL = 5_000_000  # parameters; below it, a second thread inside an operator makes training slower
 
 
 def use_threads(parameters: int) -> None:

@@ -45,7 +45,7 @@ from pipeline.params import Params
 from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
-from pipeline.runtime.beside import Beside, Vectors, core_is_free
+from pipeline.runtime.beside import BatchVectors, Beside, core_is_free
 from pipeline.runtime.processes import gather, local_span, process_count, uniform
 from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
@@ -210,7 +210,7 @@ class Training:
         momentum_pairs = self._beside.start(self._momentum_pairs, images, batch)
         part = self.params.train.part
         vectors = (
-            Vectors(self._encode(images, batch.texts), self._beside)
+            BatchVectors(self._encode(images, batch.texts), self._beside)
             if part is None or part >= len(images)
             else CachedVectors(self._encode, images, batch.texts, part)
         )
