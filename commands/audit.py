@@ -270,8 +270,9 @@ def _as_asked(message: str, asked: dict[str, Any]) -> str:
 
 def _run_against(name: str, command: str) -> tuple[Contents, Findings]:
     from pipeline.comparison.paired import read_queries
+    from pipeline.files import sha256
     from pipeline.params import load_params
-    from pipeline.paths import QUERIES
+    from pipeline.paths import QUERIES, SPLIT
     from pipeline.report.retrieval import against
     from pipeline.tracking import finished_runs, run_file
     from stages.audit import audited_run
@@ -286,6 +287,8 @@ def _run_against(name: str, command: str) -> tuple[Contents, Findings]:
         path = run_file(named[0]["run_id"], "ranks.parquet", Path(folder))
         if path is None:
             raise InputError(f"--against {name}: that run has no ranks.parquet")
+        if not sha256(SPLIT / "test.json").startswith(named[0]["test"]):
+            raise InputError(f"--against {name}: was judged on another test split than {SPLIT / 'test.json'}")
         other = against(named[0]["name"], read_queries(QUERIES, str(QUERIES)), read_queries(path, name), name)
     return audited_run(params, command, other)[:2]
 

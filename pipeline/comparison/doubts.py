@@ -1,4 +1,4 @@
-"""What a reader should know before comparing rows: other seeds, and rows of the same weights."""
+"""What a reader should know before comparing rows: other seeds, other test splits, and rows of the same weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from pipeline.comparison.rows import METRICS, Group, Row
+from pipeline.comparison.rows import METRICS, Group, Row, test_splits
 
 
 def doubts(rows: Sequence[Row]) -> list[str]:
@@ -16,6 +16,10 @@ def doubts(rows: Sequence[Row]) -> list[str]:
         said.append(
             "Warning: the rows have different seeds, so their means are not of the same trainings; a difference from a "
             "--baseline uses the common seeds alone."
+        )
+    if len(test_splits(run for row in rows for run in row.group.runs.values())) > 1:
+        said.append(
+            "Warning: the rows were judged on different test splits, so a difference is not of the models alone."
         )
     for one, other in combinations(rows, 2):
         if _same_weights(one.group, other.group):

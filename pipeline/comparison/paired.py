@@ -86,7 +86,7 @@ def read_queries(path: Path, label: str) -> pandas.DataFrame:
     if "direction" not in table or not table["direction"].isin(DIRECTIONS).all():
         raise InputError(f"{label}: no column 'direction' of {' and '.join(DIRECTIONS)}")
     for name in table.columns.difference(list(QUERY)):
-        if table[name].dtype.kind != "f":
+        if table[name].dtype.kind not in "fi":
             raise InputError(f"{label}: column {str(name)[:60]!r} holds {table[name].dtype}, expected numbers")
     return table
 

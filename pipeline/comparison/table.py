@@ -75,11 +75,14 @@ def explanation(rows: Sequence[Row]) -> list[str]:
     if "seeds" in methods:
         said.append(f"{{Braces}}: {level} t-interval over the seeds (other seeds, same queries).")
         if "queries" not in methods:
-            said.append("No interval over the queries: these runs keep no ranks.parquet, or the metric is no recall.")
+            said.append(
+                "No interval over the queries: the runs have other test queries, or keep no ranks.parquet, or the metric "
+                "is no recall."
+            )
     if methods - {"none"}:
         said.append("clear: the wider of the intervals does not contain 0; unclear: it does.")
     if "none" in methods:
-        said.append("No interval: one common seed and no ranks.parquet.")
+        said.append("No interval: one common seed, and no ranks.parquet of the same queries.")
     return said
 
 

@@ -20,8 +20,8 @@ def finished_runs(experiment: str) -> list[dict[str, Any]]:
     """Every finished and evaluated run, newest first.
 
     Returns:
-        One dict per run: `run_id`, `name`, `params`, `metrics`, `tags`. Empty if the experiment or the store does not
-        exist.
+        One dict per run: `run_id`, `name`, `params`, `metrics`, `tags`, and `test`, the digest of its test split (empty
+        for a run that logged none). Empty if the experiment or the store does not exist.
 
     Raises:
         InputError: when the store cannot be read.
@@ -90,4 +90,13 @@ def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, A
                 "params": {name: value for name, value in run.data.params.items() if name != SEED_NAME},
                 "metrics": run.data.metrics,
                 "tags": run.data.tags,
+                "test": _test_split(run),
             }
+
+
+def _test_split(run: Run) -> str:
+    """The digest by which `Tracker.data_set` logged the test split."""
+    for read in run.inputs.dataset_inputs if run.inputs else ():
+        if any(tag.key == "mlflow.data.context" and tag.value == "test" for tag in read.tags):
+            return str(read.dataset.digest)
+    return ""

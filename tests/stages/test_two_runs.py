@@ -1,0 +1,54 @@
+"""What the stages left of two runs is compared: by `commands.compare`, and by a page of one against the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from commands.audit import main as audit
+from pipeline.params import load_params
+from pipeline.tracking import finished_runs
+from tests.stages.running import STAGES, invoke_with, run, write_tiny_params
+
+
+def run_before() -> dict[str, Any]:
+    """As in the store: the run before the last one."""
+    _, before = finished_runs(load_params().tracking.experiment)
+    return before
+
+
+def page_against(run_id: str) -> Result:
+    return CliRunner().invoke(audit, ["--against", run_id, "--to", "against"], catch_exceptions=False)
+
+
+def test_two_runs_are_compared_query_by_query(ready: Path) -> None:
+    run("train", "evaluate")
+    write_tiny_params(ready, sampler__cutdown=0.3)
+    run("train", "evaluate")
+    chosen = ["test/rsum", "test/judged/rsum", "test/truth/i2t/mAP_at_R"]
+    metrics = [part for name in chosen for part in ("--metric", name)]
+    result = invoke_with("compare", *metrics, "--baseline", "sampler.cutdown=0.3", "--csv", "table.csv")
+    assert result.exit_code == 0, result.output
+    (other,) = [line for line in Path("table.csv").read_text().splitlines()[1:] if not line.startswith("0.3")]
+    assert other.split(",").count("queries") == len(chosen), "each metric has an interval over the queries"
+    there = run_before()
+    result = page_against(there["run_id"])
+    assert result.exit_code == 0, result.output
+    assert there["name"] in Path("against/index.html").read_text()
+
+
+def test_runs_judged_on_other_pictures_are_not_compared_query_by_query(ready: Path) -> None:
+    run("train", "evaluate")
+    write_tiny_params(ready, data__scenes__seed=2)
+    run(*STAGES[:-1])
+    result = invoke_with("compare", "--metric", "test/rsum", "--baseline", "data.scenes.seed=1")
+    assert result.exit_code == 0, result.output
+    assert "the rows were judged on different test splits" in result.output
+    assert "No interval: one common seed, and no ranks.parquet of the same queries" in result.output
+    there = run_before()["run_id"]
+    result = page_against(there)
+    assert result.exit_code == 1
+    assert result.output == f"error: --against {there}: was judged on another test split than data/split/test.json\n"
+    assert not Path("against").exists()
