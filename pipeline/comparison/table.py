@@ -76,8 +76,8 @@ def explanation(rows: Sequence[Row]) -> list[str]:
         said.append(f"{{Braces}}: {level} t-interval over the seeds (other seeds, same queries).")
         if "queries" not in methods:
             said.append(
-                "No interval over the queries: the runs have other test queries, or keep no ranks.parquet, or the metric "
-                "is no recall."
+                "No interval over the queries: the runs have other test queries, or keep no ranks.parquet, or the "
+                "metric is no recall."
             )
     if methods - {"none"}:
         said.append("clear: the wider of the intervals does not contain 0; unclear: it does.")
