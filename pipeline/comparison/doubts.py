@@ -18,9 +18,7 @@ def doubts(rows: Sequence[Row]) -> list[str]:
             "--baseline uses the common seeds alone."
         )
     if len(test_splits(run for row in rows for run in row.group.runs.values())) > 1:
-        said.append(
-            "Warning: the rows were judged on different test splits; differences are not of the models alone."
-        )
+        said.append("Warning: the rows were judged on different test splits; differences are not of the models alone.")
     for one, other in combinations(rows, 2):
         if _same_weights(one.group, other.group):
             said.append(
