@@ -72,10 +72,14 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
     from pipeline.files import atomic_folder
     from pipeline.paths import BASE, EVIDENCE, FEATURES, LAST, SPLIT, TRAINED
     from pipeline.runtime.processes import process_index
+    from pipeline.training.health import without_effect
     from pipeline.training.record import write_training
     from pipeline.training.setup import open_training
 
     sent = 0
+    if process_index() == 0:
+        for warning in without_effect(params):
+            click.echo(warning, err=True)
 
     def send(history: list[dict[str, Any]]) -> None:
         nonlocal sent

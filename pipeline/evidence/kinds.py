@@ -35,6 +35,11 @@ class Vectors:
     caption_MV: Tensor
     image_NV: Tensor | None
 
+    def to(self, device: torch.device, kept: torch.dtype | None = None) -> Vectors:
+        """The same on a device, and in the precision `kept`."""
+        image_NV = self.image_NV
+        return Vectors(self.caption_MV.to(device, kept), None if image_NV is None else image_NV.to(device, kept))
+
     def captions(self, caption_J: Tensor) -> Tensor:
         """Of these captions (J, V), float32."""
         return self.caption_MV[caption_J].float()

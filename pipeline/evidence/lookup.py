@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.data.splits.format import Split
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.evidence.kinds import Vectors
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.evidence.references import CaptionsByImage
-from pipeline.evidence.table import open_evidence, prior_of, read_listed, read_posterior
-from pipeline.features.shards import all_features
+from pipeline.evidence.table import open_evidence, prior_of, read_listed, read_posterior, read_vectors
 from pipeline.sampling.candidates import Candidates
 
 USUAL_SHARE = 0.7  # of random pairs: LG's percentile
@@ -56,11 +56,7 @@ class KnownPairs:
         self.listed = None if self.listed is None else self.listed.to(device)
         self.own_M = None if self.own_M is None else self.own_M.to(device)
         self.caption_Nn = self.caption_Nn.to(device)
-        if self.vectors is not None:
-            image_NV = self.vectors.image_NV
-            self.vectors = Vectors(
-                self.vectors.caption_MV.to(device), None if image_NV is None else image_NV.to(device)
-            )
+        self.vectors = None if self.vectors is None else self.vectors.to(device)
         return self
 
     def guide(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
@@ -132,7 +128,9 @@ class KnownPairs:
         return cosine_bC.masked_fill(ids_C < 0, NONE)
 
 
-def read_known(folder: Path, train: Split, *, posteriors: bool, prior: float | str) -> KnownPairs:
+def read_known(
+    folder: Path, train: Split, *, posteriors: bool, prior: float | str, judged: Judged | None = None
+) -> KnownPairs:
     """What is known of the training split's pairs.
 
     Args:
@@ -140,6 +138,7 @@ def read_known(folder: Path, train: Split, *, posteriors: bool, prior: float | s
         train: the split.
         posteriors: for a guide by the posterior; else the vectors are read.
         prior: K, or "estimated".
+        judged: pairs of the split that a person judged, for a guide by the posterior.
 
     Raises:
         InputError: when there is no evidence.
@@ -150,8 +149,5 @@ def read_known(folder: Path, train: Split, *, posteriors: bool, prior: float | s
         evidence = open_evidence(folder, {"train": train}, "train", kinds)
         log_ratio_M = posterior.log_ratio(evidence.of(caption_image_M, torch.arange(len(caption_image_M))))
         own_M = torch.sigmoid(log_ratio_M - math.log(prior_of(prior, folder) - 1)).float()
-        return KnownPairs(caption_image_M, read_listed(folder, "train", train, prior), own_M, None)
-    pictured = {"regression", "pictures"} & set(kinds)
-    image_NV = all_features(folder / "train", "images") if pictured else None
-    vectors = Vectors(all_features(folder / "train", "captions"), image_NV)
-    return KnownPairs(caption_image_M, None, None, vectors)
+        return KnownPairs(caption_image_M, read_listed(folder, "train", train, prior, judged), own_M, None)
+    return KnownPairs(caption_image_M, None, None, read_vectors(folder / "train", kinds))

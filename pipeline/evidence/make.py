@@ -25,7 +25,7 @@ from pipeline.evidence.judged import judged_trust
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior, separation
-from pipeline.evidence.table import LEAST_AUC, PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, quality_of
+from pipeline.evidence.table import LEAST_AUC, PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, pair_weights, quality_of
 from pipeline.evidence.trust import trust_by
 from pipeline.evidence.weightings import weighting_trust
 from pipeline.features.shards import all_features
@@ -61,16 +61,16 @@ def make_evidence(
         posterior, record["auc"] = fitted
         record["posterior"] = posterior.as_numbers()
         for name, evidence in opened.items():
-            trust_M = _trust(evidence, params.evidence.seed)
+            weights = {"trust_M": _trust(evidence, params.evidence.seed)}
             if name == "train" and params.pairs.weighting in BEFORE_TRAINING:
-                trust_M = _published_trust(evidence, folder / name, features / name, params)
-            record[name] = write_pairs(folder / name / PAIRS, evidence, posterior, trust_M)
-            if name == "train" and (quality := quality_of(trust_M.float(), noise)):
+                weights["weight_M"] = _published_weight(evidence, folder / name, features / name, params)
+            record[name] = write_pairs(folder / name / PAIRS, evidence, posterior, **weights)
+            if name == "train" and (quality := quality_of(weights, noise)):
                 record[name]["trust"] = quality
     wait_for_all()
     weighted = params.pairs.by_evidence and "posterior" in record
     if params.model.anchor == "cca":
-        weight_M = read_tensors(folder / "train" / PAIRS, "evidence")["trust_M"] if weighted else None
+        weight_M = pair_weights(read_tensors(folder / "train" / PAIRS, "evidence")) if weighted else None
         if judged is not None:
             weight_M = judged_trust(weight_M, judged, len(splits["train"].captions))
         image_NW, caption_MV = (all_features(features / "train", kind) for kind in ("images", "captions"))
@@ -85,11 +85,16 @@ def make_evidence(
     return record
 
 
-def write_pairs(path: Path, evidence: SplitEvidence, posterior: Posterior, trust_M: Tensor) -> dict[str, Any]:
-    """Write the trust in each pair of a split and its listed unpaired pairs; returns their numbers, for the record."""
+def write_pairs(
+    path: Path, evidence: SplitEvidence, posterior: Posterior, trust_M: Tensor, **weights: Tensor
+) -> dict[str, Any]:
+    """Write the trust in each pair of a split, published weights, and the listed unpaired pairs; returns their numbers,
+    for the record.
+    """
     pairs = listed_pairs(evidence, posterior, partial(progress, label=f"{path.parent.name} pairs"))
     if process_index() == 0:
-        write_tensors(path, {"trust_M": trust_M.float(), **pairs})
+        of_pairs = {name: row_M.float() for name, row_M in {"trust_M": trust_M, **weights}.items()}
+        write_tensors(path, of_pairs | pairs)
     every = evidence.images * len(evidence.caption_image_M)
     return {"trust_mean": float(trust_M.mean()), "listed": len(pairs["image_P"]), "pairs": every}
 
@@ -151,8 +156,8 @@ def _trust(evidence: SplitEvidence, seed: int) -> Tensor:
     )
 
 
-def _published_trust(evidence: SplitEvidence, folder: Path, features: Path, params: Params) -> Tensor:
-    """The training pairs' trust by `pairs.weighting`, from the vectors in `folder`.
+def _published_weight(evidence: SplitEvidence, folder: Path, features: Path, params: Params) -> Tensor:
+    """The training pairs' weights by `pairs.weighting`, from the vectors in `folder`.
 
     Frozen towers of a CLIP share a space, so that their own vectors are compared; images of others are mapped to the
     captions' space.
@@ -165,7 +170,8 @@ def _published_trust(evidence: SplitEvidence, folder: Path, features: Path, para
         image_NV, caption_MV = (part.to(caption_MV.device) for part in kept)
     frozen_NW = None
     if params.pairs.weighting == "gsc":
-        frozen_NW = all_features(folder, "pictures").float().to(caption_MV.device)
+        own_space = "similarity" in evidence.kinds  # else the images' vectors are those that captions predict
+        frozen_NW = image_NV if own_space else all_features(folder, "pictures").float().to(caption_MV.device)
     return weighting_trust(
         params.pairs.weighting, image_NV, caption_MV, evidence.caption_image_M, frozen_NW, params.evidence.seed
     )

@@ -10,7 +10,7 @@ Shapes: N images, M captions, K pairs, P listed pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from pipeline.evidence.posterior import Posterior
 from pipeline.evidence.words import WordCoverage, caption_terms, inverse_document_frequencies
 from pipeline.features.shards import all_features
 from pipeline.files import read_record, read_tensors
+from pipeline.params import SamplerParams
 from pipeline.retrieval.relevance import calibration_error, ranking_quality
 from pipeline.runtime.processes import own_device
 
@@ -48,12 +49,14 @@ def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequ
     vectors = None
     if set(kinds) - set(WORDED):
         kept = torch.float16 if is_large(len(split.images), len(split.captions)) else torch.float32
-        caption_MV = all_features(folder / name, "captions").to(device, kept)
-        image_NV = None
-        if {*DIRECT, "pictures"} & set(kinds):
-            image_NV = all_features(folder / name, "images").to(device, kept)
-        vectors = Vectors(caption_MV, image_NV)
+        vectors = read_vectors(folder / name, kinds).to(device, kept)
     return SplitEvidence(kinds, caption_image_M.to(device), worded, vectors)
+
+
+def read_vectors(folder: Path, kinds: Sequence[str]) -> Vectors:
+    """One split's vectors, from its folder; of images as well where one of the kinds compares them."""
+    of_images = {*DIRECT, "pictures"} & set(kinds)
+    return Vectors(all_features(folder, "captions"), all_features(folder, "images") if of_images else None)
 
 
 def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
@@ -69,7 +72,7 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
     except (KeyError, TypeError):
         raise InputError(
             f"{path}: this data has no evidence of evidence.kinds {record.get('kinds')}; without a second caption for "
-            "an image only regression exists: change evidence.kinds, or use no pairs.weighting evidence"
+            "an image only regression exists: change evidence.kinds, or what needs it (pairs.weighting, sampler.guide)"
         ) from None
 
 
@@ -85,8 +88,15 @@ def prior_of(prior: float | str, folder: Path) -> float:
     return float(prior)
 
 
+def evidence_prior(sampler: SamplerParams, folder: Path) -> float:
+    """K of the posterior from evidence: `sampler.prior`, or the estimate where that is of FNE's posterior."""
+    return prior_of("estimated" if sampler.posterior == "similarity" else sampler.prior, folder)
+
+
 def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
     """`trust_M` of one split's pairs, and `image_P`, `caption_P` and `log_ratio_P` of the unpaired ones (see `PAIRS`).
+
+    `weight_M` too, for the training split, where `pairs.weighting` is a published one: see `pair_weights`.
 
     Raises:
         InputError: when there is no evidence, or the file is missing, damaged, or of another split.
@@ -100,6 +110,14 @@ def read_pairs(folder: Path, name: str, split: Split) -> dict[str, Tensor]:
             f"{path}: not of the {images} images and {captions} captions of {name}.json; run `dvc repro evidence`"
         )
     return pairs
+
+
+def pair_weights(pairs: Mapping[str, Tensor]) -> Tensor:
+    """What multiplies each pair's loss (M,): the published weight, where there is one, else the trust.
+
+    Only the trust is the probability that a pair is right: the best pair of a batch has weight 0 by OSA.
+    """
+    return pairs.get("weight_M", pairs["trust_M"])
 
 
 def read_listed(
@@ -134,16 +152,19 @@ def match_chance(folder: Path, split_folder: Path, name: str) -> Callable[[Tenso
 
 
 def trust_quality(folder: Path, split_folder: Path) -> dict[str, float]:
-    """How well a low trust names the wrong training pairs: `auc`, `ap`, `ece`; empty where they are not known."""
+    """How well a low weight names the wrong training pairs, as `quality_of`; empty where they are not known."""
     noise = read_noise(split_folder)
     if noise is None or not (folder / "train" / PAIRS).exists():
         return {}
-    return quality_of(read_pairs(folder, "train", read_split(split_folder / "train.json"))["trust_M"], noise)
+    return quality_of(read_pairs(folder, "train", read_split(split_folder / "train.json")), noise)
 
 
-def quality_of(trust_M: Tensor, noise: Noise | None) -> dict[str, float]:
-    """The same for the trust in each training pair; empty where the noise is not known, or has one kind of pairs."""
+def quality_of(pairs: Mapping[str, Tensor], noise: Noise | None) -> dict[str, float]:
+    """`auc` and `ap` of the training pairs' weights, and `ece` of the trust where that is the weight; empty where the
+    noise is not known, or has one kind of pairs.
+    """
     if noise is None or not 0 < noise.wrong_M.sum() < len(noise.wrong_M):
         return {}
-    wrong_M, chance_M = torch.from_numpy(noise.wrong_M), 1 - trust_M.double()
-    return ranking_quality(chance_M, wrong_M) | {"ece": calibration_error(chance_M, wrong_M)}
+    wrong_M, chance_M = torch.from_numpy(noise.wrong_M), 1 - pair_weights(pairs).double()
+    calibration = {} if "weight_M" in pairs else {"ece": calibration_error(chance_M, wrong_M)}
+    return ranking_quality(chance_M, wrong_M) | calibration

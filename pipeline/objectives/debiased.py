@@ -26,9 +26,11 @@ def debiased_loss(
         loss_B: (B,).
     """
     own_B = own_similarity_B / temperature
-    negative_B = weighted_logits(similarity_BC, weights_BC, temperature).logsumexp(dim=1)
-    largest_B = torch.maximum(own_B, negative_B).detach()  # numbers below are divided by its exponential
+    logits_BC = weighted_logits(similarity_BC, weights_BC, temperature)
+    # numbers below are divided by its exponential; logsumexp has no gradient for an anchor without a negative
+    largest_B = torch.maximum(own_B, logits_BC.amax(dim=1)).detach()
+    sum_B = (logits_BC - largest_B[:, None]).exp().sum(dim=1)
     count_B = weights_BC.sum(dim=1)
-    left_B = ((negative_B - largest_B).exp() - count_B * prior * (own_B - largest_B).exp()) / (1 - prior)
+    left_B = (sum_B - count_B * prior * (own_B - largest_B).exp()) / (1 - prior)
     left_B = torch.maximum(left_B, count_B * (-1 / temperature - largest_B).exp())
     return ((own_B - largest_B).exp() + left_B).log() + largest_B - own_B

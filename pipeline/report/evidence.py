@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.splits.format import Split
 from pipeline.evidence.kinds import SplitEvidence
-from pipeline.evidence.table import LEAST_AUC, RECORD, has_evidence, open_evidence, prior_of, read_pairs
+from pipeline.evidence.table import LEAST_AUC, RECORD, evidence_prior, has_evidence, open_evidence, read_pairs
 from pipeline.files import read_record
 from pipeline.params import SamplerParams
 
@@ -50,7 +50,7 @@ def read_evidence(
         return ListedEvidence({}, {}, math.nan, how)
     names = [name for name in splits if chosen in (name, "all")]
     estimated = sampler.posterior == "similarity" or sampler.prior == "estimated"
-    prior = prior_of("estimated" if estimated else sampler.prior, folder)
+    prior = evidence_prior(sampler, folder)
     how = (
         f"highest posterior first, by the evidence ({', '.join(record['kinds'])}) in {', '.join(names)}, without any "
         f"training; prior: one pair in {prior:.0f} matches ({'estimated' if estimated else 'sampler.prior'})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -29,3 +30,8 @@ def window_of(batch: int, batches: int, accumulate: int) -> Window:
     """The window of batch number `batch` of an epoch; the epoch's last one may be smaller."""
     opened = batch - batch % accumulate
     return Window(batch - opened, min(accumulate, batches - opened))
+
+
+def window_end(done: int, batches: int, accumulate: int) -> int:
+    """How many batches of the epoch are done at the end of the window in which batch number `done` - 1 is."""
+    return min(batches, math.ceil(done / accumulate) * accumulate)

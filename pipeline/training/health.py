@@ -1,4 +1,4 @@
-"""Checks of a running training: finite numbers, no collapse."""
+"""Checks of a training: settings that have no effect, finite numbers, no collapse."""
 
 from __future__ import annotations
 
@@ -10,18 +10,39 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from pipeline.errors import InputError
+from pipeline.evidence.listed import LEAST_POSTERIOR
+from pipeline.params import GUIDED, Params
+from pipeline.runtime.processes import average
 
 COLLAPSED = 0.99  # the user is warned when similarity/collapse is above this
 ADVICE = 'A lower train.lr or train.clip, or precision "no", may help; the last checkpoint is kept'
 
 
+def without_effect(params: Params) -> list[str]:
+    """A warning for the user for each setting that the other ones leave without effect."""
+    sampler, train, warnings = params.sampler, params.train, []
+    if 0 < train.epochs <= train.warmup_epochs:
+        warnings.append(
+            f"warning: train.warmup_epochs {train.warmup_epochs} of train.epochs {train.epochs}: no epoch is left in "
+            "which sampler.strategy, loss.name and targets.name have an effect"
+        )
+    by_posterior = sampler.strategy in GUIDED and sampler.guide == "posterior" and sampler.posterior == "evidence"
+    if by_posterior and sampler.prior == "estimated" and sampler.drop is not None and sampler.drop <= LEAST_POSTERIOR:
+        warnings.append(
+            f"warning: sampler.drop {sampler.drop:g} leaves out every pair that the guide of sampler.strategy "
+            f"{sampler.strategy} knows, so that it is strategy all; set sampler.drop null"
+        )
+    return warnings
+
+
 def means_of(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The mean of each metric over steps that all logged the same names.
+    """The mean of each metric over all processes and over steps that all logged the same names.
 
     Steps where a metric is unknown (NaN) are left out of its mean; a metric that is unknown in all steps is left out of
     the result. A NaN loss stays NaN.
     """
     values_SK = torch.stack([torch.stack(list(step.values())) for step in steps])
+    average([values_SK])
     mean_K, known_K = values_SK.mean(dim=0), values_SK.nanmean(dim=0)
     means = zip(steps[0], mean_K.tolist(), known_K.tolist(), strict=True)
     found = {name: known if name != "train/loss" and math.isnan(mean) else mean for name, mean, known in means}

@@ -51,7 +51,7 @@ from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import cutdown_threshold
 from pipeline.sampling.thresholds import Thresholds
-from pipeline.training.accumulation import ALONE, Window, window_of
+from pipeline.training.accumulation import ALONE, Window, window_end, window_of
 from pipeline.training.cached import CachedVectors, parts
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import check_finite, collapse_warning, means_of
@@ -199,15 +199,15 @@ class Training:
                 assert self.params.train.ema is not None
                 update_momentum(self.averaged, self.model, self.params.train.ema)
             self.optimiser.zero_grad()
-        if momentum is not None and not (warming_up and self.params.memory.prefill == "random"):
-            assert self.memory is not None  # with `random`, FNE's code does not change the queue in warm-up
+        if momentum is not None:
+            assert self.memory is not None
             self.memory.enqueue(momentum.image, momentum.text, momentum.image_id, momentum.caption_id)
         return logged
 
     def _gradients(self, batch: Batch, warming_up: bool, share: float) -> tuple[dict[str, Tensor], Pairs | None]:
         """Forward and backward; adds `share` of the gradient to the parameters' gradients."""
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
-        momentum_pairs = self._beside.start(self._momentum_pairs, images, batch)
+        momentum_pairs = self._beside.start(self._momentum_pairs, images, batch, warming_up)
         part = self.params.train.part
         vectors = (
             BatchVectors(self._encode(images, batch.texts), self._beside)
@@ -247,6 +247,9 @@ class Training:
             impact = self.impact(loss_b, batch, rate_of(self.optimiser))
             loss = impact.loss
             logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
+        if process_count() > 1:  # the others are means over this process's pairs: they count by its share, as the loss
+            counted = len(images) * process_count() / batch.global_size
+            logged = {name: value if name == "train/loss" else value * counted for name, value in logged.items()}
         direct = [part for part in (self.model.logit_scale, self.model.logit_bias) if part is not None]
         for parameter in direct:  # DistributedDataParallel waits for a gradient of every parameter
             loss = loss + 0 * parameter
@@ -273,8 +276,9 @@ class Training:
         return image, text
 
     @torch.no_grad()
-    def _momentum_pairs(self, images: Tensor, batch: Batch) -> Pairs | None:
-        if self.momentum_model is None:
+    def _momentum_pairs(self, images: Tensor, batch: Batch, warming_up: bool) -> Pairs | None:
+        """None without a memory, or where it does not change: with `random`, FNE's code leaves it alone in warm-up."""
+        if self.momentum_model is None or (warming_up and self.params.memory.prefill == "random"):
             return None
         with self.accelerator.autocast():
             encoded = [
@@ -298,6 +302,8 @@ class Training:
             for part in range(1, settings.validations_per_epoch + 1)
         }
         recorded = validated | set(range(0, len(plan), max(1, len(plan) // RECORDS_PER_EPOCH)))
+        # a checkpoint holds neither gradients, as in the middle of a window, nor metrics that are not yet recorded
+        recorded |= {window_end(done, len(plan), settings.accumulate) for done in recorded}
         batches = training_batches(
             self.train_inputs,
             plan,
@@ -318,7 +324,7 @@ class Training:
             at.batch, at.step = at.batch + 1, at.step + 1
             if at.batch in recorded:
                 self._record(validate=at.batch in validated)
-                if window.last and self.checkpoint.due():  # a checkpoint holds no accumulated gradients
+                if window.last and self.checkpoint.due():
                     self._save()
 
     def _record(self, *, validate: bool) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.evidence.judged import judged_matches, judged_trust
 from pipeline.evidence.lookup import read_known
 from pipeline.evidence.start import start_model
-from pipeline.evidence.table import read_listed, read_pairs
+from pipeline.evidence.table import evidence_prior, pair_weights, read_listed, read_pairs
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads
@@ -85,13 +85,19 @@ def open_training(
     if params.sampler.posterior == "evidence":
         listed = read_listed(evidence_folder, "train", split, params.sampler.prior, judged)
     if params.pairs.by_evidence:
-        trust_M = read_pairs(evidence_folder, "train", split)["trust_M"]
+        trust_M = pair_weights(read_pairs(evidence_folder, "train", split))
     if judged is not None:
         matches, trust_M = judged_matches(judged, split), judged_trust(trust_M, judged, len(split.captions))
     known = impact = learned = None
     if params.needs_known_pairs:
         by_posterior = params.sampler.strategy in GUIDED and params.sampler.guide == "posterior"
-        known = read_known(evidence_folder, split, posteriors=by_posterior, prior=params.sampler.prior)
+        known = read_known(
+            evidence_folder,
+            split,
+            posteriors=by_posterior,
+            prior=evidence_prior(params.sampler, evidence_folder),
+            judged=judged,
+        )
     if params.pairs.weighting in IN_TRAINING:
         learned = LearnedTrust(
             params.pairs.weighting,
@@ -99,6 +105,7 @@ def open_training(
             params.pairs.seed,
             read_noise(split_folder),
             accelerator.device,
+            judged,
         )
     if params.pairs.weighting == "npc":
         bank = read_bank(bank_folder, len(train.caption_image))

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pipeline.evidence.judged import judged_trust
 from pipeline.objectives.clean_pairs import clean_probability
 from pipeline.retrieval.relevance import ranking_quality
 
 if TYPE_CHECKING:
     import pandas
 
+    from pipeline.data.splits.judgment_file import Judged
     from pipeline.data.splits.truth_file import Noise
 
 KEPT = 0.8  # CRCL's: of the label so far
@@ -54,15 +56,25 @@ class LearnedTrust:
         seed: of NCR's mixture.
         noise: which pairs are known to be wrong, to measure how well the trust finds them.
         device: of the model.
+        judged: pairs that a person judged, whose verdict is their trust.
     """
 
-    def __init__(self, weighting: str, pairs: int, seed: int, noise: Noise | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        weighting: str,
+        pairs: int,
+        seed: int,
+        noise: Noise | None,
+        device: torch.device,
+        judged: Judged | None = None,
+    ) -> None:
         """Trust every pair."""
         self.weighting, self.seed = weighting, seed
         self.wrong_M = None if noise is None else torch.from_numpy(noise.wrong_M)
         self.label_M = torch.ones(pairs, device=device)
         self.loss_M = torch.full_like(self.label_M, torch.nan)
         """Of this epoch; NaN where a pair has not been seen."""
+        self.judged_M = None if judged is None else judged_trust(torch.full_like(self.loss_M, torch.nan), judged, pairs)
 
     def begin_epoch(self) -> None:
         """Fit NCR's mixture to the epoch that has ended."""
@@ -82,13 +94,14 @@ class LearnedTrust:
     @property
     def trust_M(self) -> Tensor:
         """In [0, 1]."""
-        return self.label_M.where(self.label_M >= LEAST, 0) if self.weighting == "crcl" else self.label_M
+        trust_M = self.label_M.where(self.label_M >= LEAST, 0) if self.weighting == "crcl" else self.label_M
+        return trust_M if self.judged_M is None else trust_M.where(self.judged_M.isnan(), self.judged_M)
 
     def summary(self) -> dict[str, float]:
         """How well a low trust separates wrong pairs from right ones, where they are known."""
         if self.wrong_M is None or not 0 < int(self.wrong_M.sum()) < len(self.wrong_M):
             return {}
-        return {"pairs/weight_auc": ranking_quality(-self.label_M.cpu(), self.wrong_M)["auc"]}
+        return {"pairs/weight_auc": ranking_quality(-self.trust_M.cpu(), self.wrong_M)["auc"]}
 
     def table(self, caption_image_M: Tensor) -> pandas.DataFrame:
         """One row per training pair: caption, image, its last weight."""

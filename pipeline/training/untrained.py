@@ -22,4 +22,5 @@ def update_by_split(
         rows_B = torch.from_numpy(rows)
         image_B = caption_image_M[rows_B].to(image_ND.device)
         similarity_BB = image_ND[image_B] @ text_MD[rows_B.to(text_MD.device)].T
-        statistics.update(similarity_BB, image_B[:, None] == image_B[None, :])
+        by_identity = params.sampler.known_positives == "identity"
+        statistics.update(similarity_BB, image_B[:, None] == image_B[None, :] if by_identity else None)

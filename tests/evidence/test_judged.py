@@ -12,6 +12,7 @@ import torch
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.judgment_file import Judged
 from pipeline.evidence.judged import judged_matches, judged_trust
+from pipeline.evidence.lookup import read_known
 from pipeline.evidence.table import read_listed
 from pipeline.files import write_json, write_tensors
 
@@ -55,3 +56,6 @@ def test_the_evidence_suspects_no_pair_that_was_judged_not_to_match(tmp_path: Pa
     assert (listed[0, 2], listed[1, 0]) == pytest.approx((0.5, 0.5))
     assert (corrected[0, 2], corrected[1, 0]) == pytest.approx((0.0, 0.5))
     assert math.isclose(float(corrected.sum()), 0.5)
+    for answers, guide in ((None, 0.5), (judged((0, 2, False)), 0.0)):
+        known = read_known(tmp_path, SPLIT, posteriors=True, prior=2.0, judged=answers)
+        assert known.listed is not None and float(known.listed(*every, to_text=True)[0, 2]) == guide

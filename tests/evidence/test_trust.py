@@ -132,7 +132,7 @@ def test_evidence_that_is_the_same_everywhere_or_missing_is_left_out() -> None:
 def test_one_wrong_pair_has_a_quality_and_none_has_not() -> None:
     trust_M, rows = torch.tensor([0.9, 0.1, 0.8]), np.arange(3)
     for wrong_M, auc in (([False, True, False], 1.0), ([True, False, True], 0.0), ([False] * 3, None)):
-        assert quality_of(trust_M, Noise(rows, rows, np.array(wrong_M), 0.3)).get("auc") == auc
+        assert quality_of({"trust_M": trust_M}, Noise(rows, rows, np.array(wrong_M), 0.3)).get("auc") == auc
 
 
 def test_two_images_are_compared_with_each_other_and_one_has_none_to_compare_with() -> None:

@@ -15,7 +15,7 @@ from pipeline.data.splits.format import read_split
 from pipeline.data.splits.truth_file import read_noise
 from pipeline.errors import InputError
 from pipeline.evidence.regression import out_of_fold_images
-from pipeline.evidence.table import read_pairs
+from pipeline.evidence.table import pair_weights, read_pairs
 from pipeline.evidence.weightings import (
     lemon_scores,
     log_normalisers,
@@ -186,8 +186,8 @@ def test_frozen_towers_of_a_clip_are_compared_in_their_own_space(tmp_path: Path)
     )
     split = read_split(here / "data/split/train.json")
     expected_M = weighting_trust("osa_monotone", image_NV, caption_MV, torch.tensor(split.caption_image), None, 1)
-    trust_M = read_pairs(here / "evidence", "train", split)["trust_M"]
-    torch.testing.assert_close(trust_M, expected_M.float())
+    weight_M = pair_weights(read_pairs(here / "evidence", "train", split))
+    torch.testing.assert_close(weight_M, expected_M.float())
     mapped_NV = all_features(here / "evidence/train", "images").float()
     assert mapped_NV.shape == image_NV.shape
     assert not torch.allclose(mapped_NV, image_NV, atol=0.1)

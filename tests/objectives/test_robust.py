@@ -51,9 +51,14 @@ def test_debiased_with_hcl_s_weights_is_hcl_and_without_a_prior_infonce() -> Non
     torch.testing.assert_close(debiased_loss(SIMILARITY, OWN, WEIGHTS, 0.5, 1e-12), plain_B)
 
 
-def test_debiased_is_finite_where_exponentials_are_not() -> None:
-    similarity_BC = SIMILARITY.float().requires_grad_()
-    loss_B = debiased_loss(similarity_BC, OWN.float(), WEIGHTS.float(), 0.005, 0.1)
+@pytest.mark.parametrize(("temperature", "lonely"), [(0.005, []), (0.5, [1, 3])])
+def test_debiased_is_finite_where_exponentials_are_not_and_without_a_negative(
+    temperature: float, lonely: list[int]
+) -> None:
+    similarity_BC, weights_BC = SIMILARITY.float().requires_grad_(), WEIGHTS.float()
+    weights_BC[lonely] = 0
+    loss_B = debiased_loss(similarity_BC, OWN.float(), weights_BC, temperature, 0.1)
+    assert not loss_B[lonely].any(), "nothing to tell apart"
     loss_B.sum().backward()
     assert similarity_BC.grad is not None
     assert bool(loss_B.isfinite().all() & similarity_BC.grad.isfinite().all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,28 @@ def kept(tmp_path: Path) -> tuple[Training, list[Batch]]:
     seen = watched(training, lambda: text_weight.data.copy_(steered[training.at.epoch]))  # type: ignore[arg-type]
     training.run()
     return training, seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 16])
+def test_a_window_of_many_batches_delays_no_checkpoint_for_long(accumulate: int, tmp_path: Path) -> None:
+    settings = {"memory__size": 0, "train__warmup_epochs": 0, "train__batch_size": 2}
+    params = params_with(train__epochs=1, train__accumulate=accumulate, **settings)
+    inputs = own_captions(tmp_path / "inputs", 75)
+    training = tiny_training(tmp_path, params, linear_heads(75, 8), inputs)
+    saved: list[int] = []
+    save = training.checkpoint.save
+
+    def watch(state: dict[str, Any], name: str = "state") -> None:
+        if name == "state":
+            saved.append(training.at.batch)
+        save(state, name)
+
+    training.checkpoint.save = watch  # type: ignore[method-assign]
+    training.checkpoint.due = lambda: True  # type: ignore[method-assign]
+    training.run()
+    *within, end = saved
+    assert within == sorted({min(38, math.ceil(record / accumulate) * accumulate) for record in range(3, 40, 3)})
+    assert end == 0, "of the next epoch"
 
 
 def test_the_first_of_the_best_validations_is_kept_with_its_own_statistics(kept: tuple[Training, list[Batch]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Noise
 from pipeline.objectives.clean_pairs import clean_probability
 from pipeline.training.trust import LearnedTrust, own_probability
@@ -69,6 +70,20 @@ def test_ncr_fits_a_mixture_to_the_losses_of_the_epoch_before() -> None:
     trust.update(torch.tensor([3]), torch.tensor([9.0]), torch.zeros(1), warming_up=True)
     trust.begin_epoch()
     assert trust.trust_M[:8].tolist() == pytest.approx(expected.tolist()), "one loss is no mixture"
+
+
+@pytest.mark.parametrize("weighting", ["ncr", "crcl"])
+def test_what_a_person_judged_is_the_trust_whatever_was_learned(weighting: str) -> None:
+    rows, own = np.array([1, 2, 0]), np.array([True, True, False])
+    judged = Judged(rows, rows, np.array([False, True, False]), own, np.zeros(3, bool))
+    trust = LearnedTrust(weighting, 4, 1, None, CPU, judged)
+    assert trust.trust_M.tolist() == [1, 0, 1, 1]
+    for _ in range(2):
+        trust.begin_epoch()
+        trust.update(torch.arange(4), torch.tensor([0.1, 0.2, 9.0, 0.3]), torch.full((4,), 0.5), warming_up=False)
+    trust.begin_epoch()
+    assert trust.trust_M[1:3].tolist() == [0, 1]
+    assert trust.label_M[2] < 1
 
 
 @pytest.mark.parametrize("weighting", ["ncr", "crcl"])
