@@ -16,11 +16,20 @@ from pipeline.errors import InputError
 from pipeline.evidence.kinds import SplitEvidence
 from pipeline.evidence.make import _fitted
 from pipeline.evidence.posterior import Posterior
-from pipeline.evidence.table import PUBLISHED_PRIOR, prior_of, read_listed, read_pairs, read_posterior, trust_quality
+from pipeline.evidence.table import (
+    PUBLISHED_PRIOR,
+    evidence_prior,
+    prior_of,
+    read_listed,
+    read_pairs,
+    read_posterior,
+    trust_quality,
+)
 from pipeline.evidence.words import WordCoverage
 from pipeline.retrieval.relevance import ranking_quality
 from tests.paper import PAPER
 from tests.stages.running import run, run_in, work_in, write_tiny_params
+from tests.training.making import params_with
 
 SCENES = {
     "data__scenes__train": 200,
@@ -72,6 +81,9 @@ def test_the_prior_is_the_estimate_or_the_given_one(here: Path) -> None:
     estimate = read_posterior(EVIDENCE)[1].prior
     assert prior_of("estimated", EVIDENCE) == estimate > 1
     assert prior_of(50, EVIDENCE) == 50
+    for posterior, prior in (("evidence", 50.0), ("similarity", estimate)):
+        sampler = params_with(sampler__posterior=posterior, sampler__prior=50.0).sampler
+        assert evidence_prior(sampler, EVIDENCE) == prior, "FNE's K is not that of the evidence"
     split = read_split(here / "data/split/train.json")
     ids = torch.arange(20)
     likely, unlikely = (read_listed(EVIDENCE, "train", split, K)(ids, ids * 5, to_text=True) for K in (2.0, 1e6))

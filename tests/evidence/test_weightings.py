@@ -136,13 +136,16 @@ def test_pairs_of_a_single_image_are_trusted(weighting: str) -> None:
     assert weighting_trust(weighting, *pairs, torch.ones(1, 3), 1).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("weighting", ["gsc", "lemon"])
-def test_stage_evidence_judges_it_and_training_uses_it(weighting: str, heads_clone: Path) -> None:
+@pytest.mark.parametrize(
+    ("weighting", "kind"),
+    [("gsc", "regression"), ("gsc", "similarity"), ("lemon", "regression"), ("osa", "regression")],
+)
+def test_stage_evidence_judges_it_and_training_uses_it(weighting: str, kind: str, heads_clone: Path) -> None:
     write_tiny_params(
         heads_clone,
         model__train="heads",
         data__noise__ratio=0.5,
-        evidence__kinds=["regression"],
+        evidence__kinds=[kind],
         pairs__weighting=weighting,
         train__epochs=2,
     )
@@ -153,8 +156,23 @@ def test_stage_evidence_judges_it_and_training_uses_it(weighting: str, heads_clo
     assert read_noise(Path("data/split")) is not None
     history = Path("train/history.csv").read_text().splitlines()
     means = [float(row.split(",")[history[0].split(",").index("pairs/weight_mean")]) for row in history[1:]]
-    assert sum(means) / len(means) == pytest.approx(record["train"]["trust_mean"], abs=0.3)
+    pairs = read_pairs(Path("evidence"), "train", read_split(Path("data/split/train.json")))
+    assert sum(means) / len(means) == pytest.approx(float(pairs["weight_M"].mean()), abs=0.1)
+    assert ("ece" in record["train"]["trust"]) is False, "a weight is no probability"
     assert not json.loads(Path("bank/bank.json").read_text()).get("clean")
+
+
+def test_a_published_weight_leaves_the_trust_as_it_is(heads_clone: Path) -> None:
+    """The audit lists the pairs that the evidence trusts least: OSA gives the best pair of a batch the weight 0."""
+    made = []
+    for weighting in ("evidence", "osa"):
+        write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["regression"], pairs__weighting=weighting)
+        run("evidence")
+        made.append(read_pairs(Path("evidence"), "train", read_split(Path("data/split/train.json"))))
+    by_evidence, by_osa = made
+    assert torch.equal(by_evidence["trust_M"], by_osa["trust_M"])
+    assert torch.equal(pair_weights(by_evidence), by_evidence["trust_M"])
+    assert float(pair_weights(by_osa).max()) <= 0.25 < float(by_osa["trust_M"].max())
 
 
 def test_vectors_are_asked_for_before_any_work() -> None:

@@ -14,10 +14,20 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.features.inputs import Batch
 from pipeline.sampling.statistics import SimilarityStatistics
-from pipeline.training.health import collapse_warning, means_of
+from pipeline.training.health import collapse_warning, means_of, without_effect
 from pipeline.training.loop import Training
 from pipeline.training.objective import MatchingObjective, Pairs, collapse
 from tests.training.making import STRATEGIES, frozen_pairs, linear_heads, params_with, tiny_training
+
+GUIDED_BY_EVIDENCE: dict[str, Any] = {
+    "sampler__strategy": "gist",
+    "sampler__posterior": "evidence",
+    "sampler__prior": "estimated",
+    "sampler__drop": 0.01,
+    "model__train": "heads",
+    "evidence__kinds": ["words", "regression"],
+    "loss__name": "infonce",
+}
 
 
 def open_run(folder: Path, **changes: Any) -> Training:
@@ -41,6 +51,28 @@ def after_epoch(training: Training, epoch: int, poison: Any) -> None:
         return step(batch, **options)
 
     training.step = poisoned  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        (
+            {"train__epochs": 2, "train__warmup_epochs": 2},
+            ["train.warmup_epochs 2 of train.epochs 2: no epoch is left"],
+        ),
+        ({"train__epochs": 0}, []),
+        (GUIDED_BY_EVIDENCE, ["sampler.drop 0.01 leaves out every pair that the guide of sampler.strategy gist knows"]),
+        (GUIDED_BY_EVIDENCE | {"sampler__drop": None}, []),
+        (GUIDED_BY_EVIDENCE | {"sampler__drop": 0.5}, []),
+        (GUIDED_BY_EVIDENCE | {"sampler__prior": 1000.0}, []),
+        (GUIDED_BY_EVIDENCE | {"sampler__guide": "regression"}, []),
+    ],
+)
+def test_a_setting_without_effect_is_told(changes: dict[str, Any], said: list[str]) -> None:
+    found = without_effect(params_with(**changes))
+    assert len(found) == len(said)
+    assert all(line.startswith(f"warning: {text}") for line, text in zip(found, said, strict=True))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -122,12 +122,18 @@ def test_a_training_reads_what_stage_evidence_wrote(heads_clone: Path, tmp_path:
     asked = [{"sampler__strategy": name, "sampler__guide": guide} for name in ("gist", "percpos") for guide in GUIDES]
     asked += [{"sampler__strategy": "lg"}, soft | {"targets__name": "xclr"}, soft | {"targets__name": "cusa"}]
     opened = [open_tiny_training(heads_clone, tmp_path, **encoded, **changes) for changes in asked]
+    shared = {**encoded, "evidence__kinds": ["similarity"]}
+    write_tiny_params(heads_clone, **shared)
+    assert invoke("evidence").exit_code == 0
+    opened.append(open_tiny_training(heads_clone, tmp_path, **shared, **soft, targets__name="cusa"))
     for training in opened:
         training.run()
         assert training.at.step > 0
     split = read_split(heads_clone / "data/split/train.json")
     by_posterior, by_regression = (training.objective.known for training in opened[:2])
     assert isinstance(by_posterior, KnownPairs) and isinstance(by_regression, KnownPairs)
+    write_tiny_params(heads_clone, **encoded)
+    assert invoke("evidence").exit_code == 0
     chance = match_chance(heads_clone / "evidence", heads_clone / "data/split", "train")
     assert chance is not None and by_posterior.own_M is not None and by_regression.vectors is not None
     expected_M = chance(torch.tensor(split.caption_image), torch.arange(len(split.captions)))
