@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.target import check_target
 from pipeline.errors import InputError
 from stages.command import stage
 
@@ -58,7 +59,9 @@ SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 10
 @click.option("--words", is_flag=True, help="No encoder: only the words that captions share.")
 @click.option("--judgments", type=FILE, help="judgments.csv of an earlier page.")
 @click.option("--against", metavar="RUN", help="Instead of a FOLDER: the run of this repository and another one.")
-@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made or replaced.")
+@click.option(
+    "--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made, or replaced if this made it."
+)
 @stage
 def main(to: Path, against: str | None, **asked: Any) -> None:
     """Find which unpaired captions match a picture after all, and which pairs are wrong.
@@ -69,12 +72,11 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
     """
     from pipeline.files import users_path
     from pipeline.paths import IMAGES
-    from pipeline.report.audit import said, write_report
+    from pipeline.report.audit import FACTS, said, write_report
 
     _check(asked, against)
+    check_target(to, FACTS, '"command": "python -m commands.audit')
     target = to.absolute()
-    if target.exists() and not (target / "index.html").exists() and any(target.iterdir()):
-        raise InputError(f"--to {to}: holds other files than a report; name another folder")
     command = shlex.join(["python", "-m", "commands.audit", *sys.argv[1:]])
     if against is not None:
         contents, found = _run_against(against, command)

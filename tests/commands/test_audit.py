@@ -272,10 +272,20 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
-    result = audit(folder, "--words", "--to", folder)
-    assert "holds other files than a report" in result.output
-    assert (folder / "captions.csv").exists()
+def test_a_website_is_not_replaced_and_an_earlier_audit_is(folder: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("index.html", "audit.json"):  # npm writes one, too
+        (site / name).write_text("{}")
+    result = audit(folder, "--words", "--to", site)
+    assert result.output == f"error: --to {site}: holds files that this command did not write; name another folder\n"
+    assert (site / "index.html").read_text() == "{}"
+    out = tmp_path / "out"
+    out.mkdir()
+    said(folder, "--words", "--to", out)
+    (out / "index.html").write_text("an earlier page")
+    said(folder, "--words", "--to", out)
+    assert "Audit: shop" in (out / "index.html").read_text()
 
 
 def test_a_dual_encoder_is_evidence(folder: Path, tmp_path: Path) -> None:

@@ -15,38 +15,12 @@ from pipeline.data.splits.annotations import read_annotations
 from pipeline.errors import InputError
 from pipeline.report.cleaned import Cleaned, cleaned, data_card
 from pipeline.report.give_back import FORMATS, write_triplets
-from tests.report.making import write_pictures
-
-PAIRS = [
-    # split, image, caption, trust, answer
-    ("train", "red.png", "a red square", 0.9, ""),
-    ("train", "red.png", "a warm square", 0.8, ""),
-    ("train", "red.png", "a bus", 0.1, ""),
-    ("train", "green.png", "a green square", 0.2, "yes"),
-    ("train", "green.png", "a lie", 0.9, "no"),
-    ("val", "blue.png", 'a "blue", square', 1.0, ""),
-    ("test", "black.png", "a black square", 0.6, ""),
-]
-MATCHES = [
-    # split, image, caption, written_for, posterior, answer
-    ("train", "green.png", "a warm square", "red.png", 0.9, "no"),
-    ("train", "red.png", "a green square", "green.png", 0.2, "yes"),
-    ("train", "green.png", "a red square", "red.png", 0.7, ""),
-]
+from tests.report.making import write_audit, write_pictures
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    folder = tmp_path / "report"
-    folder.mkdir()
-    pandas.DataFrame(PAIRS, columns=["split", "image", "caption", "trust", "answer"]).to_parquet(
-        folder / "pairs.parquet"
-    )
-    columns = ["split", "image", "caption", "written_for", "posterior", "answer"]
-    pandas.DataFrame(MATCHES, columns=columns).to_parquet(folder / "matches.parquet")
-    facts = {"title": "Audit: squares", "statements": ["3: pairs probably match"], "evidence": "words"}
-    (folder / "audit.json").write_text(json.dumps(facts))
-    return folder
+    return write_audit(tmp_path / "report")
 
 
 def written(report: Path, form: str, **options: Any) -> tuple[Path, Cleaned]:
