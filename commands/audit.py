@@ -74,7 +74,7 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
     from pipeline.paths import IMAGES
     from pipeline.report.audit import FACTS, said, write_report
 
-    _check(asked, against)
+    _check(asked, against, to)
     check_target(to, FACTS, '"command": "python -m commands.audit')
     target = to.absolute()
     command = shlex.join(["python", "-m", "commands.audit", *sys.argv[1:]])
@@ -98,18 +98,24 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
         click.echo(line)
 
 
-def _check(asked: dict[str, Any], against: str | None) -> None:
+def _check(asked: dict[str, Any], against: str | None, to: Path) -> None:
     folder, images, captions = (asked[name] for name in ("folder", "images", "captions"))
     given = [name for name in ("embeddings", "model", "words") if asked[name]]
     if len(given) > 1:
         raise InputError(f"--{given[0]} and --{given[1]}: the evidence comes from one of them")
+    by_folder = folder is not None and images is None and (captions is None or folder.is_dir())
     if against is not None:
         if folder or images or captions or given or asked["judgments"] or asked["columns"]:
             raise InputError("--against: compares runs of this repository; leave out the FOLDER and its options")
-    elif captions is None if images or folder is None else captions and not folder.is_dir():
-        raise InputError("name a FOLDER, or both --images and --captions")
+    elif not (by_folder or (folder is None and images and captions)):
+        raise InputError("name a FOLDER, or both --images and --captions without one")
     elif folder is not None and not folder.is_dir() and not HUB.fullmatch(str(folder)):
         raise InputError(f"{folder}: there is no such folder, and it is no id of a data set on the hub (owner/name)")
+    target = to.resolve()
+    for path in (value for value in asked.values() if isinstance(value, Path)):
+        place = path.resolve()
+        if target.is_relative_to(place) or place.is_relative_to(target):
+            raise InputError(f"--to {to}: is the same as {path}, or one lies in the other; name a folder elsewhere")
 
 
 def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:

@@ -256,6 +256,8 @@ def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path:
     [
         (["nowhere", "--words"], "nowhere: there is no such folder, and it is no id of a data set on the hub"),
         (["--words"], "name a FOLDER, or both --images and --captions"),
+        (["--captions", "TABLE", "--words"], "name a FOLDER, or both --images and --captions"),
+        (["FOLDER", "--images", "FOLDER", "--captions", "TABLE", "--words"], "name a FOLDER, or both --images and"),
         (["FOLDER", "--images", "FOLDER", "--words"], "name a FOLDER, or both --images and --captions"),
         (["owner/name", "--captions", "TABLE", "--words"], "name a FOLDER, or both --images and --captions"),
         (["FOLDER", "--words", "--model", "x"], "--model and --words: the evidence comes from one of them"),
@@ -270,6 +272,27 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert result.exit_code == 1
     assert result.output.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "out"])
+def test_a_page_among_the_pictures_is_refused(inside: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next audit would take its tables for captions, or it would replace them."""
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    for given in ([folder], ["--images", folder, "--captions", "captions.csv"]):
+        result = audit(*given, "--words", "--to", folder / inside)
+        assert result.output.startswith(f"error: --to {folder / inside}: is the same as {folder}, or one lies in the")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_judgments_in_the_folder_that_is_replaced_are_kept(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said(folder, "--words", "--to", out)
+    judgments = out / "judgments.csv"
+    judgments.write_text("image,caption,verdict,chosen\n")
+    result = audit(folder, "--words", "--judgments", judgments, "--to", out)
+    assert result.output.startswith(f"error: --to {out}: is the same as {judgments}, or one lies in the other")
+    assert judgments.exists()
 
 
 def test_a_website_is_not_replaced_and_an_earlier_audit_is(folder: Path, tmp_path: Path) -> None:
