@@ -6,11 +6,12 @@ It runs the stages `download`, `split` and `evidence` in a folder of its own, an
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shlex
 import sys
 import tempfile
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ OPTIONS = {
     "data.columns": "--columns",
     "data.files": "--captions",
     "data.annotations": "--captions",
+    "sampler.posterior evidence will suspect and drop no candidate": "both lists are empty",
+    # only what is no local folder is looked for there
+    "cannot be fetched from the Hugging Face hub": "is no folder here, and cannot be fetched from the Hugging Face hub",
 }
 """What stages call parameters is an option here."""
 SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 100, "split": "all", "thumbnail": 256}
@@ -142,13 +146,13 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     write_json(Path("params.yaml"), _params(asked))
     params = load_params()
     for name in ("download", "split"):
-        _stage(name)
+        _stage(name, asked)
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     if asked["embeddings"] is not None:
         from pipeline.features.given import write_given
 
         write_given(FEATURES, splits, Path(asked["embeddings"]))
-    _stage("evidence")
+    _stage("evidence", asked)
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
@@ -190,9 +194,12 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     return contents, found
 
 
-def _stage(name: str) -> None:
-    """Run a stage in this process and working directory."""
-    importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
+def _stage(name: str, asked: dict[str, Any]) -> None:
+    """Run a stage in this process and working directory, and print what it says in this command's words."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
+    click.echo(_as_asked(said.getvalue(), asked), nl=False)
 
 
 def _params(asked: dict[str, Any]) -> dict[str, Any]:
@@ -264,13 +271,14 @@ def _columns(text: str) -> dict[str, str]:
 
 
 def _as_asked(message: str, asked: dict[str, Any]) -> str:
-    """A stage's error by what this command was given: its options, not parameters, and no scratch folder."""
+    """A stage's words by what this command was given: its options, not parameters, and no scratch folder."""
     link = Path("source").absolute()
     if link.is_dir():
         places = {f"data.root = {link}": f"--captions {asked['captions']}"}
         places |= {str(place): str(place.readlink()) for place in sorted(link.iterdir(), reverse=True)}
         for place, given in (places | {str(link): str(asked["images"] or asked["folder"])}).items():
             message = message.replace(place, given)
+    message = message.replace("data/raw: ", f"{asked['images'] or asked['folder']}: ")
     for name, option in OPTIONS.items():
         message = message.replace(name, option)
     return message

@@ -197,7 +197,7 @@ def test_other_files_in_the_folder_are_no_captions(folder: Path, tmp_path: Path)
     assert set(pandas.read_parquet(out / "pairs.parquet")["caption"]) == {"one", *rows["caption"]}
 
 
-def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
+def test_errors_name_what_was_given(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No parameter that this command lacks, and no folder of its own."""
     out = tmp_path / "out"
     broken = tmp_path / "texts.csv"
@@ -211,7 +211,24 @@ def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
     assert "data." not in result.output.replace("metadata.", "")
     result = audit(folder, "--columns", "picture=x", "--words", "--to", out)
     assert result.output == "error: --columns picture=x: expected image=NAME,caption=NAME\n"
+    small = tmp_path / "small"
+    small.mkdir()
+    for number in range(2):
+        (small / f"{number}.png").write_bytes((folder / f"images/{number}.png").read_bytes())
+        (small / f"{number}.txt").write_text("a dog\n")
+    assert f"\nerror: {small}: 2 images; at least 3 are needed" in audit(small, "--words", "--to", out).output
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    result = audit("picures/flickr", "--words", "--to", out)
+    assert result.output.startswith("error: FOLDER = 'picures/flickr': is no folder here, and cannot be fetched from")
     assert not out.exists()
+
+
+def test_without_evidence_it_does_not_talk_of_a_training(folder: Path, tmp_path: Path) -> None:
+    rows = pandas.read_csv(folder / "captions.csv").drop_duplicates("image")
+    rows.to_csv(folder / "captions.csv", index=False)
+    text = said(folder, "--words", "--to", tmp_path / "out")
+    assert "no evidence: both lists are empty\n" in text
+    assert "\n0 likely false negatives" in text and "\n0 suspects" in text
 
 
 @pytest.mark.parametrize("form", ["karpathy", "webdataset"])
