@@ -46,7 +46,10 @@ def main(
     if not len(data.pairs):
         raise InputError(f"--trust {trust}: no pair is left; take a smaller number")
     if form in WITH_IMAGES and images is None and report is not None:
-        raise InputError(f"--format {form}: holds the pictures too: name their folder with --images")
+        raise InputError(
+            f"--format {form}: holds the pictures too: name their folder with --images. If they are in shards or on "
+            "the hub, run the pipeline on them (data.name: folder or hub), then this command without REPORT"
+        )
     archive = ImageArchive(IMAGES)
 
     def read(name: str) -> bytes:

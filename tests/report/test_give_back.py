@@ -11,11 +11,13 @@ import pandas
 import pytest
 
 from pipeline.data.acquire.sources import SOURCES
+from pipeline.data.images import decode
 from pipeline.data.splits.annotations import read_annotations
 from pipeline.errors import InputError
 from pipeline.report.cleaned import Cleaned, cleaned, data_card
 from pipeline.report.give_back import FORMATS, write_triplets
-from tests.report.making import write_audit, write_pictures
+from tests.data.published import jpeg
+from tests.report.making import NAMES, write_audit, write_pictures
 
 
 @pytest.fixture
@@ -133,6 +135,21 @@ def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
     assert [text for _, text, _ in read] == train
     assert read[0][0].getpixel((5, 5)) == (255, 0, 0)
     assert read[0][2] == {"image": "red.png", "weight": 1.0}
+
+
+@pytest.mark.parametrize("form", ["open_clip", "webdataset"])
+def test_a_picture_whose_name_has_no_suffix_gets_that_of_its_content(form: str, report: Path) -> None:
+    data, folder = cleaned(report, 0.5, 0.5), report.parent / form
+    data.pairs["image"] = data.pairs["image"].map({name: f"a/00.{name[:-4]}" for name in NAMES})
+    folder.mkdir()
+    FORMATS[form](data, folder, lambda name: jpeg(1))
+    if form == "webdataset":
+        import webdataset
+
+        shards = webdataset.WebDataset(str(folder / "train-00000.tar"), shardshuffle=False).decode("pil")
+        assert [picture.size for (picture,) in shards.to_tuple("jpg")] == [decode(jpeg(1), "").size] * 3
+    else:
+        assert {path.suffix for path in (folder / "images").iterdir()} == {".jpg"}
 
 
 def test_the_card_says_what_was_removed_and_how_sure_that_is(report: Path) -> None:
