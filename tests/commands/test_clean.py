@@ -23,6 +23,9 @@ def test_a_folder_of_somebody_elses_is_not_replaced_and_an_earlier_one_is(tmp_pa
         (target / "captions.csv").write_text(content) if content else None
         assert invoke_with("clean", *options).exit_code == 0
         assert "a red square" in (target / "captions.csv").read_text()
+    (target / ".git").mkdir()
+    assert "holds files that this command did not write" in invoke_with("clean", *options).output
+    assert (target / ".git").exists()
 
 
 def test_pictures_in_shards_are_given_back_by_the_pipeline(clone: Path, tmp_path: Path) -> None:
