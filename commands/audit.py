@@ -6,16 +6,18 @@ It runs the stages `download`, `split` and `evidence` in a folder of its own, an
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import shlex
 import sys
 import tempfile
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.target import check_target
 from pipeline.errors import InputError
 from stages.command import stage
 
@@ -41,6 +43,9 @@ OPTIONS = {
     "data.columns": "--columns",
     "data.files": "--captions",
     "data.annotations": "--captions",
+    "sampler.posterior evidence will suspect and drop no candidate": "both lists are empty",
+    # only what is no local folder is looked for there
+    "cannot be fetched from the Hugging Face hub": "is no folder here, and cannot be fetched from the Hugging Face hub",
 }
 """What stages call parameters is an option here."""
 SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 100, "split": "all", "thumbnail": 256}
@@ -58,7 +63,9 @@ SHOWN: dict[str, Any] = {"queries": 6, "false_negatives": 200, "noisy_pairs": 10
 @click.option("--words", is_flag=True, help="No encoder: only the words that captions share.")
 @click.option("--judgments", type=FILE, help="judgments.csv of an earlier page.")
 @click.option("--against", metavar="RUN", help="Instead of a FOLDER: the run of this repository and another one.")
-@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made or replaced.")
+@click.option(
+    "--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made, or replaced if this made it."
+)
 @stage
 def main(to: Path, against: str | None, **asked: Any) -> None:
     """Find which unpaired captions match a picture after all, and which pairs are wrong.
@@ -69,12 +76,11 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
     """
     from pipeline.files import users_path
     from pipeline.paths import IMAGES
-    from pipeline.report.audit import said, write_report
+    from pipeline.report.audit import FACTS, said, write_report
 
-    _check(asked, against)
+    _check(asked, against, to)
+    check_target(to, FACTS, '"command": "python -m commands.audit')
     target = to.absolute()
-    if target.exists() and not (target / "index.html").exists() and any(target.iterdir()):
-        raise InputError(f"--to {to}: holds other files than a report; name another folder")
     command = shlex.join(["python", "-m", "commands.audit", *sys.argv[1:]])
     if against is not None:
         contents, found = _run_against(against, command)
@@ -96,18 +102,24 @@ def main(to: Path, against: str | None, **asked: Any) -> None:
         click.echo(line)
 
 
-def _check(asked: dict[str, Any], against: str | None) -> None:
+def _check(asked: dict[str, Any], against: str | None, to: Path) -> None:
     folder, images, captions = (asked[name] for name in ("folder", "images", "captions"))
     given = [name for name in ("embeddings", "model", "words") if asked[name]]
     if len(given) > 1:
         raise InputError(f"--{given[0]} and --{given[1]}: the evidence comes from one of them")
+    by_folder = folder is not None and images is None and (captions is None or folder.is_dir())
     if against is not None:
         if folder or images or captions or given or asked["judgments"] or asked["columns"]:
             raise InputError("--against: compares runs of this repository; leave out the FOLDER and its options")
-    elif captions is None if images or folder is None else captions and not folder.is_dir():
-        raise InputError("name a FOLDER, or both --images and --captions")
+    elif not (by_folder or (folder is None and images and captions)):
+        raise InputError("name a FOLDER, or both --images and --captions without one")
     elif folder is not None and not folder.is_dir() and not HUB.fullmatch(str(folder)):
         raise InputError(f"{folder}: there is no such folder, and it is no id of a data set on the hub (owner/name)")
+    target = to.resolve()
+    for path in (value for value in asked.values() if isinstance(value, Path)):
+        place = path.resolve()
+        if target.is_relative_to(place) or place.is_relative_to(target):
+            raise InputError(f"--to {to}: is the same as {path}, or one lies in the other; name a folder elsewhere")
 
 
 def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
@@ -134,13 +146,13 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     write_json(Path("params.yaml"), _params(asked))
     params = load_params()
     for name in ("download", "split"):
-        _stage(name)
+        _stage(name, asked)
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     if asked["embeddings"] is not None:
         from pipeline.features.given import write_given
 
         write_given(FEATURES, splits, Path(asked["embeddings"]))
-    _stage("evidence")
+    _stage("evidence", asked)
     truths = {name: read_truth(SPLIT, name) for name in SPLITS}
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
@@ -182,9 +194,12 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     return contents, found
 
 
-def _stage(name: str) -> None:
-    """Run a stage in this process and working directory."""
-    importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
+def _stage(name: str, asked: dict[str, Any]) -> None:
+    """Run a stage in this process and working directory, and print what it says in this command's words."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
+    click.echo(_as_asked(said.getvalue(), asked), nl=False)
 
 
 def _params(asked: dict[str, Any]) -> dict[str, Any]:
@@ -256,13 +271,14 @@ def _columns(text: str) -> dict[str, str]:
 
 
 def _as_asked(message: str, asked: dict[str, Any]) -> str:
-    """A stage's error by what this command was given: its options, not parameters, and no scratch folder."""
+    """A stage's words by what this command was given: its options, not parameters, and no scratch folder."""
     link = Path("source").absolute()
     if link.is_dir():
         places = {f"data.root = {link}": f"--captions {asked['captions']}"}
         places |= {str(place): str(place.readlink()) for place in sorted(link.iterdir(), reverse=True)}
         for place, given in (places | {str(link): str(asked["images"] or asked["folder"])}).items():
             message = message.replace(place, given)
+    message = message.replace("data/raw: ", f"{asked['images'] or asked['folder']}: ")
     for name, option in OPTIONS.items():
         message = message.replace(name, option)
     return message

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from commands.target import check_target
 from pipeline.errors import InputError
 from stages.command import stage
 
@@ -18,7 +19,9 @@ SHARE = click.FloatRange(0, 1)
 @click.command(name="clean")
 @click.argument("report", required=False, type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True)
-@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made or replaced.")
+@click.option(
+    "--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="Made, or replaced if this made it."
+)
 @click.option("--trust", default=0.5, show_default=True, type=SHARE, help="A pair that is trusted less is left out.")
 @click.option("--posterior", default=0.5, show_default=True, type=SHARE, help="From here an unpaired pair matches.")
 @click.option("--weighted", is_flag=True, help="Keep pairs with their trust as weight; leave out those judged wrong.")
@@ -38,11 +41,15 @@ def main(
     from pipeline.report.give_back import FORMATS as WRITERS
     from pipeline.report.give_back import WITH_IMAGES
 
+    check_target(to, "README.md", "Made by `python -m commands.clean")
     data = cleaned(report or REPORT, trust, posterior, weighted=weighted)
     if not len(data.pairs):
         raise InputError(f"--trust {trust}: no pair is left; take a smaller number")
     if form in WITH_IMAGES and images is None and report is not None:
-        raise InputError(f"--format {form}: holds the pictures too: name their folder with --images")
+        raise InputError(
+            f"--format {form}: holds the pictures too: name their folder with --images. If they are in shards or on "
+            "the hub, run the pipeline on them (data.name: folder or hub), then this command without REPORT"
+        )
     archive = ImageArchive(IMAGES)
 
     def read(name: str) -> bytes:
@@ -54,8 +61,6 @@ def main(
         except OSError as error:
             raise InputError(f"--images {images}: {name}: {error.strerror}") from None
 
-    if to.exists() and not (to / "README.md").exists() and any(to.iterdir()):
-        raise InputError(f"--to {to}: holds other files; name another folder")
     with atomic_folder(to) as folder:
         names = WRITERS[form](data, folder, read)
         write_text(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from commands.target import check_target
+from pipeline.errors import InputError
 from stages.command import stage
 
 SPLIT_FORMATS, MODEL_FORMATS = ("scan", "jsonl"), ("transformers", "sentence-transformers", "onnx")
@@ -35,10 +37,14 @@ def main(folder: Path, kind: str) -> None:
     if kind in MODEL_FORMATS:
         _write_model(folder, kind)
         return
+    from pipeline.data.splits.format import SPLITS
     from pipeline.data.splits.jsonl import write_jsonl
     from pipeline.data.splits.scan import write_scan
 
     name = read_record(SOURCE, "download")["name"]
+    there = [folder / f"{split}.jsonl" for split in SPLITS if (folder / f"{split}.jsonl").exists()]
+    if kind == "jsonl" and there:  # write_scan checks its own files
+        raise InputError(f"--to {folder}: holds {there[0].name} already; name another folder, or remove it")
     for line in write_scan(SPLIT, name, folder) if kind == "scan" else write_jsonl(SPLIT, folder):
         click.echo(line)
 
@@ -52,6 +58,7 @@ def _write_model(folder: Path, kind: str) -> None:
     from pipeline.paths import BASE, INTERVALS, METRICS, SOURCE, TRAINED
     from pipeline.report.card import model_card
 
+    check_target(folder, "README.md", "Made by `python -m commands.export")
     params, metrics = dotted(load_params()), read_record(METRICS, "evaluate")
     intervals = read_record(INTERVALS) if INTERVALS.exists() else None
     told = params, metrics, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source

@@ -24,9 +24,11 @@ def main(word: str) -> None:
 
     If there is none, WORD is taken for a misspelt name: then of the nearest ones.
     """
+    from pipeline.params import load_params
     from pipeline.report.parameters import rows_of
 
     name = word.lstrip("+").partition("=")[0].strip().lower()  # as it stands after -S
+    load_params()
     rows = rows_of(Path("params.yaml").read_text(encoding="utf-8"))
     found = [row for row in rows if name in row.name] or [row for row in rows if name in row.meaning.lower()]
     if not found:

@@ -72,8 +72,10 @@ def as_number(value: str | None) -> float | None:
 
 
 def same_value(one: str | None, other: str | None) -> bool:
-    """Whether two parameters' texts have the same value, such as `1e-4` and `0.0001`."""
+    """Whether two parameters' texts have the same value, such as `1e-4` and `0.0001`, or `true` and `True`."""
     if one is None or other is None:
         return one is other
     numbers = as_number(one), as_number(other)
-    return one == other if None in numbers else numbers[0] == numbers[1]
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    return one == other or one.lower() == other.lower() in ("true", "false")  # YAML's and MLflow's

@@ -14,13 +14,12 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.retrieval.recall import DIRECTIONS
-from pipeline.retrieval.uncertainty import paired_differences
+from pipeline.retrieval.uncertainty import LEVEL, paired_differences
 
 if TYPE_CHECKING:
     import pandas
 
 QUERY = ("direction", "query", "image", "fold", "rank")
-LEVEL = 0.95
 REPLICATES = 2000
 SEED = 1
 

@@ -8,8 +8,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from pipeline.comparison.paired import LEVEL, Difference
+from pipeline.comparison.paired import Difference
 from pipeline.comparison.rows import Row
+from pipeline.retrieval.uncertainty import LEVEL
 
 Cells = list[list[str]]
 GAP = 2  # characters between two columns of the terminal

@@ -61,5 +61,6 @@ def model_card(
         + "\n## Data and licence\n\n"
         f"{source.get('title', params['data.name'])}. {source.get('licence', 'Licence: not known')}. The weights also "
         "fall under the licences of the towers that they started from.\n\n"
-        "## Use\n\n```python\n" + "\n".join(loading) + "\n```\n"
+        "## Use\n\n```python\n" + "\n".join(loading) + "\n```\n\n"
+        f"Made by `python -m commands.export --format {library}`.\n"
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.images import is_image
 from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, write_json, write_text
@@ -107,8 +108,9 @@ def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
     (folder / "images").mkdir()
     paths = {}
     for number, name in enumerate(dict.fromkeys(data.pairs["image"])):
-        paths[name] = f"images/{number:09d}{Path(name).suffix}"
-        (folder / paths[name]).write_bytes(read(name))
+        content = read(name)
+        paths[name] = f"images/{number:09d}{_suffix(name, content)}"
+        (folder / paths[name]).write_bytes(content)
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
         table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"]})
@@ -127,8 +129,9 @@ def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
             with atomic_path(folder / names[-1]) as path, tarfile.open(path, "w") as tar:
                 for place, (image, caption, weight) in enumerate(rows, start):
                     about = json.dumps({"image": image, "weight": weight}, ensure_ascii=False)
+                    picture = read(image)
                     for suffix, content in (
-                        (Path(image).suffix.lower(), read(image)),
+                        (_suffix(image, picture), picture),
                         (".txt", caption.encode()),
                         (".json", about.encode()),
                     ):
@@ -174,6 +177,16 @@ FORMATS: Mapping[str, Callable[[Cleaned, Path, ReadImage], list[str]]] = {
     "fne": write_fne,
 }
 WITH_IMAGES = ("open_clip", "webdataset")
+
+
+def _suffix(name: str, content: bytes) -> str:
+    """Of a picture, by which readers choose a decoder; from its content where its name has none, as in parquet."""
+    from PIL import Image
+
+    if is_image(name):
+        return Path(name).suffix.lower()
+    kind = str(Image.open(io.BytesIO(content)).format).lower()
+    return ".jpg" if kind in ("jpeg", "mpo") else f".{kind}"
 
 
 def _split_name(split: object) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FEWEST_CAPTIONS = 10  # with a word, for its share of failures to mean something
 MOST_ROWS = 16  # words, hubs, queries of another run
-ALL_WORDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def worst_words(captions: Sequence[str], failed: Sequence[bool]) -> list[Word]:
     overall = sum(failed) / len(failed)
     found: dict[str, list[bool]] = defaultdict(list)
     for caption, fails in zip(captions, failed, strict=True):
-        for word in sorted(set(clean_caption(caption, ALL_WORDS).split())):
+        for word in sorted(set(clean_caption(caption).split())):
             found[word].append(fails)
     error = sqrt(max(overall * (1 - overall), 1e-12))
     words = [Word(word, len(fails), sum(fails)) for word, fails in found.items() if len(fails) >= FEWEST_CAPTIONS]

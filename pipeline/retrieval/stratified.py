@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.retrieval.uncertainty import LEVEL
+
 DRAWS = 20_000
-LEVEL = 0.95
 
 
 class Estimate(NamedTuple):

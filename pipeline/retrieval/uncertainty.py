@@ -25,7 +25,7 @@ from pipeline.retrieval.recall import CUTOFFS, DIRECTIONS
 if TYPE_CHECKING:
     import pandas
 
-LEVEL = 0.95  # share of the replicates between the bounds of an interval
+LEVEL = 0.95  # share of the replicates, or draws, between the bounds of every interval
 GRADED = ("mAP@R", "R-P")
 JUDGED_RANK = "judged_rank"
 BLOCK_ENTRIES = 1 << 22  # replicates × queries in memory at a time

@@ -197,7 +197,7 @@ def test_other_files_in_the_folder_are_no_captions(folder: Path, tmp_path: Path)
     assert set(pandas.read_parquet(out / "pairs.parquet")["caption"]) == {"one", *rows["caption"]}
 
 
-def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
+def test_errors_name_what_was_given(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No parameter that this command lacks, and no folder of its own."""
     out = tmp_path / "out"
     broken = tmp_path / "texts.csv"
@@ -211,7 +211,24 @@ def test_errors_name_what_was_given(folder: Path, tmp_path: Path) -> None:
     assert "data." not in result.output.replace("metadata.", "")
     result = audit(folder, "--columns", "picture=x", "--words", "--to", out)
     assert result.output == "error: --columns picture=x: expected image=NAME,caption=NAME\n"
+    small = tmp_path / "small"
+    small.mkdir()
+    for number in range(2):
+        (small / f"{number}.png").write_bytes((folder / f"images/{number}.png").read_bytes())
+        (small / f"{number}.txt").write_text("a dog\n")
+    assert f"\nerror: {small}: 2 images; at least 3 are needed" in audit(small, "--words", "--to", out).output
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    result = audit("picures/flickr", "--words", "--to", out)
+    assert result.output.startswith("error: FOLDER = 'picures/flickr': is no folder here, and cannot be fetched from")
     assert not out.exists()
+
+
+def test_without_evidence_it_does_not_talk_of_a_training(folder: Path, tmp_path: Path) -> None:
+    rows = pandas.read_csv(folder / "captions.csv").drop_duplicates("image")
+    rows.to_csv(folder / "captions.csv", index=False)
+    text = said(folder, "--words", "--to", tmp_path / "out")
+    assert "no evidence: both lists are empty\n" in text
+    assert "\n0 likely false negatives" in text and "\n0 suspects" in text
 
 
 @pytest.mark.parametrize("form", ["karpathy", "webdataset"])
@@ -256,6 +273,8 @@ def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path:
     [
         (["nowhere", "--words"], "nowhere: there is no such folder, and it is no id of a data set on the hub"),
         (["--words"], "name a FOLDER, or both --images and --captions"),
+        (["--captions", "TABLE", "--words"], "name a FOLDER, or both --images and --captions"),
+        (["FOLDER", "--images", "FOLDER", "--captions", "TABLE", "--words"], "name a FOLDER, or both --images and"),
         (["FOLDER", "--images", "FOLDER", "--words"], "name a FOLDER, or both --images and --captions"),
         (["owner/name", "--captions", "TABLE", "--words"], "name a FOLDER, or both --images and --captions"),
         (["FOLDER", "--words", "--model", "x"], "--model and --words: the evidence comes from one of them"),
@@ -272,10 +291,41 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_other_files_is_not_replaced(folder: Path) -> None:
-    result = audit(folder, "--words", "--to", folder)
-    assert "holds other files than a report" in result.output
-    assert (folder / "captions.csv").exists()
+@pytest.mark.parametrize("inside", ["", "out"])
+def test_a_page_among_the_pictures_is_refused(inside: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next audit would take its tables for captions, or it would replace them."""
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    for given in ([folder], ["--images", folder, "--captions", "captions.csv"]):
+        result = audit(*given, "--words", "--to", folder / inside)
+        assert result.output.startswith(f"error: --to {folder / inside}: is the same as {folder}, or one lies in the")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_judgments_in_the_folder_that_is_replaced_are_kept(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said(folder, "--words", "--to", out)
+    judgments = out / "judgments.csv"
+    judgments.write_text("image,caption,verdict,chosen\n")
+    result = audit(folder, "--words", "--judgments", judgments, "--to", out)
+    assert result.output.startswith(f"error: --to {out}: is the same as {judgments}, or one lies in the other")
+    assert judgments.exists()
+
+
+def test_a_website_is_not_replaced_and_an_earlier_audit_is(folder: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("index.html", "audit.json"):  # npm writes one, too
+        (site / name).write_text("{}")
+    result = audit(folder, "--words", "--to", site)
+    assert result.output == f"error: --to {site}: holds files that this command did not write; name another folder\n"
+    assert (site / "index.html").read_text() == "{}"
+    out = tmp_path / "out"
+    out.mkdir()
+    said(folder, "--words", "--to", out)
+    (out / "index.html").write_text("an earlier page")
+    said(folder, "--words", "--to", out)
+    assert "Audit: shop" in (out / "index.html").read_text()
 
 
 def test_a_dual_encoder_is_evidence(folder: Path, tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ def test_the_split_is_exported_as_pairs(clone: Path) -> None:
     rows = [json.loads(line) for line in Path("out/test.jsonl").read_text().splitlines()]
     expected = [(split.images[image], text) for text, image in zip(split.captions, split.caption_image, strict=True)]
     assert [(row["image"], row["caption"]) for row in rows] == expected
+    Path("out/val.jsonl").unlink()
+    said = invoke_with("export", "--to", "out", "--format", "jsonl").output
+    assert said == "error: --to out: holds train.jsonl already; name another folder, or remove it\n"
+    assert not Path("out/val.jsonl").exists()
 
 
 @pytest.mark.parametrize("kind", ["clip", "vit_bert", "SiglipModel"])
@@ -79,7 +83,9 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
         torch.testing.assert_close(normalize(other, dim=1), ours, rtol=1e-2, atol=1e-3)  # resized by torchvision
     assert model.search("a red dot", vectors[0], top=1)[0][0] == int((vectors[0] @ vectors[1][0]).argmax())
 
+    shutil.copytree("out", "onnx")  # an earlier export is replaced
     assert invoke_with("export", "--to", "onnx", "--format", "onnx").exit_code == 0
+    assert not list(Path("onnx").rglob("*.safetensors"))
     resize: Resize = "crop" if kind == "SiglipModel" else "square"
     pixels = torch.stack([square_pixels(one, 32, resize) for one in pictures]).numpy()
     outputs: Any = ReferenceEvaluator("onnx/image.onnx").run(None, {"pixels": pixels})
@@ -101,6 +107,15 @@ def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -
         kept = ("input_ids",) if kind == "SiglipModel" else ("input_ids", "attention_mask")
         texts = image.get_text_features(**{name: tokens[name] for name in kept}).pooler_output
         return image.get_image_features(**pixels).pooler_output, texts
+
+
+@pytest.mark.parametrize("kind", ["transformers", "sentence-transformers", "onnx"])
+def test_a_folder_of_somebody_elses_is_not_replaced(kind: str, clone: Path) -> None:
+    (clone / "mine").mkdir()
+    (clone / "mine/README.md").write_text("Write it by `python -m commands.export`.")
+    said = invoke_with("export", "--to", "mine", "--format", kind)
+    assert said.output == "error: --to mine: holds files that this command did not write; name another folder\n"
+    assert (clone / "mine/README.md").exists()
 
 
 def test_heads_are_refused_by_transformers_and_nothing_is_written(heads_clone: Path) -> None:

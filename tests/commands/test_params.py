@@ -45,6 +45,12 @@ def test_it_says_value_bounds_and_meaning() -> None:
     assert said.startswith(f"sampler.cutdown = {load_params().sampler.cutdown}\n    number 0 to 2: ")
 
 
+def test_elsewhere_it_says_where_to_run(clone: Path) -> None:
+    (clone / "params.yaml").unlink()
+    result = invoke_with("params", "seed")
+    assert (result.exit_code, result.output) == (1, "error: params.yaml: not found; run from the repository's root\n")
+
+
 def test_dvc_refuses_a_misspelt_name_in_the_words_that_the_documentation_explains() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         apply_overrides(Path("params.yaml"), ["sampler.cut_down=0.1"])

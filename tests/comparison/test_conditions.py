@@ -7,7 +7,13 @@ import pytest
 from pipeline.comparison.conditions import parse_condition, same_value
 from pipeline.errors import InputError
 
-PARAMS = {"sampler.strategy": "fne", "sampler.cutdown": "0.10", "memory.size": "1024", "train.milestones": "[4, 8]"}
+PARAMS = {
+    "sampler.strategy": "fne",
+    "sampler.cutdown": "0.10",
+    "memory.size": "1024",
+    "train.milestones": "[4, 8]",
+    "evaluate.hubness": "False",
+}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,10 @@ PARAMS = {"sampler.strategy": "fne", "sampler.cutdown": "0.10", "memory.size": "
         ("memory.size>=2e3", False),
         ("train.milestones=[4, 8]", True),
         ("sampler.strategy>1", False),
+        ("sampler.strategy=FNE", False),
+        ("evaluate.hubness=false", True),
+        ("evaluate.hubness=true", False),
+        ("evaluate.hubness!=true", True),
     ],
 )
 def test_a_condition_holds_by_meaning(text: str, holds: bool) -> None:

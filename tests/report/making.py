@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,22 @@ HOSTILE = (
 NAMES = tuple(f"{colour}.png" for colour in COLOURS)
 CONFUSED = [[0.5, 0.7, 0.1, 0.0], [0.4, 0.6, 0.2, 0.1], [0.0, 0.1, 0.9, 0.2], [0.1, 0.0, 0.2, 0.8]]
 """Similarities of images and captions: red and green are confused, all else is right."""
+PAIRS = [
+    # split, image, caption, trust, answer
+    ("train", "red.png", "a red square", 0.9, ""),
+    ("train", "red.png", "a warm square", 0.8, ""),
+    ("train", "red.png", "a bus", 0.1, ""),
+    ("train", "green.png", "a green square", 0.2, "yes"),
+    ("train", "green.png", "a lie", 0.9, "no"),
+    ("val", "blue.png", 'a "blue", square', 1.0, ""),
+    ("test", "black.png", "a black square", 0.6, ""),
+]
+MATCHES = [
+    # split, image, caption, written_for, posterior, answer
+    ("train", "green.png", "a warm square", "red.png", 0.9, "no"),
+    ("train", "red.png", "a green square", "green.png", 0.2, "yes"),
+    ("train", "green.png", "a red square", "red.png", 0.7, ""),
+]
 
 
 def split_of(*captions: str) -> Split:
@@ -66,6 +83,18 @@ def write_pictures(folder: Path, names: Sequence[str] = NAMES) -> ImageArchive:
         pictures.append((name, content.getvalue()))
     write_images(path, pictures)
     return ImageArchive(path)
+
+
+def write_audit(folder: Path) -> Path:
+    """What an audit of squares left in this folder, without its page."""
+    folder.mkdir()
+    pairs = pandas.DataFrame(PAIRS, columns=["split", "image", "caption", "trust", "answer"])
+    pairs.to_parquet(folder / "pairs.parquet")
+    columns = ["split", "image", "caption", "written_for", "posterior", "answer"]
+    pandas.DataFrame(MATCHES, columns=columns).to_parquet(folder / "matches.parquet")
+    facts = {"title": "Audit: squares", "statements": ["3: pairs probably match"], "evidence": "words"}
+    (folder / "audit.json").write_text(json.dumps(facts))
+    return folder
 
 
 def write_page(folder: Path, split: Split, truth: Truth | None, judged: Judged | None = None, **more: Any) -> Path:

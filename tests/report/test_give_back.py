@@ -11,42 +11,18 @@ import pandas
 import pytest
 
 from pipeline.data.acquire.sources import SOURCES
+from pipeline.data.images import decode
 from pipeline.data.splits.annotations import read_annotations
 from pipeline.errors import InputError
 from pipeline.report.cleaned import Cleaned, cleaned, data_card
 from pipeline.report.give_back import FORMATS, write_triplets
-from tests.report.making import write_pictures
-
-PAIRS = [
-    # split, image, caption, trust, answer
-    ("train", "red.png", "a red square", 0.9, ""),
-    ("train", "red.png", "a warm square", 0.8, ""),
-    ("train", "red.png", "a bus", 0.1, ""),
-    ("train", "green.png", "a green square", 0.2, "yes"),
-    ("train", "green.png", "a lie", 0.9, "no"),
-    ("val", "blue.png", 'a "blue", square', 1.0, ""),
-    ("test", "black.png", "a black square", 0.6, ""),
-]
-MATCHES = [
-    # split, image, caption, written_for, posterior, answer
-    ("train", "green.png", "a warm square", "red.png", 0.9, "no"),
-    ("train", "red.png", "a green square", "green.png", 0.2, "yes"),
-    ("train", "green.png", "a red square", "red.png", 0.7, ""),
-]
+from tests.data.published import jpeg
+from tests.report.making import NAMES, write_audit, write_pictures
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    folder = tmp_path / "report"
-    folder.mkdir()
-    pandas.DataFrame(PAIRS, columns=["split", "image", "caption", "trust", "answer"]).to_parquet(
-        folder / "pairs.parquet"
-    )
-    columns = ["split", "image", "caption", "written_for", "posterior", "answer"]
-    pandas.DataFrame(MATCHES, columns=columns).to_parquet(folder / "matches.parquet")
-    facts = {"title": "Audit: squares", "statements": ["3: pairs probably match"], "evidence": "words"}
-    (folder / "audit.json").write_text(json.dumps(facts))
-    return folder
+    return write_audit(tmp_path / "report")
 
 
 def written(report: Path, form: str, **options: Any) -> tuple[Path, Cleaned]:
@@ -159,6 +135,21 @@ def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
     assert [text for _, text, _ in read] == train
     assert read[0][0].getpixel((5, 5)) == (255, 0, 0)
     assert read[0][2] == {"image": "red.png", "weight": 1.0}
+
+
+@pytest.mark.parametrize("form", ["open_clip", "webdataset"])
+def test_a_picture_whose_name_has_no_suffix_gets_that_of_its_content(form: str, report: Path) -> None:
+    data, folder = cleaned(report, 0.5, 0.5), report.parent / form
+    data.pairs["image"] = data.pairs["image"].map({name: f"a/00.{name[:-4]}" for name in NAMES})
+    folder.mkdir()
+    FORMATS[form](data, folder, lambda name: jpeg(1))
+    if form == "webdataset":
+        import webdataset
+
+        shards = webdataset.WebDataset(str(folder / "train-00000.tar"), shardshuffle=False).decode("pil")
+        assert [picture.size for (picture,) in shards.to_tuple("jpg")] == [decode(jpeg(1), "").size] * 3
+    else:
+        assert {path.suffix for path in (folder / "images").iterdir()} == {".jpg"}
 
 
 def test_the_card_says_what_was_removed_and_how_sure_that_is(report: Path) -> None:
