@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -43,14 +44,19 @@ def open_evidence(folder: Path, splits: dict[str, Split], name: str, kinds: Sequ
     caption_image_M = torch.tensor(split.caption_image)
     worded = {}
     for kind in (kind for kind in kinds if kind in WORDED):
-        train, every = splits["train"], WORDED[kind]
-        idf = inverse_document_frequencies(caption_terms(train.captions, every), torch.tensor(train.caption_image))
-        worded[kind] = WordCoverage(caption_terms(split.captions, every), caption_image_M, idf)
+        terms = caption_terms(split.captions, WORDED[kind])
+        worded[kind] = WordCoverage(terms, caption_image_M, _frequencies(splits["train"], WORDED[kind]))
     vectors = None
     if set(kinds) - set(WORDED):
         kept = torch.float16 if is_large(len(split.images), len(split.captions)) else torch.float32
         vectors = read_vectors(folder / name, kinds).to(device, kept)
     return SplitEvidence(kinds, caption_image_M.to(device), worded, vectors)
+
+
+@lru_cache(maxsize=len(WORDED))  # the same for every split
+def _frequencies(train: Split, every: int) -> dict[str, float]:
+    terms = caption_terms(train.captions, every)
+    return inverse_document_frequencies(terms, torch.tensor(train.caption_image))
 
 
 def read_vectors(folder: Path, kinds: Sequence[str]) -> Vectors:
