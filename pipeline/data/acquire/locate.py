@@ -212,7 +212,7 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
     if store.root is not None:
         for folder in source.image_folders:
             images.add_folder(store.root / folder, store.root)
-            if len(images) and all(map(images.find, wanted)):
+            if len(images) and all(map(images.exact, wanted)):  # a near name is looked for when all folders are known
                 break
     misplaced = len(images) > 0 and not any(map(images.find, wanted))
     kept: list[Kept] = []

@@ -1,0 +1,53 @@
+"""A user's folder: which of its images and annotation files are read, and what is said where that is unclear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.images import ImageArchive
+from pipeline.data.prepare import prepare
+from pipeline.data.rows import Picture, read_pictures
+from pipeline.params import load_params
+from tests.data.published import Copy, jpeg, write_copy_params, write_files
+
+
+@pytest.fixture(autouse=True)
+def main_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads and what was seen of a folder are kept here."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+def read(folder: Path, files: dict[str, bytes | str], **changes: Any) -> list[Picture]:
+    """What stage download makes of these files."""
+    write_files(folder / "mine", files)
+    write_copy_params(folder, Copy("folder", "auto", {}, {}, folder / "mine"), None, **changes)
+    (folder / "raw").mkdir(exist_ok=True)
+    prepare(load_params(folder / "params.yaml").data, folder / "raw")
+    return read_pictures(folder / "raw/annotations/pictures.parquet")
+
+
+def images(numbers: range, name: str = "images/{}.jpg") -> dict[str, bytes | str]:
+    return {name.format(number): jpeg(number) for number in numbers}
+
+
+def table(numbers: range, name: str = "{}.jpg") -> str:
+    return "image,caption\n" + "".join(f"{name.format(number)},a dog {number}\n" for number in numbers)
+
+
+@pytest.mark.parametrize("others", [("images/{}.jpg",), ("images/small/{}.jpg", "images/thumb/{}.jpg")])
+def test_a_path_below_the_folder_goes_before_base_names_in_images(others: tuple[str, ...], tmp_path: Path) -> None:
+    files = images(range(6), "full/{}.jpg") | {"captions.csv": table(range(6), "full/{}.jpg")}
+    for start, name in enumerate(others, 1):
+        files |= {name.format(number): jpeg(10 * start + number) for number in range(6)}
+    read(tmp_path, files)
+    archive = ImageArchive(tmp_path / "raw/images.zip")
+    assert [archive.read(f"full/{number}.jpg") for number in range(6)] == [jpeg(number) for number in range(6)]
+
+
+def test_of_near_names_the_one_in_the_images_folder_is_taken(tmp_path: Path) -> None:
+    files = {"images/a.JPG": jpeg(1), "thumbs/a.jpeg": jpeg(2), "thumbs/A.jpg": jpeg(3)}
+    read(tmp_path, {**files, "captions.csv": "image,caption\na,a dog\n"})
+    assert ImageArchive(tmp_path / "raw/images.zip").read("a") == jpeg(1)
