@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.data.columns import ANY, Columns, choose_columns, refusal, texts
 from pipeline.data.images import is_image
-from pipeline.data.rows import Row, split_in_path, split_name
+from pipeline.data.rows import Row, split_name
 from pipeline.data.shards import parquet_batches, parquet_columns
 from pipeline.data.text import read_json, read_lines, read_text
 from pipeline.errors import InputError
@@ -68,10 +68,10 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
     return refusal(place, max(headers.values(), key=len), wanted)
 
 
-def table_rows(table: Table, folder: str = "") -> Iterator[Row]:
+def table_rows(table: Table, folder: str = "", stated: str | None = None) -> Iterator[Row]:
     """The rows of a table; `folder` is put before each image's name.
 
-    Without a column for it, the split is the one that the file's path states.
+    Without a column for it, the split is `stated`, by the file's path.
 
     Raises:
         InputError: naming the file and the line, for another number of fields, a missing image or caption, an unknown
@@ -79,7 +79,6 @@ def table_rows(table: Table, folder: str = "") -> Iterator[Row]:
     """
     columns, place = table.columns, ""
     assert columns.image is not None
-    stated = split_in_path(f"{folder}{table.file.name}")
     for place, cells in _records(table):
         try:
             image = "" if cells[columns.image] is None else str(cells[columns.image]).strip()

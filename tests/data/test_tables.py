@@ -47,9 +47,8 @@ def test_every_row_says_where_it_stands_also_after_a_field_of_two_lines(tmp_path
     assert [row.place for row in found] == [f"{tmp_path}/a.csv: line {line}" for line in (2, 5)]
 
 
-def test_the_split_is_a_column_or_in_the_files_name(tmp_path: Path) -> None:
+def test_the_split_is_a_column(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.csv", "image,caption,split\n0.jpg,a dog,validation\n")[0].split == "val"
-    assert rows(tmp_path, "my_dev.csv", "image,caption\n0.jpg,a dog\n")[0].split == "val"
     assert rows(tmp_path, "b.csv", "image,caption\n0.jpg,a dog\n")[0].split is None
 
 

@@ -51,3 +51,22 @@ def test_of_near_names_the_one_in_the_images_folder_is_taken(tmp_path: Path) -> 
     files = {"images/a.JPG": jpeg(1), "thumbs/a.jpeg": jpeg(2), "thumbs/A.jpg": jpeg(3)}
     read(tmp_path, {**files, "captions.csv": "image,caption\na,a dog\n"})
     assert ImageArchive(tmp_path / "raw/images.zip").read("a") == jpeg(1)
+
+
+def sidecars(*names: str) -> dict[str, bytes | str]:
+    """An image of each name and the text file beside it."""
+    files: dict[str, bytes | str] = {f"{name}.jpg": jpeg(number) for number, name in enumerate(names)}
+    return files | {f"{name}.txt": f"a dog {number}" for number, name in enumerate(names)}
+
+
+def test_a_class_inside_a_splits_folder_is_no_split(tmp_path: Path) -> None:
+    names = [f"{split}/{kind}/0" for split in ("train", "val", "test") for kind in ("train_station", "dog")]
+    found = read(tmp_path, sidecars(*names))
+    assert {picture.image: picture.split for picture in found} == {f"{n}.jpg": n.partition("/")[0] for n in names}
+
+
+def test_a_class_called_train_beside_others_is_no_split(tmp_path: Path) -> None:
+    found = read(tmp_path, sidecars("car/0", "plane/0", "train/0"))
+    assert [(picture.image, picture.split) for picture in found] == [
+        *(("car/0.jpg", None), ("plane/0.jpg", None), ("train/0.jpg", None))
+    ]
