@@ -21,7 +21,7 @@ from pipeline.params import ColumnsParams
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 JSON = ".json"
-QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption
+QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption; but see `_as_written`
 HEADER_BYTES = 1 << 16
 Records = Iterator[tuple[str, dict[str, Any]]]  # a row's place, and its cells by column
 
@@ -146,7 +146,14 @@ def _unquoted(table: Table) -> Iterator[tuple[int, list[str]]]:
         if table.delimiter == "|" and len(fields) == 2 and (joined := re.fullmatch(r"\s*(\d+)\s+(\S.*)", fields[1])):
             fields = [fields[0], *joined.groups()]
         if line.strip():
-            yield number, fields
+            yield number, list(map(_as_written, fields))
+
+
+def _as_written(field: str) -> str:
+    """The text of a field that pandas quoted because of the quotation marks in it, which are then all doubled."""
+    inner = field.strip()[1:-1]
+    quoted = field.strip() == f'"{inner}"' and '"' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else field
 
 
 def _quoted(table: Table) -> Iterator[tuple[int, list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pipeline.data.columns import ANY
@@ -31,6 +32,14 @@ def test_a_quotation_mark_belongs_to_the_caption_where_tabs_or_bars_are_between(
     lines = [("image", "caption"), ("0.jpg", caption), ("1.jpg", "a dog"), ("2.jpg", caption)]
     found = pairs(tmp_path, name, "".join(f"{mark.join(line)}\n" for line in lines))
     assert found == [("0.jpg", (caption,)), ("1.jpg", ("a dog",)), ("2.jpg", (caption,))]
+
+
+@pytest.mark.parametrize("mark", ["\t", "|"])
+def test_what_pandas_writes_is_read_as_it_was(mark: str, tmp_path: Path) -> None:
+    captions = ['a sign that says "stop" here', '"all of it"', '"', 'two "" marks', "a dog"]
+    table = pandas.DataFrame({"image": [f"{number}.jpg" for number in range(5)], "caption": captions})
+    found = rows(tmp_path, "a.csv", table.to_csv(index=False, sep=mark))
+    assert [caption for row in found for caption in row.captions] == captions
 
 
 def test_a_quoted_field_that_swallows_rows_is_refused(tmp_path: Path) -> None:
