@@ -131,11 +131,11 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def split_name(found: str, place: str) -> str:
-    """The split that a published name means; raises an `InputError` that names `place`."""
-    if found not in SPLIT_NAMES:
+def split_name(found: str, place: str) -> str | None:
+    """The split that a published name means, none for ""; raises an `InputError` that names `place`."""
+    if found and found.lower() not in SPLIT_NAMES:
         raise InputError(f"{place}: split = {found!r}, expected one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[found]
+    return SPLIT_NAMES.get(found.lower())
 
 
 def split_in_path(path: str) -> str | None:

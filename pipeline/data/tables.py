@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from pipeline.data.columns import ANY, Columns, choose_columns, refusal, texts
+from pipeline.data.columns import ANY, Columns, cell_text, choose_columns, refusal, texts
 from pipeline.data.images import is_image
 from pipeline.data.rows import Row, split_name
 from pipeline.data.shards import parquet_batches, parquet_columns
@@ -81,9 +81,9 @@ def table_rows(table: Table, folder: str = "", stated: str | None = None) -> Ite
     assert columns.image is not None
     for place, cells in _records(table):
         try:
-            image = "" if cells[columns.image] is None else str(cells[columns.image]).strip()
+            image = cell_text(cells[columns.image])
             values = [cells[name] for name in columns.captions]
-            split = stated if columns.split is None else split_name(str(cells[columns.split]).strip(), place)
+            split = stated if columns.split is None else split_name(cell_text(cells[columns.split]), place)
         except KeyError as error:
             raise InputError(f"{place}: no {error}; found the keys {', '.join(cells) or 'none'}") from None
         if not image:

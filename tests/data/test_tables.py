@@ -59,6 +59,8 @@ def test_every_row_says_where_it_stands_also_after_a_field_of_two_lines(tmp_path
 def test_the_split_is_a_column(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.csv", "image,caption,split\n0.jpg,a dog,validation\n")[0].split == "val"
     assert rows(tmp_path, "b.csv", "image,caption\n0.jpg,a dog\n")[0].split is None
+    found = rows(tmp_path, "c.csv", "image,caption,split\n0.jpg,a dog,Train\n1.jpg,a dog,\n")
+    assert [row.split for row in found] == ["train", None]
 
 
 def test_numbered_captions_may_be_fewer_than_their_columns(tmp_path: Path) -> None:
@@ -83,6 +85,13 @@ def test_a_table_that_is_refused_has_its_columns_listed(name: str, text: str, co
     wanted = open_table(tmp_path / name, ANY.model_copy(update={"caption": "alt"}))
     assert isinstance(wanted, str)
     assert wanted.endswith("expected alt (data.columns.caption)")
+
+
+def test_null_and_nan_are_no_text(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, "a.jsonl", '{"image": 0, "caption": NaN, "split": null}')
+    assert row[:3] == ("0", ("",), None)
+    with pytest.raises(InputError, match="line 1: no image"):
+        rows(tmp_path, "b.jsonl", '{"image": NaN, "caption": "a dog"}')
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pipeline.data.acquire.layouts import ImageFile, ImageFiles
 from pipeline.data.archives import checked_name
-from pipeline.data.columns import choose_columns, refusal, texts
+from pipeline.data.columns import cell_text, choose_columns, refusal, texts
 from pipeline.data.images import check_image, is_image
 from pipeline.data.rows import Annotations, Row, gather, split_name, splits_in_paths
 from pipeline.data.shards import (
@@ -148,10 +148,10 @@ class Scan:
                 captions = [text for caption in columns.captions for text in texts(cells[caption])]
                 yield Sample(
                     name,
-                    str(cells[columns.image] if columns.image else own or ""),
+                    cell_text(cells[columns.image]) if columns.image else own or "",
                     data or b"",
                     captions,
-                    split_name(str(cells[columns.split]), place) if columns.split else self.splits[name],
+                    split_name(cell_text(cells[columns.split]), place) if columns.split else self.splits[name],
                     location,
                     place,
                 )
