@@ -42,25 +42,16 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
         InputError: for a file that cannot be read.
     """
     kind, place = file.name.lower().rpartition(".")[2], str(file)
-    if kind == "parquet":
-        names, pixels = parquet_columns(file)
+    if kind in ("parquet", "json", "jsonl"):
+        pixels: list[str] = []
+        if kind == "parquet":
+            names, pixels = parquet_columns(file)
+        else:
+            names = list(next((row for _, row in _json_rows(file)), {}))
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete and not pixels else refusal(place, names, wanted)
-    if kind == "json":
-        try:
-            rows = _json_rows(file)
-        except InputError as error:
-            return str(error)
-        names = [str(name) for name in rows[0]] if rows else []
-        columns = choose_columns(names, wanted)
-        return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
     with file.open("rb") as handle:
         line = handle.readline(HEADER_BYTES).decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    if kind == "jsonl":
-        first = parse_json(line, f"{place}: line 1") if line.strip() else None
-        names = [str(name) for name in first] if isinstance(first, dict) else []
-        columns = choose_columns(names, wanted)
-        return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
     headers = {mark: _header(line, mark) for mark in ("\t", "|", ";", ",")}
     for mark, names in headers.items():
         if (columns := choose_columns(names, wanted)).complete:
@@ -107,29 +98,26 @@ def _records(table: Table) -> Records:
         batches = parquet_batches(table.file, [name for name in needed if name])
         for number, cells in enumerate(cells for batch in batches for cells in batch.to_pylist()):
             yield f"{table.file}: row {number}", cells
-    elif table.file.name.lower().endswith(".json"):
-        for number, row in enumerate(_json_rows(table.file)):
-            yield f"{table.file}: row {number}", row
     else:
-        for number, line in enumerate(read_lines(table.file), 1):
-            place = f"{table.file}: line {number}"
+        yield from _json_rows(table.file)
+
+
+def _json_rows(file: Traversable) -> Records:
+    """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
+    lines = [(number, line) for number, line in enumerate(read_lines(file), 1) if line]
+    if file.name.lower().endswith(".jsonl") or (len(lines) > 1 and lines[0][1].endswith("}")):
+        for number, line in lines:
+            place = f"{file}: line {number}"
             row = parse_json(line, place)
             if not isinstance(row, dict):
                 raise InputError(f"{place}: expected an object, found {type(row).__name__}")
             yield place, row
-
-
-def _json_rows(file: Traversable) -> list[dict[str, Any]]:
-    """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
-    lines = [(number, line) for number, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
-    if len(lines) > 1 and lines[0][1].rstrip().endswith("}"):
-        content = [parse_json(line, f"{file}: line {number}") for number, line in lines]
-    else:
-        content = read_json(file)
+        return
+    content = read_json(file)
     if isinstance(content, dict) and all(map(is_image, content)):
         content = [{"image": name, "captions": value} for name, value in content.items()]
-    rows = content if isinstance(content, list) else []
-    return rows if all(isinstance(row, dict) for row in rows) else []
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        yield from ((f"{file}: row {number}", row) for number, row in enumerate(content))
 
 
 def _header(line: str, delimiter: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas
@@ -110,5 +111,13 @@ def test_a_bad_line_is_named(name: str, text: str, expected: str, tmp_path: Path
 
 
 def test_a_broken_line_of_json_has_the_files_own_number(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('\n\n{"image": "0.jpg", "text": "a"}\n{"image"\n')
-    assert f"{tmp_path / 'a.json'}: line 4: not readable as JSON" in str(open_table(tmp_path / "a.json"))
+    with pytest.raises(InputError, match=rf"{tmp_path}/a\.json: line 4: not readable as JSON"):
+        rows(tmp_path, "a.json", '\n\n{"image": "0.jpg", "text": "a"}\n{"image"\n')
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_lines_of_json_may_be_blank_and_long(name: str, tmp_path: Path) -> None:
+    captions = ["a dog " * 20_000, "a cat"]
+    lines = [json.dumps({"image": f"{number}.jpg", "caption": text}) for number, text in enumerate(captions)]
+    found = pairs(tmp_path, name, "\n" + "\n\n".join(lines) + "\n \n")
+    assert found == [("0.jpg", (captions[0].strip(),)), ("1.jpg", ("a cat",))]

@@ -10,7 +10,9 @@ import pytest
 from pipeline.data.images import ImageArchive
 from pipeline.data.prepare import prepare
 from pipeline.data.rows import Picture, read_pictures
+from pipeline.errors import InputError
 from pipeline.params import load_params
+from tests.data.brought import parquet
 from tests.data.published import Copy, jpeg, write_copy_params, write_files
 
 
@@ -70,3 +72,27 @@ def test_a_class_called_train_beside_others_is_no_split(tmp_path: Path) -> None:
     assert [(picture.image, picture.split) for picture in found] == [
         *(("car/0.jpg", None), ("plane/0.jpg", None), ("train/0.jpg", None))
     ]
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+FOREIGN = {"a.jsonl": '{\n  "name": "mine"\n}\n', "a.json": "{", "x.parquet": POINTER}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_unreadable_file_beside_a_table_is_passed_over(name: str, tmp_path: Path) -> None:
+    files = {**images(range(2)), "captions.csv": table(range(2)), name: FOREIGN[name]}
+    assert [picture.image for picture in read(tmp_path, files)] == ["0.jpg", "1.jpg"]
+
+
+def test_an_unreadable_file_alone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no annotations of .*/mine/x\.parquet: not a whole parquet file"):
+        read(tmp_path, {"x.parquet": POINTER})
+
+
+def test_a_shard_or_a_table_that_was_cut_off_is_not_passed_over(tmp_path: Path) -> None:
+    parquet(tmp_path / "mine/0.parquet", [{"image": jpeg(1), "caption": "a dog"}])
+    with pytest.raises(InputError, match=r"1\.parquet: not a whole parquet file"):
+        read(tmp_path, {"1.parquet": POINTER})
+    parquet(tmp_path / "mine/0.parquet", [{"image": "0.jpg", "caption": "a dog"}])
+    with pytest.raises(InputError, match=r"1\.parquet: not a whole parquet file"):
+        read(tmp_path, images(range(1)))
