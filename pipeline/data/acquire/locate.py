@@ -56,7 +56,7 @@ def find_annotations(params: DataParams, store: Store) -> tuple[str, Files, list
         if len(own) > 1:
             raise InputError(
                 f"data.root = {store.root}: holds annotations of {len(own)} layouts: {', '.join(own)}; "
-                "set data.annotations to the one to read"
+                f"set data.annotations to the one to read{', or to table' if 'table' in layouts else ''}"
             )
         for layout, files in own.items():
             if files is not None:
@@ -79,9 +79,11 @@ def _own_layouts(
 ) -> dict[str, Files | None]:
     """The layouts in the user's folder: their files, or None if they are in a published archive."""
     assert store.root is not None
+    places = files_named(store.root, params)
     loose = files_in(store.root / folder for folder in source.annotation_folders)
     if params.files is not None:
-        loose = {name: places for name, places in loose.items() if matches(name, params.files)}
+        chosen = set(places.values())
+        loose = {name: [file for file in files if file in chosen] for name, files in loose.items()}
     own: dict[str, Files | None] = {}
     partial = []
     for name, layout in layouts.items():
@@ -95,7 +97,6 @@ def _own_layouts(
         elif files:
             partial.append(f"{name}: {files}")
     if layouts.keys() & set(BY_CONTENT):
-        places = files_named(store.root, params)
         shards = find_shards(places, refused)
         if "shards" in layouts and shards:
             own["shards"] = shards
@@ -113,10 +114,17 @@ def _own_layouts(
 
 
 def files_named(root: Path, params: DataParams) -> dict[str, Path]:
-    """The files below the user's folder that are no images, by path; only those that `data.files` names."""
-    names = {path.relative_to(root).as_posix(): path for path in files_below(root) if not is_image(path.name)}
-    pattern = params.files
-    return {name: path for name, path in names.items() if pattern is None or matches(name, pattern)}
+    """The files below the user's folder that are no images, by path; only those that `data.files` names.
+
+    Raises:
+        InputError: when `data.files` matches no path below the folder and no file's name.
+    """
+    names = {path.relative_to(root).as_posix(): path for path in files_below(root)}
+    if (pattern := params.files) is not None:
+        names = {name: path for name, path in names.items() if matches(name, pattern) or matches(path.name, pattern)}
+        if not names:
+            raise InputError(f"data.files = {pattern!r}: matches no file below {root}")
+    return {name: path for name, path in names.items() if not is_image(name)}
 
 
 def find_shards(places: Mapping[str, Path], refused: list[str]) -> dict[str, Path]:

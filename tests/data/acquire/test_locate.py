@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,30 @@ def test_a_shard_or_a_table_that_was_cut_off_is_not_passed_over(tmp_path: Path) 
     parquet(tmp_path / "mine/0.parquet", [{"image": "0.jpg", "caption": "a dog"}])
     with pytest.raises(InputError, match=r"1\.parquet: not a whole parquet file"):
         read(tmp_path, images(range(1)))
+
+
+@pytest.mark.parametrize("pattern", ["annotations/{}", "{}"])
+@pytest.mark.parametrize(("name", "layout"), [("captions_val2017.json", "coco"), ("more.csv", "table")])
+def test_data_files_names_a_path_or_a_file(name: str, layout: str, pattern: str, tmp_path: Path) -> None:
+    coco = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": [{"image_id": 0, "caption": "a dog 0"}]}
+    one = json.dumps(coco) if layout == "coco" else table(range(1))
+    files = {**images(range(2)), f"annotations/{name}": one, "annotations/captions.csv": table(range(2))}
+    assert [picture.image for picture in read(tmp_path, files, data__files=pattern.format(name))] == ["0.jpg"]
+
+
+@pytest.mark.parametrize("layout", ["auto", "coco"])
+def test_data_files_that_match_nothing_are_named(layout: str, tmp_path: Path) -> None:
+    files = {**images(range(2)), "captions.csv": table(range(2))}
+    with pytest.raises(InputError, match=r"data\.files = 'nothing\*': matches no file below .*/mine"):
+        read(tmp_path, files, data__files="nothing*", data__annotations=layout)
+
+
+def test_json_whose_names_fit_two_layouts_may_be_a_table(tmp_path: Path) -> None:
+    files = images(range(3))
+    for number, split in enumerate(("train", "val", "test")):
+        rows = [{"file_name": f"{number}.jpg", "text": "a dog"}]
+        files[f"captions_{split}.json"] = json.dumps(rows)
+    with pytest.raises(InputError, match=r"2 layouts: fne, coco; set .* to the one to read, or to table"):
+        read(tmp_path, files)
+    found = read(tmp_path, {}, data__annotations="table")
+    assert {picture.image: picture.split for picture in found} == {"0.jpg": "train", "1.jpg": "val", "2.jpg": "test"}
