@@ -100,10 +100,13 @@ def _own_layouts(
         shards = find_shards(places, refused)
         if "shards" in layouts and shards:
             own["shards"] = shards
-        if "table" in layouts and (tables := _tables(places, source, params, SUFFIXES, bool(shards), refused)):
+        beside = find_sidecars(store.root, places) if "sidecar" in layouts else {}
+        texts = set(beside.values())  # "photo, dog, text" would be the columns of a table
+        others = {name: path for name, path in places.items() if path not in texts}
+        if "table" in layouts and (tables := _tables(others, source, params, SUFFIXES, bool(shards), refused)):
             own["table"] = tables
         # any folder may hold other .txt and .json files: they count where there is nothing else
-        if "sidecar" in layouts and not own and (beside := find_sidecars(store.root, places)):
+        if beside and not own:
             own["sidecar"] = beside
         alone = "table" in layouts and not own and not partial
         if alone and (tables := _tables(places, source, params, (JSON,), False, refused)):

@@ -75,6 +75,11 @@ def test_a_class_called_train_beside_others_is_no_split(tmp_path: Path) -> None:
     ]
 
 
+def test_a_text_beside_its_image_is_no_table(tmp_path: Path) -> None:
+    (picture,) = read(tmp_path, sidecars("0") | {"0.txt": "photo, dog, text, outdoors"})
+    assert picture.captions == ("photo, dog, text, outdoors",)
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 FOREIGN = {"a.jsonl": '{\n  "name": "mine"\n}\n', "a.json": "{", "x.parquet": POINTER}
 
