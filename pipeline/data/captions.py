@@ -15,6 +15,11 @@ def clean_caption(caption: str, words: int | None = None) -> str:
     return " ".join(_SPACE.sub(" ", text).strip().split(" ")[:words])
 
 
+def one_line(caption: str) -> str:
+    """The caption with each line break as a space, which formats with a caption a line need."""
+    return re.sub(r"\s*[\r\n]+\s*", " ", caption)
+
+
 def can_be_written(text: str) -> bool:
     r"""Whether a text can be encoded: JSON can hold half a character (`\ud800`), which UTF-8 cannot."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import re
 import tokenize
 from collections.abc import Sequence
@@ -82,10 +83,16 @@ def texts(value: Any) -> list[str]:
     return [text for item in items for text in (texts(item) if isinstance(item, (list, tuple)) else [_text(item)])]
 
 
+def cell_text(value: Any) -> str:
+    """A cell as text, stripped: "" for null and for NaN, which is how pandas and JSON write a missing one."""
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value).strip()
+
+
 def _text(item: Any) -> str:
     if isinstance(item, dict):
         item = next((item[key] for key in ("raw", "caption", "text") if key in item), None)
-    return "" if item is None else str(item)
+    return cell_text(item)
 
 
 def _as_list(text: str) -> Any:

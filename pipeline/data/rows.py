@@ -131,14 +131,26 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def split_name(found: str, place: str) -> str:
-    """The split that a published name means; raises an `InputError` that names `place`."""
-    if found not in SPLIT_NAMES:
+def split_name(found: str, place: str) -> str | None:
+    """The split that a published name means, none for ""; raises an `InputError` that names `place`."""
+    if found and found.lower() not in SPLIT_NAMES:
         raise InputError(f"{place}: split = {found!r}, expected one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[found]
+    return SPLIT_NAMES.get(found.lower())
 
 
 def split_in_path(path: str) -> str | None:
-    """The split that a file's or a folder's name states (`data/train-00000-of-00001.parquet`), the last one if any."""
-    words = [word for word in re.findall("[a-z]+", path.lower()) if word in SPLIT_NAMES]
-    return SPLIT_NAMES[words[-1]] if words else None
+    """The split that a path states, if any.
+
+    The last word of the file's name that is one (`data/train-00000-of-00001.parquet`), else the outermost folder called
+    exactly so (`train/test_tube/0.txt`), else the outermost folder with such a word (`coco_train2014/0.txt`).
+    """
+    folders, _, base = path.lower().rpartition("/")
+    words = (*reversed(re.findall("[a-z]+", base)), *folders.split("/"), *re.findall("[a-z]+", folders))
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
+def splits_in_paths(paths: Iterable[str]) -> dict[str, str | None]:
+    """The split that each path states; none does where only one split is named and not by all: it is a class's name."""
+    found = {path: split_in_path(path) for path in paths}
+    splits = set(found.values())
+    return dict.fromkeys(found) if None in splits and len(splits) == 2 else found

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from pipeline.data.columns import ANY, Columns, choose_columns, refusal, texts
+from pipeline.data.columns import ANY, Columns, cell_text, choose_columns, refusal, texts
 from pipeline.data.images import is_image
-from pipeline.data.rows import Row, split_in_path, split_name
+from pipeline.data.rows import Row, split_name
 from pipeline.data.shards import parquet_batches, parquet_columns
 from pipeline.data.text import read_json, read_lines, read_text
 from pipeline.errors import InputError
@@ -21,7 +21,7 @@ from pipeline.params import ColumnsParams
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 JSON = ".json"
-QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption
+QUOTED = (",", ";")  # in a table with tabs or bars, a quotation mark belongs to the caption; but see `_as_written`
 HEADER_BYTES = 1 << 16
 Records = Iterator[tuple[str, dict[str, Any]]]  # a row's place, and its cells by column
 
@@ -42,25 +42,16 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
         InputError: for a file that cannot be read.
     """
     kind, place = file.name.lower().rpartition(".")[2], str(file)
-    if kind == "parquet":
-        names, pixels = parquet_columns(file)
+    if kind in ("parquet", "json", "jsonl"):
+        pixels: list[str] = []
+        if kind == "parquet":
+            names, pixels = parquet_columns(file)
+        else:
+            names = list(next((row for _, row in _json_rows(file)), {}))
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete and not pixels else refusal(place, names, wanted)
-    if kind == "json":
-        try:
-            rows = _json_rows(file)
-        except InputError as error:
-            return str(error)
-        names = [str(name) for name in rows[0]] if rows else []
-        columns = choose_columns(names, wanted)
-        return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
     with file.open("rb") as handle:
         line = handle.readline(HEADER_BYTES).decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    if kind == "jsonl":
-        first = parse_json(line, f"{place}: line 1") if line.strip() else None
-        names = [str(name) for name in first] if isinstance(first, dict) else []
-        columns = choose_columns(names, wanted)
-        return Table(file, columns, "") if columns.complete else refusal(place, names, wanted)
     headers = {mark: _header(line, mark) for mark in ("\t", "|", ";", ",")}
     for mark, names in headers.items():
         if (columns := choose_columns(names, wanted)).complete:
@@ -68,10 +59,10 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
     return refusal(place, max(headers.values(), key=len), wanted)
 
 
-def table_rows(table: Table, folder: str = "") -> Iterator[Row]:
+def table_rows(table: Table, folder: str = "", stated: str | None = None) -> Iterator[Row]:
     """The rows of a table; `folder` is put before each image's name.
 
-    Without a column for it, the split is the one that the file's path states.
+    Without a column for it, the split is `stated`, by the file's path.
 
     Raises:
         InputError: naming the file and the line, for another number of fields, a missing image or caption, an unknown
@@ -79,12 +70,11 @@ def table_rows(table: Table, folder: str = "") -> Iterator[Row]:
     """
     columns, place = table.columns, ""
     assert columns.image is not None
-    stated = split_in_path(f"{folder}{table.file.name}")
     for place, cells in _records(table):
         try:
-            image = "" if cells[columns.image] is None else str(cells[columns.image]).strip()
+            image = cell_text(cells[columns.image])
             values = [cells[name] for name in columns.captions]
-            split = stated if columns.split is None else split_name(str(cells[columns.split]).strip(), place)
+            split = stated if columns.split is None else split_name(cell_text(cells[columns.split]), place)
         except KeyError as error:
             raise InputError(f"{place}: no {error}; found the keys {', '.join(cells) or 'none'}") from None
         if not image:
@@ -108,29 +98,26 @@ def _records(table: Table) -> Records:
         batches = parquet_batches(table.file, [name for name in needed if name])
         for number, cells in enumerate(cells for batch in batches for cells in batch.to_pylist()):
             yield f"{table.file}: row {number}", cells
-    elif table.file.name.lower().endswith(".json"):
-        for number, row in enumerate(_json_rows(table.file)):
-            yield f"{table.file}: row {number}", row
     else:
-        for number, line in enumerate(read_lines(table.file), 1):
-            place = f"{table.file}: line {number}"
+        yield from _json_rows(table.file)
+
+
+def _json_rows(file: Traversable) -> Records:
+    """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
+    lines = [(number, line) for number, line in enumerate(read_lines(file), 1) if line]
+    if file.name.lower().endswith(".jsonl") or (len(lines) > 1 and lines[0][1].endswith("}")):
+        for number, line in lines:
+            place = f"{file}: line {number}"
             row = parse_json(line, place)
             if not isinstance(row, dict):
                 raise InputError(f"{place}: expected an object, found {type(row).__name__}")
             yield place, row
-
-
-def _json_rows(file: Traversable) -> list[dict[str, Any]]:
-    """A list of objects, an object a line, or an object with the captions of each image; none for other JSON."""
-    lines = [(number, line) for number, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
-    if len(lines) > 1 and lines[0][1].rstrip().endswith("}"):
-        content = [parse_json(line, f"{file}: line {number}") for number, line in lines]
-    else:
-        content = read_json(file)
+        return
+    content = read_json(file)
     if isinstance(content, dict) and all(map(is_image, content)):
         content = [{"image": name, "captions": value} for name, value in content.items()]
-    rows = content if isinstance(content, list) else []
-    return rows if all(isinstance(row, dict) for row in rows) else []
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        yield from ((f"{file}: row {number}", row) for number, row in enumerate(content))
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -147,7 +134,14 @@ def _unquoted(table: Table) -> Iterator[tuple[int, list[str]]]:
         if table.delimiter == "|" and len(fields) == 2 and (joined := re.fullmatch(r"\s*(\d+)\s+(\S.*)", fields[1])):
             fields = [fields[0], *joined.groups()]
         if line.strip():
-            yield number, fields
+            yield number, list(map(_as_written, fields))
+
+
+def _as_written(field: str) -> str:
+    """The text of a field that pandas quoted because of the quotation marks in it, which are then all doubled."""
+    inner = field.strip()[1:-1]
+    quoted = field.strip() == f'"{inner}"' and '"' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else field
 
 
 def _quoted(table: Table) -> Iterator[tuple[int, list[str]]]:

@@ -60,6 +60,8 @@ def test_named_columns_are_taken_and_a_missing_one_is_no_table() -> None:
         ("[__import__('os')]", ["[__import__('os')]"]),
         ("[]", ["[]"]),
         (None, []),
+        (float("nan"), [""]),
+        (0, ["0"]),
     ],
 )
 def test_a_value_that_looks_like_a_list_is_one(cell: Any, expected: list[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.rows import Picture, Row, gather, read_pictures, split_in_path, write_pictures
+from pipeline.data.rows import Picture, Row, gather, read_pictures, split_in_path, splits_in_paths, write_pictures
 from pipeline.errors import InputError
 
 
@@ -57,12 +57,28 @@ def test_what_is_wrong_is_named_with_its_place(rows: list[Row], expected: str) -
         ("default/validation/0000.parquet", "val"),
         ("train/cc3m-test-0001.tar", "test"),
         ("train2014", "train"),
+        ("train/test_tube/", "train"),
+        ("test_tube/Train/", "train"),
+        ("coco_train2014/test_tube/", "train"),
         ("00000.tar", None),
         ("trainer/latest.tar", None),
     ],
 )
-def test_the_last_split_in_a_path_counts(path: str, split: str | None) -> None:
+def test_the_files_name_counts_and_then_the_outermost_folder(path: str, split: str | None) -> None:
     assert split_in_path(path) == split
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["plane/", "train/", "car/"], [None, None, None]),
+        (["train_station/", "dog/"], [None, None]),
+        (["train/", "test/", "more/"], ["train", "test", None]),
+        (["test/"], ["test"]),
+    ],
+)
+def test_one_splits_name_among_other_folders_is_a_class(paths: list[str], expected: list[str | None]) -> None:
+    assert splits_in_paths(paths) == dict(zip(paths, expected, strict=True))
 
 
 def test_pictures_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pipeline.data.columns import ANY
@@ -33,6 +35,14 @@ def test_a_quotation_mark_belongs_to_the_caption_where_tabs_or_bars_are_between(
     assert found == [("0.jpg", (caption,)), ("1.jpg", ("a dog",)), ("2.jpg", (caption,))]
 
 
+@pytest.mark.parametrize("mark", ["\t", "|"])
+def test_what_pandas_writes_is_read_as_it_was(mark: str, tmp_path: Path) -> None:
+    captions = ['a sign that says "stop" here', '"all of it"', '"', 'two "" marks', "a dog"]
+    table = pandas.DataFrame({"image": [f"{number}.jpg" for number in range(5)], "caption": captions})
+    found = rows(tmp_path, "a.csv", table.to_csv(index=False, sep=mark))
+    assert [caption for row in found for caption in row.captions] == captions
+
+
 def test_a_quoted_field_that_swallows_rows_is_refused(tmp_path: Path) -> None:
     text = 'image,caption\n0.jpg,a cat\n1.jpg,"Two dogs\n2.jpg,a hat\n3.jpg,the sign says Stop"\n4.jpg,a sea\n'
     with pytest.raises(
@@ -47,10 +57,11 @@ def test_every_row_says_where_it_stands_also_after_a_field_of_two_lines(tmp_path
     assert [row.place for row in found] == [f"{tmp_path}/a.csv: line {line}" for line in (2, 5)]
 
 
-def test_the_split_is_a_column_or_in_the_files_name(tmp_path: Path) -> None:
+def test_the_split_is_a_column(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.csv", "image,caption,split\n0.jpg,a dog,validation\n")[0].split == "val"
-    assert rows(tmp_path, "my_dev.csv", "image,caption\n0.jpg,a dog\n")[0].split == "val"
     assert rows(tmp_path, "b.csv", "image,caption\n0.jpg,a dog\n")[0].split is None
+    found = rows(tmp_path, "c.csv", "image,caption,split\n0.jpg,a dog,Train\n1.jpg,a dog,\n")
+    assert [row.split for row in found] == ["train", None]
 
 
 def test_numbered_captions_may_be_fewer_than_their_columns(tmp_path: Path) -> None:
@@ -77,6 +88,13 @@ def test_a_table_that_is_refused_has_its_columns_listed(name: str, text: str, co
     assert wanted.endswith("expected alt (data.columns.caption)")
 
 
+def test_null_and_nan_are_no_text(tmp_path: Path) -> None:
+    (row,) = rows(tmp_path, "a.jsonl", '{"image": 0, "caption": NaN, "split": null}')
+    assert row[:3] == ("0", ("",), None)
+    with pytest.raises(InputError, match="line 1: no image"):
+        rows(tmp_path, "b.jsonl", '{"image": NaN, "caption": "a dog"}')
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -93,5 +111,13 @@ def test_a_bad_line_is_named(name: str, text: str, expected: str, tmp_path: Path
 
 
 def test_a_broken_line_of_json_has_the_files_own_number(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('\n\n{"image": "0.jpg", "text": "a"}\n{"image"\n')
-    assert f"{tmp_path / 'a.json'}: line 4: not readable as JSON" in str(open_table(tmp_path / "a.json"))
+    with pytest.raises(InputError, match=rf"{tmp_path}/a\.json: line 4: not readable as JSON"):
+        rows(tmp_path, "a.json", '\n\n{"image": "0.jpg", "text": "a"}\n{"image"\n')
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_lines_of_json_may_be_blank_and_long(name: str, tmp_path: Path) -> None:
+    captions = ["a dog " * 20_000, "a cat"]
+    lines = [json.dumps({"image": f"{number}.jpg", "caption": text}) for number, text in enumerate(captions)]
+    found = pairs(tmp_path, name, "\n" + "\n\n".join(lines) + "\n \n")
+    assert found == [("0.jpg", (captions[0].strip(),)), ("1.jpg", ("a cat",))]

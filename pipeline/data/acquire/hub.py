@@ -45,13 +45,14 @@ def _fetch(params: DataParams, revision: str | None) -> Path:
 
     assert params.repository is not None
     about = f"data.repository = {params.repository!r}" + (f", data.revision = {revision!r}" if revision else "")
+    patterns = (params.files or "|".join(DATA + IMAGES)).split("|")
     fetch = partial(
         huggingface_hub.snapshot_download,
         params.repository,
         repo_type="dataset",
         revision=revision,
         endpoint=os.environ.get("HF_ENDPOINT") or None,
-        allow_patterns=[*(params.files or "|".join(DATA + IMAGES)).split("|"), "README.md"],
+        allow_patterns=[*patterns, *(f"*/{pattern}" for pattern in patterns), "README.md"],  # a path or a name
     )
     try:
         with suppress(DryRunError):  # no network: what is in the cache is complete or refused

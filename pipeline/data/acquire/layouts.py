@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import zipfile
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -42,14 +43,14 @@ class ImageFiles:
     """Images by exact name, else by `identity`, which is equal for several names of one picture, else by a near name.
 
     Near names differ in case or in the Unicode form of accents, or have another folder; an exact name may also be that
-    of a file without an image's suffix.
+    of a file without an image's suffix. Of images that are equally near, those of the folder added first are taken.
     """
 
     def __init__(self, identity: Callable[[str], str]) -> None:
         self.identity = identity
         self.images: list[ImageFile] = []
         self._by_name: dict[str, int] = {}
-        self._folders: list[Path] = []
+        self._folders: dict[Path, int] = {}  # and the number of images before each
         self._by_key: dict[tuple[str, str], list[int]] | None = None  # made when a name is first not found
 
     def __len__(self) -> int:
@@ -66,17 +67,23 @@ class ImageFiles:
         """Path and size in bytes of every image, sorted."""
         return sorted((image.place, image.size_bytes) for image in self.images)
 
+    def exact(self, name: str) -> ImageFile | None:
+        """The image of exactly this name, None if there is none."""
+        if name in self._by_name:
+            return self.images[self._by_name[name]]
+        for folder in self._folders:
+            if (path := folder / name).is_file():
+                return ImageFile(str(path), path.stat().st_size, path.read_bytes)
+        return None
+
     def find(self, name: str) -> ImageFile | None:
         """The image of this name, None if there is none.
 
         Raises:
             InputError: naming both, if two files that differ match equally well.
         """
-        if name in self._by_name:
-            return self.images[self._by_name[name]]
-        for folder in self._folders:
-            if (path := folder / name).is_file():
-                return ImageFile(str(path), path.stat().st_size, path.read_bytes)
+        if (image := self.exact(name)) is not None:
+            return image
         if self._by_key is None:
             self._by_key = self._keys()
         for key in (("identity", self.identity(name)), ("path", _folded(name)), ("base", _folded(base_name(name)))):
@@ -90,20 +97,21 @@ class ImageFiles:
 
     def _keys(self) -> dict[tuple[str, str], list[int]]:
         found: dict[tuple[str, str], list[int]] = {}
+        starts = list(self._folders.values())
         for name, row in self._by_name.items():
             base = _folded(base_name(name))
             stem = base.rpartition(".")[0]  # for a table that names images without their suffix
             keys = {("identity", self.identity(name)), ("path", _folded(name)), ("base", base), ("base", stem)}
             for key in keys:
-                rows = found.setdefault(key, [])
-                if row not in rows[-1:]:
+                rows = found.setdefault(key, [row])
+                if row != rows[-1] and bisect(starts, row) == bisect(starts, rows[0]):
                     rows.append(row)
         return found
 
     def add_folder(self, folder: Path, root: Path) -> None:
         """Add every image below `folder`, by its path relative to it and to `root`."""
         known = {image.place for image in self.images}
-        self._folders.append(folder)
+        self._folders[folder] = len(self.images)
         for path in files_below(folder):
             if is_image(path.name) and str(path) not in known:
                 image = ImageFile(str(path), path.stat().st_size, path.read_bytes)

@@ -56,7 +56,7 @@ def find_annotations(params: DataParams, store: Store) -> tuple[str, Files, list
         if len(own) > 1:
             raise InputError(
                 f"data.root = {store.root}: holds annotations of {len(own)} layouts: {', '.join(own)}; "
-                "set data.annotations to the one to read"
+                f"set data.annotations to the one to read{', or to table' if 'table' in layouts else ''}"
             )
         for layout, files in own.items():
             if files is not None:
@@ -67,7 +67,7 @@ def find_annotations(params: DataParams, store: Store) -> tuple[str, Files, list
             return layout, *_fetched(published, store)
     searched = ", ".join(source.annotation_folders)
     patterns = "; ".join(f"{name}: {', '.join(layout.files)}" for name, layout in layouts.items())
-    why = f". {' | '.join(refused[:SHOWN])}" if refused else ""
+    why = f". {' | '.join(list(dict.fromkeys(refused))[:SHOWN])}" if refused else ""
     raise InputError(
         f"data.root = {store.root}: no annotations of {', '.join(layouts)} there, in its folders {searched} "
         f"({patterns.replace('|', ' or ')}){why or f': {source.by_hand}'}"
@@ -79,9 +79,11 @@ def _own_layouts(
 ) -> dict[str, Files | None]:
     """The layouts in the user's folder: their files, or None if they are in a published archive."""
     assert store.root is not None
+    places = files_named(store.root, params)
     loose = files_in(store.root / folder for folder in source.annotation_folders)
     if params.files is not None:
-        loose = {name: places for name, places in loose.items() if matches(name, params.files)}
+        chosen = set(places.values())
+        loose = {name: [file for file in files if file in chosen] for name, files in loose.items()}
     own: dict[str, Files | None] = {}
     partial = []
     for name, layout in layouts.items():
@@ -95,14 +97,16 @@ def _own_layouts(
         elif files:
             partial.append(f"{name}: {files}")
     if layouts.keys() & set(BY_CONTENT):
-        places = files_named(store.root, params)
-        shards = find_shards(places)
+        shards = find_shards(places, refused)
         if "shards" in layouts and shards:
             own["shards"] = shards
-        if "table" in layouts and (tables := _tables(places, source, params, SUFFIXES, bool(shards), refused)):
+        beside = find_sidecars(store.root, places) if "sidecar" in layouts else {}
+        texts = set(beside.values())  # "photo, dog, text" would be the columns of a table
+        others = {name: path for name, path in places.items() if path not in texts}
+        if "table" in layouts and (tables := _tables(others, source, params, SUFFIXES, bool(shards), refused)):
             own["table"] = tables
         # any folder may hold other .txt and .json files: they count where there is nothing else
-        if "sidecar" in layouts and not own and (beside := find_sidecars(store.root, places)):
+        if beside and not own:
             own["sidecar"] = beside
         alone = "table" in layouts and not own and not partial
         if alone and (tables := _tables(places, source, params, (JSON,), False, refused)):
@@ -113,19 +117,36 @@ def _own_layouts(
 
 
 def files_named(root: Path, params: DataParams) -> dict[str, Path]:
-    """The files below the user's folder that are no images, by path; only those that `data.files` names."""
-    names = {path.relative_to(root).as_posix(): path for path in files_below(root) if not is_image(path.name)}
-    pattern = params.files
-    return {name: path for name, path in names.items() if pattern is None or matches(name, pattern)}
+    """The files below the user's folder that are no images, by path; only those that `data.files` names.
+
+    Raises:
+        InputError: when `data.files` matches no path below the folder and no file's name.
+    """
+    names = {path.relative_to(root).as_posix(): path for path in files_below(root)}
+    if (pattern := params.files) is not None:
+        names = {name: path for name, path in names.items() if matches(name, pattern) or matches(path.name, pattern)}
+        if not names:
+            raise InputError(f"data.files = {pattern!r}: matches no file below {root}")
+    return {name: path for name, path in names.items() if not is_image(name)}
 
 
-def find_shards(places: Mapping[str, Path]) -> dict[str, Path]:
-    """Files that hold images and captions, by path: tar, parquet with images, Chinese-CLIP's base64 lines."""
-    found = {}
+def find_shards(places: Mapping[str, Path], refused: list[str]) -> dict[str, Path]:
+    """Files that hold images and captions, by path: tar, parquet with images, Chinese-CLIP's base64 lines.
+
+    Raises:
+        InputError: for unreadable parquet beside such with images: it may be cut off; `refused` gets it if it is alone.
+    """
+    found, broken = {}, []
     for name, path in places.items():
         kind = name.lower()
-        if kind.endswith((".tar", "_imgs.tsv")) or (kind.endswith(".parquet") and parquet_columns(path)[1]):
-            found[name] = path
+        try:
+            if kind.endswith((".tar", "_imgs.tsv")) or (kind.endswith(".parquet") and parquet_columns(path)[1]):
+                found[name] = path
+        except InputError as error:
+            broken.append(str(error))
+    if broken and any(name.lower().endswith(".parquet") for name in found):
+        raise InputError(broken[0])
+    refused += broken
     return found
 
 
@@ -152,7 +173,8 @@ def _tables(
     ones the first is read.
 
     Raises:
-        InputError: naming two tables that do not belong together.
+        InputError: naming two tables that do not belong together, or an unreadable file among tables of its kind: it
+            may be one that was cut off.
     """
     left_out = (".parquet", "_imgs.tsv", "_texts.jsonl") if has_shards else ()  # what lies beside shards describes them
     candidates = [name for name in places if name.lower().endswith(kinds) and not name.lower().endswith(left_out)]
@@ -160,12 +182,19 @@ def _tables(
     far = [name for name in candidates if name not in set(near) and not name.lower().endswith(".txt")]
     for names in (near, far):
         found = []
+        broken: dict[str, str] = {}
         for name in names:
-            table = open_table(places[name], params.columns)
+            try:
+                table = open_table(places[name], params.columns)
+            except InputError as error:
+                table = broken[name] = str(error)
             if isinstance(table, str):
                 refused.append(table)
             else:
                 found.append(name)
+        suffixes = {name.rpartition(".")[2] for name in found}
+        if cut_off := [why for name, why in broken.items() if name.rpartition(".")[2] in suffixes]:
+            raise InputError(cut_off[0])
         if len(found) > 1 and len({sha256(places[name]) for name in found}) == 1:
             found = found[:1]
         if len(found) > 1 and not (
@@ -212,7 +241,7 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
     if store.root is not None:
         for folder in source.image_folders:
             images.add_folder(store.root / folder, store.root)
-            if len(images) and all(map(images.find, wanted)):
+            if len(images) and all(map(images.exact, wanted)):  # a near name is looked for when all folders are known
                 break
     misplaced = len(images) > 0 and not any(map(images.find, wanted))
     kept: list[Kept] = []
@@ -228,7 +257,7 @@ def find_images(params: DataParams, wanted: Sequence[str], store: Store) -> tupl
             kept.append(store.get(item))
             images.add_archive(kept[-1].path, store.limits)
     if store.root is not None and not all(map(images.find, wanted)):
-        for _ in Scan(find_shards(files_named(store.root, params)), params, images).rows():
+        for _ in Scan(find_shards(files_named(store.root, params), []), params, images).rows():
             pass
     if store.root is not None and not all(map(images.find, wanted)):
         used = {file.path for file in kept}

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from pipeline.data.acquire.layouts import ImageFile, ImageFiles
 from pipeline.data.archives import checked_name
-from pipeline.data.columns import choose_columns, refusal, texts
+from pipeline.data.columns import cell_text, choose_columns, refusal, texts
 from pipeline.data.images import check_image, is_image
-from pipeline.data.rows import Annotations, Row, gather, split_in_path, split_name
+from pipeline.data.rows import Annotations, Row, gather, split_name, splits_in_paths
 from pipeline.data.shards import (
     Location,
     ShardReader,
@@ -58,6 +58,9 @@ class Scan:
     images: ImageFiles
     chosen: dict[str, None] = field(default_factory=dict)
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.splits = splits_in_paths(self.shards)
 
     def annotations(self) -> Annotations:
         """What `rows` yields, put together; the notes count samples without an image or a caption."""
@@ -145,17 +148,17 @@ class Scan:
                 captions = [text for caption in columns.captions for text in texts(cells[caption])]
                 yield Sample(
                     name,
-                    str(cells[columns.image] if columns.image else own or ""),
+                    cell_text(cells[columns.image]) if columns.image else own or "",
                     data or b"",
                     captions,
-                    split_name(str(cells[columns.split]), place) if columns.split else split_in_path(name),
+                    split_name(cell_text(cells[columns.split]), place) if columns.split else self.splits[name],
                     location,
                     place,
                 )
                 row += 1
 
     def _tar(self, name: str, path: Path) -> Iterator[Sample]:
-        split = split_in_path(name)
+        split = self.splits[name]
         try:
             with tarfile.open(path, "r:") as archive:
                 for key, group in groupby(_files_in(archive), _key):  # as webdataset does
@@ -205,7 +208,7 @@ class Scan:
                     raise InputError(f"{place}: expected an id, a tab and a base64 text")
                 location = Location(str(path), start + len(identity) + 1, len(content))
                 texts_of = captions.get(image, [])
-                yield Sample(name, f"{image}.jpg", data, texts_of, split_in_path(name), location, place)
+                yield Sample(name, f"{image}.jpg", data, texts_of, self.splits[name], location, place)
                 start += len(content_line)
 
 

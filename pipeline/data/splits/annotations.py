@@ -12,7 +12,7 @@ from pipeline.data.acquire.layouts import Files
 from pipeline.data.acquire.sources import Source
 from pipeline.data.columns import ANY
 from pipeline.data.images import is_image
-from pipeline.data.rows import SPLIT_NAMES, Annotations, Row, gather, split_in_path, split_name
+from pipeline.data.rows import SPLIT_NAMES, Annotations, Row, gather, split_in_path, split_name, splits_in_paths
 from pipeline.data.splits.format import SPLITS, read_split, value_of
 from pipeline.data.tables import open_table, table_rows
 from pipeline.data.text import read_json, read_lines
@@ -155,20 +155,24 @@ def _scan_name(identity: str, names: dict[str, Any] | None, scan_image: Callable
 def _read_tables(files: Files, source: Source, columns: ColumnsParams, skip_empty: bool) -> Annotations:
     rows = []
     chosen: dict[str, None] = {}
+    splits = splits_in_paths(files)
     for name, file in files.items():
         table = open_table(file, columns)
         if isinstance(table, str):
             raise InputError(table)
         chosen[str(table.columns)] = None
         folder = name.rpartition("/")[0]
-        rows.append(table_rows(table, "" if (folder or ".") in source.annotation_folders else f"{folder}/"))
+        before = "" if (folder or ".") in source.annotation_folders else f"{folder}/"
+        rows.append(table_rows(table, before, splits[name]))
     return replace(gather(chain(*rows), source.member, skip_empty=skip_empty), columns=tuple(chosen))
 
 
 def _read_sidecar(files: Files, _: Source) -> Iterator[Row]:
     """A text file beside each image, a caption a line; the files are named as their images."""
+    folders = {image: f"{image.rpartition('/')[0]}/" for image in files}
+    splits = splits_in_paths(folders.values())
     for image, file in files.items():
-        yield Row(image, tuple(filter(None, read_lines(file))), split_in_path(image.rpartition("/")[0]), str(file))
+        yield Row(image, tuple(filter(None, read_lines(file))), splits[folders[image]], str(file))
 
 
 def _read_scenes(files: Files, _: Source) -> Iterator[Row]:

@@ -65,7 +65,8 @@ def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place]
     for row in read_json(file)["images"]:
         folder = row.get("filepath")
         place = image_rows.get(f"{folder}/{row['filename']}" if folder else row["filename"])
-        identities = [sentence.get("sentid") for sentence in row["sentences"]]
+        # empty captions are in no split, see `data.on_bad_image`
+        identities = [sentence.get("sentid") for sentence in row["sentences"] if sentence["raw"].strip()]
         if place is None or not all(isinstance(identity, int) for identity in (row.get("cocoid"), *identities)):
             continue
         images[row["cocoid"]] = place

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.data.captions import one_line
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.judgment_file import COLUMNS
 from pipeline.data.text import read_text
@@ -37,7 +38,7 @@ def write_judgments(file: str, splits: Mapping[str, Split], folder: Path) -> str
         image_of = {image: row for row, image in enumerate(split.images)}
         captions = defaultdict(list)
         for row, text in enumerate(split.captions):
-            captions[text.strip()].append(row)
+            captions[one_line(text.strip())].append(row)
         for (image, text), (verdict, proposed) in answers.items():
             for caption in captions[text] if image in image_of else ():
                 own = split.caption_image[caption] == image_of[image]
@@ -62,7 +63,7 @@ def _read(path: Path) -> dict[tuple[str, str], tuple[str, bool]]:
             verdict = row["verdict"].strip()
             if verdict not in VERDICTS:
                 raise InputError(f"{place}: verdict {verdict[:40]!r}, expected {', '.join(VERDICTS)}")
-            key = row["image"].strip(), row["caption"].strip()
+            key = row["image"].strip(), one_line(row["caption"].strip())  # line breaks may differ after an editor
             if answers.setdefault(key, (verdict, row.get("chosen") == "proposed"))[0] != verdict:
                 raise InputError(f"{place}: image {key[0]!r} with this caption is {verdict} here and another above")
     except csv.Error as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.captions import one_line
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.related import Same, caption_nouns, swaps_by_label, swaps_by_words
 from pipeline.data.text import read_lines
@@ -210,14 +211,15 @@ def _read_captions(file: Path, split: Split) -> NDArray[np.int64]:
         raise InputError(
             f"{file}: {len(lines)} lines, expected one for each of {len(split.captions)} training captions"
         )
+    captions = [one_line(caption) for caption in split.captions]  # as `export` writes them
     permutation_M = np.full(len(lines), -1)
     free: dict[str, deque[int]] = defaultdict(deque)
-    for row, (line, caption) in enumerate(zip(lines, split.captions, strict=True)):
+    for row, (line, caption) in enumerate(zip(lines, captions, strict=True)):
         if line == caption:
             permutation_M[row] = row
         else:
             free[caption].append(row)
-    known = set(split.captions)
+    known = set(captions)
     for row in np.flatnonzero(permutation_M < 0).tolist():
         if not free[lines[row]]:
             problem = "occurs more often than in" if lines[row] in known else "is none of"

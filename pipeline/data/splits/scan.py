@@ -7,13 +7,13 @@ image, `dev_ids.txt` and `test_ids.txt` one per caption.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.acquire.sources import SCAN_FILES, SOURCES, Source, coco_identity
+from pipeline.data.captions import one_line
 from pipeline.data.images import is_image
 from pipeline.data.splits.format import SPLITS, Split, read_split
 from pipeline.data.splits.truth_file import read_noise
@@ -45,7 +45,7 @@ def write_scan(split_folder: Path, source_name: str, folder: Path) -> list[str]:
         files[NAMES] = _lines(names)
     for name, split in splits.items():
         times = 1 if name == "train" else counts[name]
-        captions = [re.sub(r"\s*[\r\n]+\s*", " ", caption) for caption in split.captions]
+        captions = [one_line(caption) for caption in split.captions]
         if name == "train" and noise is not None:
             files[f"{noise.ratio:.4g}_noise_train_caps.txt"] = _lines(captions)
             index = io.BytesIO()

@@ -42,9 +42,10 @@ def test_data_and_card_are_fetched_and_code_is_not(tmp_path: Path) -> None:
     assert found.name == COMMIT
 
 
-def test_data_files_chooses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", ["data/te*", "test.csv"])
+def test_data_files_chooses_by_path_or_name(files: str, tmp_path: Path) -> None:
     write_files(tmp_path / "hub/owner/set", FILES)
-    assert names(fetch(tmp_path, files="data/te*")) == ["README.md", "data/test.csv"]
+    assert names(fetch(tmp_path, files=files)) == ["README.md", "data/test.csv"]
 
 
 def test_what_was_fetched_is_used_without_a_network(tmp_path: Path) -> None:

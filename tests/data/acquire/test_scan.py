@@ -54,6 +54,17 @@ def test_without_names_equal_images_of_a_split_are_one_picture(tmp_path: Path) -
     )
 
 
+def test_a_null_is_no_name_and_no_split(tmp_path: Path) -> None:
+    table = {"image": [jpeg(number) for number in range(3)], "image_id": [0, None, 2], "split": [None, "Train", "test"]}
+    rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    parquet(tmp_path / "0.parquet", [row | {"text": "a dog"} for row in rows])
+    assert scan(tmp_path)[0].pictures == (
+        Picture("0", ("a dog",), None),
+        Picture("0/000000001", ("a dog",), "train"),
+        Picture("2", ("a dog",), "test"),
+    )
+
+
 def test_columns_are_told_and_can_be_named(tmp_path: Path) -> None:
     row = {"thumb": jpeg(1), "image": jpeg(2), "caption": "no", "alt": ["a dog"], "part": "dev", "filename": "x/a.jpg"}
     parquet(tmp_path / "0.parquet", [row])

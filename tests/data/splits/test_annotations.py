@@ -107,6 +107,11 @@ def test_a_table_may_quote_and_need_not_name_splits(tmp_path: Path) -> None:
     assert not annotations.has_splits
 
 
+def test_a_table_without_a_column_for_it_has_the_split_of_its_name(tmp_path: Path) -> None:
+    (picture,) = read(tmp_path, "table", my_dev__csv="image,caption\n0.jpg,a dog\n").pictures
+    assert picture.split == "val"
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

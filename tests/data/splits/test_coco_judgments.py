@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.splits.coco_judgments import coco_truth
 from pipeline.data.splits.format import Split, write_split
 from pipeline.data.splits.truth import write_truth
 from pipeline.data.splits.truth_file import read_truths
@@ -79,3 +80,17 @@ def test_each_source_keeps_just_the_pairs_that_are_in_the_split(
             found = {(images[image], captions[caption]) for image, caption, asked in rows if asked}
             assert found == {(image, caption) for image, caption in pairs if image in images and caption in captions}
             assert len(found) > 10
+
+
+def test_an_empty_caption_that_was_skipped_moves_no_other(captions_of: dict[int, list[int]], tmp_path: Path) -> None:
+    file, split = karpathy(tmp_path, captions_of)
+    whole = coco_truth({file.name: file}, {"test": split})
+    content = json.loads(file.read_text())
+    for row in content["images"]:
+        row["sentences"][0]["raw"] = " "
+    file.write_text(json.dumps(content))
+    found = coco_truth({file.name: file}, {"test": Split.of([(image, texts[1:]) for image, texts in split.pictures()])})
+    # five captions an image, of which the first is gone
+    kept = {(*row[:2], row[2] - row[2] // 5 - 1, *row[3:]) for row in whole if row[2] % 5}
+    assert 0 < len(kept) < len(whole)
+    assert set(found) == kept

@@ -39,6 +39,14 @@ def test_an_answer_holds_for_every_caption_with_its_words_in_the_pictures_split(
     assert not len(other.image_J)
 
 
+@pytest.mark.parametrize("written", ["a\r\ndog", "a\ndog", "a dog"])
+def test_an_answer_about_a_caption_of_two_lines_is_found(written: str, tmp_path: Path) -> None:
+    file = tmp_path / "judgments.csv"
+    file.write_bytes(f'image,caption,verdict\r\na.png,"{written}",yes\r\n'.encode())
+    splits = {"train": Split(("a.png",), ("a\r\ndog",), (0,))}
+    assert write_judgments(str(file), splits, tmp_path) == "judgments: 1 used"
+
+
 def test_judgments_are_a_truth_apart_from_the_data_sets_own(tmp_path: Path) -> None:
     write(tmp_path, "train,a.png,a dog,yes,match,,by hand\n")
     truths = read_truths(tmp_path, "train")

@@ -197,6 +197,12 @@ def test_noisy_captions_are_found_again_and_equal_texts_stay_where_they_can(tmp_
     assert shuffle.kind == "captions"
 
 
+def test_noisy_captions_that_have_line_breaks_are_those_that_export_wrote(tmp_path: Path) -> None:
+    split = Split.of([("x.jpg", ["a\r\nman", "a \n dog", "a cat"])])
+    (tmp_path / "caps.txt").write_text("a cat\na man\na dog\n")
+    assert read(split, tmp_path / "caps.txt").permutation_M.tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
