@@ -77,9 +77,6 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
     from pipeline.training.setup import open_training
 
     sent = 0
-    if process_index() == 0:
-        for warning in without_effect(params):
-            click.echo(warning, err=True)
 
     def send(history: list[dict[str, Any]]) -> None:
         nonlocal sent
@@ -87,6 +84,8 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
         sent = len(history)
 
     training, save = open_training(params, FEATURES, SPLIT, BASE, read_truth(SPLIT, "train"), checkpoint, send)
+    for warning in without_effect(params) if process_index() == 0 else ():
+        click.echo(warning, err=True)
     if training.resume():
         click.echo(f"going on at epoch {training.at.epoch + 1}, step {training.at.step}")
     at = training.run()
