@@ -111,6 +111,13 @@ class Params(Section):
             raise ValueError(
                 f"model.image_size {self.model.image_size} does not divide by base.patch {self.base.patch}"
             )
+        if self.model.family == "clip" and self.model.pooling == "mean_all":
+            raise ValueError("model.pooling mean_all: a CLIP's towers pool by themselves; leave it at masked_mean")
+        if self.train.epochs == 0 and self.model.anchor == "none" and self.model.width is not None:
+            raise ValueError(
+                f"model.width {self.model.width}: adds projections with random weights, which train.epochs 0 does not "
+                "train; leave it null"
+            )
         if self.train.epochs == 0 and self._unmatched and self.model.anchor == "none":
             raise ValueError(
                 "train.epochs 0: these towers match nothing before they are trained; use model.anchor cca (with "
@@ -173,7 +180,7 @@ class Params(Section):
         if self.pairs.weighting in BEFORE_TRAINING and "image" not in self.evidence.sides:
             raise ValueError(
                 f"pairs.weighting {self.pairs.weighting}: compares frozen vectors of images and captions; add "
-                "regression to evidence.kinds"
+                "regression or similarity to evidence.kinds"
             )
         if self.sampler.prior == "estimated" and self.sampler.posterior != "evidence":
             raise ValueError(
@@ -242,7 +249,9 @@ class Params(Section):
             name = "sampler.strategy lg" if strategy == "lg" else "targets.name xclr"
             raise ValueError(f"{name}: compares captions by a frozen encoder; add captions to evidence.kinds")
         if self.targets.name == "cusa" and "image" not in self.evidence.sides:
-            raise ValueError("targets.name cusa: compares images by a frozen encoder; add regression to evidence.kinds")
+            raise ValueError(
+                "targets.name cusa: compares images by a frozen encoder; add regression or similarity to evidence.kinds"
+            )
 
     @property
     def _unmatched(self) -> bool:

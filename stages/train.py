@@ -57,7 +57,7 @@ def main() -> None:
             _name_data(tracker, params)
             if params.model.weights is None:
                 _train(params, key, tracker, checkpoint)
-            else:
+            elif main:  # the other processes have nothing to share
                 click.echo(take_over(params, key))
             check_recorded()
             # In this order a kill in between loses nothing: the same command finds the checkpoint, the run, or both.

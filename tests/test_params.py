@@ -173,7 +173,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         (SOFT | {"targets__name": "xclr"}, "targets.name xclr: compares captions by a frozen encoder; add captions to"),
         (
             ENCODED | SOFT | {"targets__name": "cusa"},
-            "targets.name cusa: compares images by a frozen encoder; add regression to evidence.kinds",
+            "targets.name cusa: compares images by a frozen encoder; add regression or similarity to",
         ),
         (
             {"loss__debias": 0.1, "loss__name": "triplet"},
@@ -200,6 +200,8 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"train__epochs": 0, "base__epochs": 0}, "train.epochs 0: these towers match nothing"),
         ({"train__epochs": 0, "data__name": "flickr8k"}, "train.epochs 0: these towers match nothing"),
         ({"train__epochs": 0, "model__train": "heads"}, "train.epochs 0: these towers match nothing"),
+        ({"train__epochs": 0, "model__width": 32}, "model.width 32: adds projections with random weights"),
+        ({"model__family": "clip", "model__pooling": "mean_all"}, "model.pooling mean_all: a CLIP's towers pool by"),
         ({"train__batch_size": 1, "memory__size": 0}, "train.batch_size 1: a pair alone has no negative"),
         ({"train__batch_size": 1, "train__warmup_epochs": 5}, "train.batch_size 1: a pair alone has no negative"),
     ],

@@ -50,6 +50,7 @@ def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParam
             (loss_B[own].sum() * process_count() / size).backward()
             average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimiser.step()
+            model.bound_temperature()
     model.eval()
 
 

@@ -42,6 +42,10 @@ def convert(path: str, base_folder: Path, model: ModelParams) -> tuple[Pretraine
     place = users_file(path, "model.weights")
     if model.train != "towers":
         raise InputError(f"model.weights = {path!r}: holds whole towers; model.train must be towers")
+    if model.width is not None:
+        raise InputError(
+            f"model.width = {model.width}: adds projections with random weights to model.weights; use null"
+        )
     checkpoint = read_checkpoint(place)
     base = pretrained.load(base_folder)
     try:

@@ -120,12 +120,18 @@ class Inputs:
         seed_of_each = [None] * len(indices) if seeds is None else seeds
         return torch.stack([self._image(index, seed) for index, seed in zip(indices, seed_of_each, strict=True)])
 
-    def texts(self, indices: Sequence[int], *, training: bool) -> Tensor | Tokens:
-        """Features (b, W), or tokens (b, L)."""
+    def texts(self, indices: Sequence[int], *, training: bool, among: Sequence[int] | None = None) -> Tensor | Tokens:
+        """Features (b, W), or tokens (b, L).
+
+        `among`: the captions of all processes' batch: in training the longest of them sets L where padding is averaged.
+        """
         if isinstance(self._captions, (Tensor, MappedFeatures)):
             return self._captions[torch.as_tensor(indices)].float()
         rows = [self._captions[index] for index in indices]
-        return padded(rows, self.pad, None if training else self.evaluation_length)
+        length = self.evaluation_length
+        if training and length is not None:
+            length = max(len(self._captions[index]) for index in among or indices)
+        return padded(rows, self.pad, length)
 
     def _image(self, index: int, seed: int | None) -> Tensor:
         if index in self._pixels:
@@ -187,19 +193,20 @@ class _PlannedBatches(Dataset[Batch]):
         words = np.random.SeedSequence([*self.seeds, number]).generate_state(span.stop)
         return Batch(
             self.inputs.images(images.tolist(), words[span.start :].tolist()),
-            self.inputs.texts(captions.tolist(), training=True),
+            self.inputs.texts(captions.tolist(), training=True, among=self.plan[number].tolist()),
             images,
             torch.from_numpy(captions),
             span.start,
             len(self.plan[number]),
-            None if self.entries is None else self._entries(self.entries, captions),
+            None if self.entries is None else self._entries(self.entries, captions, self.plan[number]),
         )
 
-    def _entries(self, entries: EntryRows, captions: np.ndarray) -> Entries:
+    def _entries(self, entries: EntryRows, captions: np.ndarray, among: np.ndarray) -> Entries:
         """The entries, not augmented."""
-        pairs = np.concatenate([rows_M[captions] for rows_M in entries])
+        pairs, every = (np.concatenate([rows_M[chosen] for rows_M in entries]) for chosen in (captions, among))
         images = self.inputs.caption_image[torch.from_numpy(pairs)]
-        return Entries(self.inputs.images(images.tolist()), self.inputs.texts(pairs.tolist(), training=True), images)
+        texts = self.inputs.texts(pairs.tolist(), training=True, among=every.tolist())
+        return Entries(self.inputs.images(images.tolist()), texts, images)
 
 
 def epoch_plan(captions: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -60,6 +60,21 @@ def test_an_fne_checkpoint_is_judged_with_the_pooling_it_was_trained_with(ready:
     assert read_metrics() == by_parameter != trained
 
 
+def test_a_width_that_adds_an_untrained_projection_is_refused(ready: Path) -> None:
+    write_tiny_params(ready, model__weights="model_best.pth.tar", model__width=8)
+    assert "model.width = 8: adds projections with random weights to model.weights" in invoke("train").stderr
+
+
+def test_of_several_processes_the_first_takes_over(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_params(ready, model__weights="model_best.pth.tar")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run("train") == ""
+    assert not (ready / "models/trained").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert "FNE's published weights" in run("train")
+
+
 def test_another_family_is_refused_and_what_was_trained_stays(ready: Path) -> None:
     write_tiny_params(ready)
     run("train")

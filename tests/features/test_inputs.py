@@ -12,8 +12,10 @@ from pipeline.data.images import decode
 from pipeline.features.augmentation import Augmentation
 from pipeline.features.inputs import Batch, Inputs, epoch_plan, training_batches
 from pipeline.features.shards import PackedShards
+from pipeline.features.tokens import fixed_length
 from pipeline.models.towers import Tokens
 from tests.features.making import PAD, frozen_inputs, prepared_inputs
+from tests.training.making import params_with
 
 CAPTION_IMAGE = [0, 0, 1, 2, 2, 2]
 TOKENS = [[2, 7, 3], [2, 3], [2, 5, 6, 4, 3], [2, 4, 3], [2, 8, 8, 3], [2, 9, 3]]
@@ -59,6 +61,24 @@ def test_a_part_of_a_batch_is_what_the_whole_batch_has_there(tmp_path: Path) -> 
     assert (part.first, part.global_size) == (1, 4)
     assert torch.equal(part.caption_id, whole.caption_id[1:3])
     assert torch.equal(part.images, whole.images[1:3])
+
+
+def test_a_part_is_padded_as_the_whole_batch_where_padding_is_averaged(tmp_path: Path) -> None:
+    for pooling, same in (("mean_all", True), ("masked_mean", False)):
+        inputs = prepared_inputs(tmp_path, PIXELS, TOKENS, CAPTION_IMAGE)
+        inputs.evaluation_length = fixed_length(params_with(model__pooling=pooling).model)
+        rows = np.array(sorted(range(len(TOKENS)), key=lambda row: len(TOKENS[row])))
+        entries = (rows, rows)
+        whole, part = (
+            next(training_batches(inputs, [rows], [span], seeds=(1, 0), start=0, workers=0, entries=entries))
+            for span in (range(len(rows)), range(2))
+        )
+        assert isinstance(whole.texts, Tokens) and isinstance(part.texts, Tokens)
+        assert torch.equal(whole.texts.ids[:2], part.texts.ids) is same
+        assert whole.texts.ids.shape[1] == max(map(len, TOKENS)) > min(map(len, TOKENS))
+        assert whole.entries is not None and part.entries is not None
+        shapes = [entry.texts.ids.shape[1] for entry in (whole.entries, part.entries)]  # type: ignore[union-attr]
+        assert (shapes[0] == shapes[1]) is same
 
 
 def test_training_images_are_augmented_and_those_of_evaluation_and_of_entries_are_not(tmp_path: Path) -> None:
