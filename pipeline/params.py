@@ -99,8 +99,11 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Params:
         if self.model.family == "clip":
-            if self.model.text is not None:
-                raise ValueError("model.text: a CLIP holds both towers: name it in model.image, and leave this null")
+            for name in ("text", "text_revision"):
+                if getattr(self.model, name) is not None:
+                    raise ValueError(
+                        f"model.{name}: a CLIP holds both towers: name it in model.image, and leave this null"
+                    )
         elif (self.model.image is None) != (self.model.text is None):
             missing = "image" if self.model.image is None else "text"
             raise ValueError(

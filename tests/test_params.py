@@ -200,6 +200,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ({"train__epochs": 0, "base__epochs": 0}, "train.epochs 0: these towers match nothing"),
         ({"train__epochs": 0, "data__name": "flickr8k"}, "train.epochs 0: these towers match nothing"),
         ({"train__epochs": 0, "model__train": "heads"}, "train.epochs 0: these towers match nothing"),
+        ({"model__family": "clip", "model__text_revision": "main"}, "model.text_revision: a CLIP holds both towers"),
         ({"train__epochs": 0, "model__width": 32}, "model.width 32: adds projections with random weights"),
         ({"model__family": "clip", "model__pooling": "mean_all"}, "model.pooling mean_all: a CLIP's towers pool by"),
         ({"train__batch_size": 1, "memory__size": 0}, "train.batch_size 1: a pair alone has no negative"),

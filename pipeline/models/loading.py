@@ -161,7 +161,7 @@ def source_of(key: str, name: str, place: str, asked: str | None) -> Source:
 
     file = "config.json" if _open_clip_place(key, name) is None else open_clip.CONFIG
     path = _file(place, file, asked)
-    return {"name": name, "revision": extract_commit_hash(str(path), None) or asked}
+    return {"name": name, "revision": None if Path(place).is_dir() else extract_commit_hash(str(path), None) or asked}
 
 
 def preprocessor_of(key: str, name: str, place: str, revision: str | None) -> dict[str, Any] | None:

@@ -236,10 +236,10 @@ def test_a_hub_name_without_the_hub_says_how_to_give_a_folder(image: str, text: 
 def test_the_revision_that_was_fetched_is_recorded(asked: str | None, offline: Path, tmp_path: Path) -> None:
     _, text = write_towers(tmp_path)
     image_backbone().save_pretrained(cached(offline, "some/vit"))
-    pretrained.save(tmp_path / "base", fetch("some/vit", text, image_revision=asked))
+    pretrained.save(tmp_path / "base", fetch("some/vit", text, image_revision=asked, text_revision="main"))
     record = json.loads((tmp_path / "base/base.json").read_text())
     assert record["image"] == {"name": "some/vit", "revision": COMMIT}
-    assert record["text"] == {"name": "bert", "revision": None}
+    assert record["text"] == {"name": "bert", "revision": None}, "a folder has none, whatever was asked"
     assert pretrained.load(tmp_path / "base").source["image"]["revision"] == COMMIT
 
 
