@@ -145,8 +145,9 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
 
     write_json(Path("params.yaml"), _params(asked))
     params = load_params()
-    for name in ("download", "split"):
-        _stage(name, asked)
+    _stage("download", asked)
+    whole = len(read_record(SOURCE)["counts"]) == 1  # stage `split` draws the splits, which then mean nothing
+    _stage("split", asked, without="judgments: " if whole else None)
     splits = {name: read_split(SPLIT / f"{name}.json") for name in SPLITS}
     if asked["embeddings"] is not None:
         from pipeline.features.given import write_given
@@ -157,10 +158,10 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     judged = {name: read_judged(SPLIT, name) for name in SPLITS}
     train = splits["train"]
     if has_evidence(EVIDENCE):
-        if len(read_record(SOURCE)["counts"]) == 1:  # the splits mean nothing: stage `split` drew them
+        if whole:
             splits = {WHOLE: write_whole(EVIDENCE, splits)}
             if asked["judgments"] is not None:
-                write_judgments(asked["judgments"], splits, SPLIT)
+                click.echo(write_judgments(asked["judgments"], splits, SPLIT))
             truths, judged = {WHOLE: None}, {WHOLE: read_judged(SPLIT, WHOLE)}
         write_audited(EVIDENCE, splits, train, params.evidence.seed)
     evidence = read_evidence(EVIDENCE, splits, "all", params.sampler, train)
@@ -194,12 +195,18 @@ def _audit(asked: dict[str, Any], command: str) -> tuple[Contents, Findings]:
     return contents, found
 
 
-def _stage(name: str, asked: dict[str, Any]) -> None:
-    """Run a stage in this process and working directory, and print what it says in this command's words."""
+def _stage(name: str, asked: dict[str, Any], without: str | None = None) -> None:
+    """Run a stage in this process and working directory, and print what it says in this command's words.
+
+    `without`: how a line begins that is not printed.
+    """
     said = io.StringIO()
     with redirect_stdout(said):
         importlib.import_module(f"stages.{name}").main.main([], standalone_mode=False)
-    click.echo(_as_asked(said.getvalue(), asked), nl=False)
+    lines = said.getvalue().splitlines(keepends=True)
+    click.echo(
+        _as_asked("".join(line for line in lines if not (without and line.startswith(without))), asked), nl=False
+    )
 
 
 def _params(asked: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +302,7 @@ def _run_against(name: str, command: str) -> tuple[Contents, Findings]:
 
     params = load_params()
     runs = finished_runs(params.tracking.experiment)
-    named = [run for run in runs if name in (run["run_id"], run["name"])]
+    named = [run for run in runs if name in (run["run_id"], run["name"], run["tags"].get("dvc.experiment"))]
     if len(named) != 1:
         known = ", ".join(str(run["name"]) for run in runs[:8])
         raise InputError(f"--against {name}: {len(named)} runs of this name or id; there are {known or 'none'}")

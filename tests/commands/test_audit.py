@@ -254,7 +254,9 @@ def test_judgments_change_the_figures_and_the_clean_data(folder: Path, tmp_path:
     with open(judgments, "w", newline="") as handle:
         answers = [["image", "caption", "verdict", "chosen"], [first["image"], first["caption"], "no", "proposed"]]
         csv.writer(handle).writerows([*answers, [wrong["image"], wrong["caption"], "no", "by hand"]])
-    said(folder, "--words", "--judgments", judgments, "--to", out)
+    printed = said(folder, "--words", "--judgments", judgments, "--to", out)
+    lines = [line for line in printed.splitlines() if line.startswith("judgments: ")]
+    assert lines == ["judgments: 2 used"], "those of all pictures, whatever splits are drawn"
     page = (out / "index.html").read_text()
     assert "0 of 1" in page, "judged matches that match"
     assert "1 of 1" in page, "judged pairs that are wrong"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from commands.audit import main as audit
@@ -23,8 +24,10 @@ def page_against(run_id: str) -> Result:
     return CliRunner().invoke(audit, ["--against", run_id, "--to", "against"], catch_exceptions=False)
 
 
-def test_two_runs_are_compared_query_by_query(ready: Path) -> None:
+def test_two_runs_are_compared_query_by_query(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "low")
     run("train", "evaluate")
+    monkeypatch.delenv("DVC_EXP_NAME")
     write_tiny_params(ready, sampler__cutdown=0.3)
     run("train", "evaluate")
     chosen = ["test/rsum", "test/judged/rsum", "test/truth/i2t/mAP_at_R"]
@@ -34,8 +37,9 @@ def test_two_runs_are_compared_query_by_query(ready: Path) -> None:
     (other,) = [line for line in Path("table.csv").read_text().splitlines()[1:] if not line.startswith("0.3")]
     assert other.split(",").count("queries") == len(chosen), "each metric has an interval over the queries"
     there = run_before()
-    result = page_against(there["run_id"])
-    assert result.exit_code == 0, result.output
+    for name in (there["run_id"], "low"):
+        result = page_against(name)
+        assert result.exit_code == 0, result.output
     assert there["name"] in Path("against/index.html").read_text()
 
 

@@ -47,9 +47,9 @@ def read_judged(folder: Path, split: str) -> Judged | None:
         raise InputError(f"{path}: not readable ({error}); run `dvc repro split`") from None
     table = table[(table["split"] == split) & (table["match"] >= 0)]
     return Judged(
-        table["image"].to_numpy("int64"),
-        table["caption"].to_numpy("int64"),
+        table["image"].to_numpy("int64", copy=True),  # torch warns of arrays that cannot be written
+        table["caption"].to_numpy("int64", copy=True),
         table["match"].to_numpy() == 1,
-        table["own"].to_numpy(bool),
-        table["proposed"].to_numpy(bool),
+        table["own"].to_numpy(bool, copy=True),
+        table["proposed"].to_numpy(bool, copy=True),
     )
