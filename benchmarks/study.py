@@ -230,12 +230,18 @@ class Driver:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file in this format; none for a missing one and for one of an earlier format."""
+    """The rows of a CSV file; none for a missing one.
+
+    Raises:
+        InputError: for rows of an earlier format, which `write_rows` would replace.
+    """
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    return rows if rows and set(IDENTITY) <= rows[0].keys() else []
+    if rows and not set(IDENTITY) <= rows[0].keys():
+        raise InputError(f"{path}: its rows are of an earlier format; move it away, or name another folder: --results")
+    return rows
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -20,6 +20,7 @@ from benchmarks.studies import HARDEST, INFONCE, STUDIES, TRIPLET, Study, grid_p
 from benchmarks.study import Driver, main, read_rows
 from benchmarks.trials import METRICS, Trial, run_trial
 from pipeline.data.splits.truth_file import read_noise, read_truth
+from pipeline.errors import InputError
 from pipeline.features.shards import all_features
 from pipeline.params import Params, flat, load_params
 from pipeline.paths import LAST_METRICS, SPLIT
@@ -125,6 +126,13 @@ def test_the_best_setting_by_validation_is_trained_with_five_seeds_and_no_row_is
     assert [{k: v for k, v in row.items() if k not in timed} for row in again if row["date"] != "earlier"] == [
         {k: v for k, v in lost.items() if k not in timed}
     ]
+
+
+def test_a_table_of_an_earlier_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scenes-noise.csv"
+    path.write_text("method,seed,test/rsum\nNPC,1,269.35\n")
+    with pytest.raises(InputError, match=r"scenes-noise\.csv: its rows are of an earlier format"):
+        Driver("scenes-noise", path, tmp_path, ())
 
 
 def test_preparations_depend_on_what_their_stages_read_and_on_nothing_else(tmp_path: Path) -> None:
