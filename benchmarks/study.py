@@ -31,7 +31,7 @@ from benchmarks.studies import FINAL_SEEDS, STUDIES, TUNE_SEEDS, Study, points_o
 from benchmarks.trials import COLUMNS, IDENTITY, Trial, run_trial
 from pipeline.dependencies import ROOT, code_of_metrics
 from pipeline.errors import InputError
-from pipeline.files import write_text
+from pipeline.files import digest_of, write_text
 from pipeline.params import Params, parse_params
 from pipeline.recipes import RECIPES, read_recipe
 from pipeline.yaml_text import parse_yaml
@@ -169,7 +169,7 @@ class Driver:
         there = {tuple(row[name] for name in IDENTITY) for row in self.rows}
         todo = [trial for trial in self.possible(trials) if trial.identity not in there]
         self.prepare(todo, jobs)
-        code, failed = code_of_metrics()[:12], 0
+        code, failed = self.code(), 0
         with ProcessPoolExecutor(min(jobs, len(todo)) or 1, multiprocessing.get_context("spawn")) as pool:
             running = {}
             for trial in todo:
@@ -188,6 +188,10 @@ class Driver:
                 write_rows(self.path, self.rows)
                 click.echo(f"{said}: validation {row['val_rsum']:.1f}, {row['seconds']} s", err=True)
         return failed
+
+    def code(self) -> str:
+        """A digest of what a row depends on that its overrides do not say: the code, and the other parameters."""
+        return digest_of(code_of_metrics(), self.content)[:12]
 
     def compared(self) -> list[tuple[str, str]]:
         """The cases and their methods."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks import preparation
 from benchmarks.preparation import DONE, folder_of, prepare, stage_key, stages_before
 from benchmarks.results import study_tables
 from benchmarks.studies import HARDEST, INFONCE, STUDIES, TRIPLET, Study, grid_points, points_of
@@ -149,6 +150,26 @@ def test_preparations_depend_on_what_their_stages_read_and_on_nothing_else(tmp_p
     assert same["base__seed"] == [True, True, False, False, False, False]
     assert same["data__noise__ratio"] == [True, False, False, False, False, False]
     assert same["evidence__seed"] == [True, True, True, True, False, False]
+
+
+def test_preparations_depend_on_the_code_of_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_tiny(tmp_path)
+
+    def keys(changed: str) -> list[str]:
+        preparation._code.cache_clear()
+        monkeypatch.setattr(preparation, "code_digests", lambda stage, root: {"a.py": str(stage == changed)})
+        return [stage_key(params, stage) for stage in BEFORE]
+
+    before, after = keys("none"), keys("base")
+    preparation._code.cache_clear()
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, *[False] * 4]
+
+
+def test_a_row_names_the_parameters_that_its_overrides_do_not(tmp_path: Path) -> None:
+    driver = Driver("cutdown", tmp_path / "none.csv", tmp_path, ())
+    before = driver.code()
+    driver.content["train"]["clip"] = 0.5
+    assert driver.code() != before
 
 
 CHANGES: dict[str, Any] = {"train__lr": 0.5, "base__seed": 3, "data__noise__ratio": 0.5, "evidence__seed": 3}
