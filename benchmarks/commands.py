@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measuring import Row, at_most
+from benchmarks.preparation import stages_before
 from pipeline.recipes import Recipe, apply_recipe
 
-STAGES = ("download", "split", "base", "features", "bank", "train", "evaluate", "audit")
+STAGES = (*stages_before("audit"), "audit")
 EXPERIMENTS = 4
 ROUNDS = 3
 LONGEST = 120.0  # seconds that the queue may take

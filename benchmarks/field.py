@@ -70,6 +70,8 @@ def run(
         unknown = [name for name in methods if name not in METHODS]
         if unknown:
             raise InputError(f"--method {unknown[0]}: not one of {', '.join(METHODS)}")
+        if own is not None and methods:
+            raise InputError(f"--own {own}: runs this method alone; leave --method out")
         mine = None if own is None else _own_method(own, changes, tune)
         for name in studies or CELLS:
             path, study = results / f"{name}.csv", STUDIES[name]

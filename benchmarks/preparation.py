@@ -1,7 +1,8 @@
 """What the stages before `train` make, once for each set of parameters that they read, in folders of its own.
 
 A preparation is a folder with params.yaml and the outputs of the stages, as a clone has them. Preparations that agree
-in the parameters of a stage and of all earlier stages share its outputs by hard links.
+in the parameters and the code of a stage and of all earlier stages share its outputs by hard links. Another code makes
+new folders; those of the old one may be deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.dependencies import ROOT, STAGES
+from pipeline.dependencies import ROOT, STAGES, code_digests
 from pipeline.errors import InputError
 from pipeline.files import digest_of, read_record, write_json
 from pipeline.params import BEFORE_TRAINING, Params, dotted
@@ -34,7 +35,7 @@ def stages_before(end: str) -> list[str]:
 
 
 def stage_key(params: Params, stage: str) -> str:
-    """A digest of every parameter that this stage and the earlier ones read; of none of their code."""
+    """A digest of every parameter that this stage and the earlier ones read, and of their code."""
     values = dotted(params)
     read: dict[str, Any] = {}
     for name in (*stages_before(stage), stage):
@@ -44,9 +45,13 @@ def stage_key(params: Params, stage: str) -> str:
         read |= {leaf: value for leaf, value in values.items() if f"{leaf}.".startswith(tuple(listed))}
         if name == "evidence" and params.model.anchor == "none" and params.pairs.weighting not in BEFORE_TRAINING:
             del read["pairs.weighting"]  # of the pairs in the anchor
-    if params.data.noise.kind == "shuffle":
-        read.pop("data.noise.kind", None)  # the key of preparations that know no other kind
-    return digest_of(read)
+    return digest_of(read, _code(stage))
+
+
+@functools.cache
+def _code(stage: str) -> str:
+    """Of this stage and the earlier ones: rows are stamped with the present code, also for what preparations hold."""
+    return digest_of([code_digests(name, ROOT) for name in (*stages_before(stage), stage)])
 
 
 def folder_of(root: Path, params: Params) -> Path:

@@ -31,7 +31,7 @@ from benchmarks.studies import FINAL_SEEDS, STUDIES, TUNE_SEEDS, Study, points_o
 from benchmarks.trials import COLUMNS, IDENTITY, Trial, run_trial
 from pipeline.dependencies import ROOT, code_of_metrics
 from pipeline.errors import InputError
-from pipeline.files import write_text
+from pipeline.files import digest_of, write_text
 from pipeline.params import Params, parse_params
 from pipeline.recipes import RECIPES, read_recipe
 from pipeline.yaml_text import parse_yaml
@@ -169,7 +169,7 @@ class Driver:
         there = {tuple(row[name] for name in IDENTITY) for row in self.rows}
         todo = [trial for trial in self.possible(trials) if trial.identity not in there]
         self.prepare(todo, jobs)
-        code, failed = code_of_metrics()[:12], 0
+        code, failed = self.code(), 0
         with ProcessPoolExecutor(min(jobs, len(todo)) or 1, multiprocessing.get_context("spawn")) as pool:
             running = {}
             for trial in todo:
@@ -188,6 +188,10 @@ class Driver:
                 write_rows(self.path, self.rows)
                 click.echo(f"{said}: validation {row['val_rsum']:.1f}, {row['seconds']} s", err=True)
         return failed
+
+    def code(self) -> str:
+        """A digest of what a row depends on that its overrides do not say: the code, and the other parameters."""
+        return digest_of(code_of_metrics(), self.content)[:12]
 
     def compared(self) -> list[tuple[str, str]]:
         """The cases and their methods."""
@@ -230,12 +234,18 @@ class Driver:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file in this format; none for a missing one and for one of an earlier format."""
+    """The rows of a CSV file; none for a missing one.
+
+    Raises:
+        InputError: for rows of an earlier format, which `write_rows` would replace.
+    """
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    return rows if rows and set(IDENTITY) <= rows[0].keys() else []
+    if rows and not set(IDENTITY) <= rows[0].keys():
+        raise InputError(f"{path}: its rows are of an earlier format; move it away, or name another folder: --results")
+    return rows
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -55,13 +55,14 @@ def _write_model(folder: Path, kind: str) -> None:
     from pipeline.models.sentence import write_sentence_transformers
     from pipeline.models.whole import write_onnx, write_transformers
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BASE, INTERVALS, METRICS, SOURCE, TRAINED
+    from pipeline.paths import BASE, INTERVALS, METRICS, RUN, SOURCE, TRAINED
     from pipeline.report.card import model_card
 
     check_target(folder, "README.md", "Made by `python -m commands.export")
     params, metrics = dotted(load_params()), read_record(METRICS, "evaluate")
     intervals = read_record(INTERVALS) if INTERVALS.exists() else None
     told = params, metrics, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source
+    origin = read_record(RUN, "train").get("published")
     write = {
         "transformers": write_transformers,
         "sentence-transformers": write_sentence_transformers,
@@ -69,7 +70,7 @@ def _write_model(folder: Path, kind: str) -> None:
     }[kind]
     with atomic_folder(folder) as made:
         loading = write(TRAINED, BASE, made)
-        write_text(made / "README.md", model_card(*told, loading, kind))
+        write_text(made / "README.md", model_card(*told, loading, kind, origin and origin["kind"].upper()))
     click.echo(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     click.echo(f"to a hub, after `hf auth login`: hf upload YOUR/NAME {folder}")
 

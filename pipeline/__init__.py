@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipeline.loaded import Model
 
 
-def load(place: str | Path = "models/trained", base: str | Path = "models/base") -> Model:
+def load(place: str | Path = "models/trained", base: str | Path | None = None) -> Model:
     """A trained model that encodes and searches; see `pipeline.loaded.load`."""
     from pipeline.loaded import load as load_model
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.data.images import decode
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
-from pipeline.paths import BASE
+from pipeline.paths import BASE, LAST
 from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ class Model:
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
-def load(place: str | Path = "models/trained", base: str | Path = BASE) -> Model:
+def load(place: str | Path = "models/trained", base: str | Path | None = None) -> Model:
     """A trained model: the folder that stage `train` wrote, or a name in MLflow's registry such as `models:/fne@best`.
 
     Args:
         place: the folder, or `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-        base: the frozen towers of a model with `model.train: heads`; a registered model contains them.
+        base: the frozen towers of a model with `model.train: heads`, if not in `base` beside its folder; a registered
+            model contains them.
 
     Raises:
         InputError: when a part is missing or does not fit.
@@ -64,7 +65,10 @@ def load(place: str | Path = "models/trained", base: str | Path = BASE) -> Model
 
         folder = registered_folder(str(place)) / "data" / "data"
         return Model(Embedder(folder / TRAINED_FOLDER, folder / BASE_FOLDER))
-    return Model(Embedder(Path(place), Path(base)))
+    folder = Path(place).absolute()
+    if base is None:
+        base = folder.parents[folder.name == LAST.name] / BASE.name
+    return Model(Embedder(folder, Path(base)))
 
 
 def _picture(one: Any) -> Image:

@@ -51,6 +51,8 @@ class ModelRecord(BaseModel):
     anchor_weight: Annotated[FiniteFloat, Field(gt=0)] = 0.3
     mean: Channels
     std: Channels
+    base: str | None = None
+    """Of heads: the digest of the base.json of the towers under them; None in folders of earlier versions."""
 
 
 def load_base(folder: Path, settings: ModelParams) -> BaseRecord:
@@ -140,7 +142,8 @@ def save_trained(folder: Path, model: MatchingModel, settings: ModelParams, base
     write_tensors(folder / HEADS, heads)
     same = settings.model_dump(include=set(ModelRecord.model_fields))
     made = {"width": model.width, "mean": model.mean, "std": model.std, "resize": base.resize_by(settings.resize)}
-    record = ModelRecord.model_validate(same | made)
+    towers = {"base": base.digest} if settings.train == "heads" else {}
+    record = ModelRecord.model_validate(same | made | towers)
     write_json(folder / RECORD, record.model_dump(mode="json"))
 
 
@@ -172,10 +175,15 @@ def load_end_to_end(folder: Path, base_folder: Path) -> tuple[MatchingModel, Pre
     """The model for pixels and tokens, with its tokenizer; heads are put on the frozen towers of `base_folder`.
 
     Raises:
-        InputError: as for `load_trained`.
+        InputError: as for `load_trained`, and for heads of other towers.
     """
     record = read_model_record(folder)
     source = pretrained.load(base_folder if record.train == "heads" else folder)
+    if record.base not in (None, source.digest):
+        raise InputError(
+            f"{folder}: its heads were trained over other towers than those of {base_folder}; `dvc repro train` trains "
+            "new ones"
+        )
     return _loaded(folder, record, *_towers(source, record.pooling, record.image_size)), source
 
 

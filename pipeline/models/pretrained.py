@@ -31,6 +31,8 @@ class BaseRecord:
     """Of a CLIP: the logarithm of the factor on similarities."""
     resize: Resize | None = None
     """As the image tower's own preprocessing has it; None where it states nothing."""
+    digest: str | None = None
+    """Of the file itself, which names the digests of all towers' files; None before it is written."""
 
     def resize_by(self, kind: Literal["auto", "square", "crop"]) -> Resize:
         """How images become squares by `model.resize`, see `normalisation.resize_by`."""
@@ -165,7 +167,8 @@ def read_base_record(folder: Path) -> BaseRecord:
     Raises:
         InputError: when it is missing or invalid.
     """
-    record = read_record(folder / "base.json", "base")
+    path = folder / "base.json"
+    record = read_record(path, "base")
     try:
         return BaseRecord(
             mean=channels(record["mean"]),
@@ -173,9 +176,10 @@ def read_base_record(folder: Path) -> BaseRecord:
             source={side: record[side] for side in ("image", "text")},
             logit_scale=record.get("logit_scale"),
             resize=record.get("resize"),
+            digest=sha256(path),
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{folder / 'base.json'}: not what stage base writes ({error!r})") from None
+        raise InputError(f"{path}: not what stage base writes ({error!r})") from None
 
 
 def _halves(

@@ -18,7 +18,7 @@ from pipeline.models.dual import PADDED_TO_THE_END
 from pipeline.models.heads import Head, Standardise
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import MatchingModel, Tokens, tower_widths
-from pipeline.models.whole import is_joined, write_towers
+from pipeline.models.whole import caption_lines, is_joined, write_towers
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -71,11 +71,7 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
         "from sentence_transformers import SentenceTransformer",
         'model = SentenceTransformer(".")',
         "vectors = model.encode([picture]), model.encode([caption])  # a picture of PIL and a text, to unit vectors",
-        *(
-            [f"# captions: in lower case, without punctuation, their first {record.words} words"]
-            if record.captions == "cleaned"
-            else []
-        ),
+        *caption_lines(record),
     ]
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError, needs_extra
 from pipeline.files import write_json
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.clip import VISION
-from pipeline.models.dual import PARTS, is_dual_encoder, whole_class
+from pipeline.models.dual import PADDED_TO_THE_END, PARTS, is_dual_encoder, whole_class
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import MatchingModel, Tokens
 
@@ -52,10 +52,13 @@ def write_towers(model: MatchingModel, source: Pretrained, record: ModelRecord, 
             tower.save_pretrained(folder / name)
             write_json(folder / name / "preprocessor_config.json", _preprocessor(record))
         source.tokenizer.save_pretrained(folder / "text")
+        over = "its tokens" if record.pooling == "masked_mean" else "all positions, also of padding"
         return [
             "from transformers import AutoModel, AutoTokenizer",
             'image, text = AutoModel.from_pretrained("image"), AutoModel.from_pretrained("text")',
-            "# a vector is the mean of last_hidden_state (of a caption: over its tokens), scaled to length 1",
+            'tokenizer = AutoTokenizer.from_pretrained("text")',
+            f"# a vector is the mean of last_hidden_state (of a caption: over {over}), scaled to length 1",
+            *caption_lines(record),
         ]
     scale = model.logit_scale if model.logit_scale is not None else source.logit_scale
     _joined(image, text, None if scale is None else float(scale)).save_pretrained(folder)
@@ -66,7 +69,24 @@ def write_towers(model: MatchingModel, source: Pretrained, record: ModelRecord, 
         'model, processor = AutoModel.from_pretrained("."), AutoImageProcessor.from_pretrained(".")',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
         "# vectors: pooler_output of model.get_image_features(…) and of model.get_text_features(…), scaled to length 1",
+        *caption_lines(record),
+        *(
+            ['# tokens: tokenizer(captions, padding="max_length", truncation=True, return_attention_mask=False)']
+            if text.config.model_type in PADDED_TO_THE_END
+            else []
+        ),
     ]
+
+
+def caption_lines(record: ModelRecord) -> list[str]:
+    """Comments for the loading lines: what is done to captions before the text tower; nothing if nothing is."""
+    lines = []
+    if record.captions == "cleaned":
+        lines.append(f"# captions: in lower case, without punctuation, their first {record.words} words")
+    if record.pooling == "mean_all":  # as `features.tokens.padded` does
+        length = f'padding="max_length", truncation=True, max_length={record.words}'
+        lines.append(f"# tokens: tokenizer(captions, {length})")
+    return lines
 
 
 def is_joined(source: Pretrained) -> bool:
@@ -180,4 +200,5 @@ def write_onnx(trained: Path, base: Path, folder: Path) -> list[str]:
         "from onnxruntime import InferenceSession",
         'image, text = InferenceSession("image.onnx"), InferenceSession("text.onnx")',
         f"# image takes uint8 RGB pixels (B, 3, {record.image_size}, {record.image_size}); both give unit vectors",
+        *caption_lines(record),
     ]

@@ -18,6 +18,7 @@ def model_card(
     towers: Mapping[str, Mapping[str, Any]],
     loading: Sequence[str],
     library: str,
+    published: str | None = None,
 ) -> str:
     """A hub's README.md.
 
@@ -29,6 +30,7 @@ def model_card(
         towers: name and revision of the image and of the text tower.
         loading: lines of Python.
         library: that loads the folder.
+        published: whose weights were evaluated instead of a training; None: the run trained its own.
     """
     report = metrics["test"]
     table = [
@@ -44,8 +46,11 @@ def model_card(
         "negatives": f"{params['sampler.strategy']}, posterior from {params['sampler.posterior']}",
         "pair weights": params["pairs.weighting"],
         "trained": f"{params['model.train']}, {params['train.epochs']} epochs at most, seed {params['seed']}",
+        "weights": "of the best validation",
         "wrong pairs added to the training split": noise or "none",
     }
+    if published is not None:
+        method = {"weights": f"{published}'s, as published; nothing was trained here"}
     origin = "".join(
         f"- {side} tower: `{told['name']}`, revision {told['revision'] or 'none'}\n" for side, told in towers.items()
     )
@@ -55,7 +60,7 @@ def model_card(
         f"# Image-text matching on {source.get('title', params['data.name'])}\n\n"
         f"{markdown(table, parameters=1)}\n\n"
         "R@K is the share of queries with a right answer among the first K, in percent (i2t: image to text); rsum is "
-        f"their sum. Means over {params['evaluate.folds']} folds. Weights of the best validation.\n\n## Method\n\n"
+        f"their sum. Means over {params['evaluate.folds']} folds.\n\n## Method\n\n"
         + "".join(f"- {name}: {value}\n" for name, value in method.items())
         + origin
         + "\n## Data and licence\n\n"

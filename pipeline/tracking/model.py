@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
+from pipeline.files import read_record
 from pipeline.tracking.store import open_client, read_uri, reason, without_password
 
 RSUM, BEST = "val_rsum", "best"
@@ -21,6 +22,7 @@ REQUIREMENTS = (
     *("filelock", "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch"),
     *("torchvision", "transformers"),
 )
+IMAGE_TOWER = "image/config.json"
 
 
 def keep_model(client: MlflowClient, run: Run, name: str, step: int, files: Callable[[], Path]) -> str:
@@ -92,9 +94,15 @@ def pack_model(made: Path, loader: str, folders: Mapping[str, Path], example: Ma
         code_paths=[str(Path(__file__).parents[1])],
         signature=signature,
         input_example=pandas.DataFrame([dict(example)]),
-        pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+        pip_requirements=[f"{package}=={version(package)}" for package in _requirements(folders.values())],
     )
     return made / "model"
+
+
+def _requirements(folders: Iterable[Path]) -> tuple[str, ...]:
+    configs = [read_record(folder / IMAGE_TOWER) for folder in folders if (folder / IMAGE_TOWER).exists()]
+    by_timm = any(config["model_type"] == "timm_wrapper" for config in configs)
+    return (*REQUIREMENTS, "timm") if by_timm else REQUIREMENTS
 
 
 def _registered(client: MlflowClient, name: str) -> None:

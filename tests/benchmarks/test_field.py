@@ -160,6 +160,7 @@ def test_a_method_of_ones_own_is_run_by_its_name(tmp_path: Path, monkeypatch: py
         (["--own", "OSA"], "expected a new name"),
         (["--with", "hcl"], "expected NAME=VALUE"),
         (["--method", "nothing"], "not one of InfoNCE"),
+        (["--method", "InfoNCE"], "--own top: runs this method alone; leave --method out"),
     ):
         refused = CliRunner().invoke(field.main, [*arguments, *wrong])
         assert refused.exit_code == 1

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks import commands
 from benchmarks.losses import LossStep, Products
 from benchmarks.measuring import published, ratio
 from benchmarks.towers import training_of
 from pipeline.features.inputs import Batch
 from pipeline.models.towers import Tokens
+from tests.stages.running import STAGES
 from tests.training.making import PIXELS_N3HW, WORDS_ML, small_towers
+
+
+def test_the_help_of_every_stage_is_measured() -> None:
+    assert commands.STAGES == STAGES
 
 
 def test_the_published_loss_runs_beside_its_products() -> None:

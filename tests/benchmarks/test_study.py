@@ -14,12 +14,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from benchmarks import preparation
 from benchmarks.preparation import DONE, folder_of, prepare, stage_key, stages_before
 from benchmarks.results import study_tables
 from benchmarks.studies import HARDEST, INFONCE, STUDIES, TRIPLET, Study, grid_points, points_of
 from benchmarks.study import Driver, main, read_rows
 from benchmarks.trials import METRICS, Trial, run_trial
 from pipeline.data.splits.truth_file import read_noise, read_truth
+from pipeline.errors import InputError
 from pipeline.features.shards import all_features
 from pipeline.params import Params, flat, load_params
 from pipeline.paths import LAST_METRICS, SPLIT
@@ -127,6 +129,13 @@ def test_the_best_setting_by_validation_is_trained_with_five_seeds_and_no_row_is
     ]
 
 
+def test_a_table_of_an_earlier_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scenes-noise.csv"
+    path.write_text("method,seed,test/rsum\nNPC,1,269.35\n")
+    with pytest.raises(InputError, match=r"scenes-noise\.csv: its rows are of an earlier format"):
+        Driver("scenes-noise", path, tmp_path, ())
+
+
 def test_preparations_depend_on_what_their_stages_read_and_on_nothing_else(tmp_path: Path) -> None:
     def keys(**changes: Any) -> list[str]:
         return [stage_key(load_tiny(tmp_path, **changes), stage) for stage in stages_before("train")]
@@ -141,6 +150,26 @@ def test_preparations_depend_on_what_their_stages_read_and_on_nothing_else(tmp_p
     assert same["base__seed"] == [True, True, False, False, False, False]
     assert same["data__noise__ratio"] == [True, False, False, False, False, False]
     assert same["evidence__seed"] == [True, True, True, True, False, False]
+
+
+def test_preparations_depend_on_the_code_of_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_tiny(tmp_path)
+
+    def keys(changed: str) -> list[str]:
+        preparation._code.cache_clear()
+        monkeypatch.setattr(preparation, "code_digests", lambda stage, root: {"a.py": str(stage == changed)})
+        return [stage_key(params, stage) for stage in BEFORE]
+
+    before, after = keys("none"), keys("base")
+    preparation._code.cache_clear()
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, *[False] * 4]
+
+
+def test_a_row_names_the_parameters_that_its_overrides_do_not(tmp_path: Path) -> None:
+    driver = Driver("cutdown", tmp_path / "none.csv", tmp_path, ())
+    before = driver.code()
+    driver.content["train"]["clip"] = 0.5
+    assert driver.code() != before
 
 
 CHANGES: dict[str, Any] = {"train__lr": 0.5, "base__seed": 3, "data__noise__ratio": 0.5, "evidence__seed": 3}

@@ -25,6 +25,8 @@ from pipeline.tracking.model import describe_version
 from tests.models.test_dual import published
 from tests.stages.running import ROOT, invoke_with, run, write_tiny_params
 
+RECORD = "models/trained/model.json"
+
 
 def test_a_noisy_split_of_scenes_is_exported(clone: Path) -> None:
     write_tiny_params(clone, data__noise__ratio=0.4)
@@ -59,7 +61,10 @@ def test_the_split_is_exported_as_pairs(clone: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "vit_bert", "SiglipModel"])
 def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clone: Path) -> None:
-    family = {"model__family": "vit_bert" if kind == "vit_bert" else "clip", "model__captions": "raw"}
+    family = {
+        "model__family": "vit_bert" if kind == "vit_bert" else "clip",
+        "model__captions": "cleaned" if kind == "vit_bert" else "raw",
+    }
     if kind == "SiglipModel":
         published(kind, clone / "dual")
         own = {"size": {"shortest_edge": 32}, "do_center_crop": True}
@@ -85,6 +90,8 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
 
     shutil.copytree("out", "onnx")  # an earlier export is replaced
     assert invoke_with("export", "--to", "onnx", "--format", "onnx").exit_code == 0
+    for made in (card, Path("onnx/README.md").read_text()):
+        assert ("# captions: in lower case" in made) == (kind == "vit_bert")
     assert not list(Path("onnx").rglob("*.safetensors"))
     resize: Resize = "crop" if kind == "SiglipModel" else "square"
     pixels = torch.stack([square_pixels(one, 32, resize) for one in pictures]).numpy()
@@ -94,9 +101,11 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
 
 def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What transformers says, called as the model card tells."""
-    padding = {"padding": "max_length", "max_length": 8} if kind == "SiglipModel" else {"padding": True}
+    padding = {"padding": "max_length", "truncation": True} if kind == "SiglipModel" else {"padding": True}
     image_folder, text_folder = (folder / "image", folder / "text") if kind == "vit_bert" else (folder, folder)
     tokens = AutoTokenizer.from_pretrained(text_folder)(["a red dot", "a"], return_tensors="pt", **padding)
+    said = 'padding="max_length", truncation=True, return_attention_mask=False' in (folder / "README.md").read_text()
+    assert said == (kind == "SiglipModel")
     pixels = AutoImageProcessor.from_pretrained(image_folder)(pictures, return_tensors="pt")
     image, text = (AutoModel.from_pretrained(place).eval() for place in (image_folder, text_folder))
     with torch.no_grad():
@@ -107,6 +116,25 @@ def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -
         kept = ("input_ids",) if kind == "SiglipModel" else ("input_ids", "attention_mask")
         texts = image.get_text_features(**{name: tokens[name] for name in kept}).pooler_output
         return image.get_image_features(**pixels).pooler_output, texts
+
+
+def test_the_card_of_published_weights_says_what_their_captions_need_and_no_training(ready: Path) -> None:
+    for path, value in (("train/run.json", {"published": {"kind": "fne"}}), (RECORD, {"pooling": "mean_all"})):
+        record = json.loads(Path(path).read_text())
+        Path(path).write_text(json.dumps(record | value))
+    assert invoke_with("export", "--to", "out", "--format", "transformers").exit_code == 0
+    card = Path("out/README.md").read_text()
+    assert "- weights: FNE's, as published; nothing was trained here\n- image tower: " in card
+    assert "epochs" not in card and "best validation" not in card
+    assert "# captions: in lower case, without punctuation, their first 30 words\n" in card
+    (line,) = (line for line in card.splitlines() if line.startswith("# tokens: "))
+    assert "(of a caption: over all positions, also of padding)" in card
+    tokenizer, captions = AutoTokenizer.from_pretrained("out/text"), ["a red dot", "a", "a red dot " * 12]
+    tokens = eval(line.removeprefix("# tokens: "), {"tokenizer": tokenizer, "captions": captions})  # noqa: S307
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained("out/text").eval()(**tokens.convert_to_tensors("pt")).last_hidden_state
+    expected = pipeline.load("models/trained").encode_text(captions)
+    torch.testing.assert_close(normalize(hidden.mean(dim=1), dim=1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["transformers", "sentence-transformers", "onnx"])

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
 
+import pipeline
 from commands.search import main
 from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split, read_split
@@ -67,6 +68,17 @@ def test_pictures_and_sentences_are_embedded_as_evaluation_embeds_them(split: Sp
     pictures = [archive.decode(name) for name in split.images]
     torch.testing.assert_close(embedder.images(pictures), image_ND, atol=1e-4, rtol=0)
     torch.testing.assert_close(embedder.captions(split.captions), text_MD, atol=1e-4, rtol=0)
+
+
+def test_the_towers_of_heads_are_beside_them_wherever_the_model_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pipeline.load().encode_text(["red"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/base").mkdir(parents=True)  # another model's
+    for name in ("models/trained", "models/trained/last"):
+        assert pipeline.load(finished / name).encode_text(["red"]).shape == expected.shape
+    assert torch.equal(pipeline.load(finished / "models/trained").encode_text(["red"]), expected)
 
 
 def test_a_sentence_finds_images_best_first(split: Split) -> None:

@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import InputError
 from pipeline.files import read_record
 from pipeline.models import pretrained
-from pipeline.models.build import load_end_to_end, load_trained, make_model, save_trained
+from pipeline.models.build import load_base, load_end_to_end, load_trained, make_model, save_trained
 from pipeline.models.normalisation import CLIP_MEAN, CLIP_STD, HALF, normalised
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import FIRST_TEMPERATURE, Tokens
@@ -76,6 +76,21 @@ def test_heads_are_read_over_features_and_over_the_towers_that_made_them(base: P
         torch.testing.assert_close(found, expected)
     with pytest.raises(InputError, match=r"model\.json: model\.train was heads, params\.yaml says towers"):
         load_trained(tmp_path / "trained")
+
+
+def test_heads_over_other_towers_are_refused_and_an_earlier_record_is_read(base: Pretrained, tmp_path: Path) -> None:
+    pretrained.save(tmp_path / "base", base)
+    chosen, record = settings(train="heads"), load_base(tmp_path / "base", settings(train="heads"))
+    save_trained(tmp_path / "trained", make_model(base, chosen, feature_widths=(16, 12)), chosen, record)
+    load_end_to_end(tmp_path / "trained", tmp_path / "base")
+    with torch.no_grad():
+        next(base.text.parameters()).add_(1)
+    pretrained.save(tmp_path / "base", base)
+    with pytest.raises(InputError, match=r"trained: its heads were trained over other towers than those of .*base"):
+        load_end_to_end(tmp_path / "trained", tmp_path / "base")
+    del (earlier := read_record(tmp_path / "trained/model.json"))["base"]
+    (tmp_path / "trained/model.json").write_text(json.dumps(earlier))
+    load_end_to_end(tmp_path / "trained", tmp_path / "base")
 
 
 @pytest.mark.parametrize(("key", "value"), [("mean", [0.5, math.inf, 0.5]), ("width", 0), ("train", "all")])
