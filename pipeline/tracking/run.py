@@ -127,7 +127,7 @@ class Tracker:
     ) -> bool:
         """Continue the run of the training (after `dvc pull`, start one); False if it already has this evaluation.
 
-        A second evaluation with other settings becomes a child run, so that its metrics stay separate.
+        `name` and `tags` replace the training's, which could not know what would be evaluated. A second evaluation with other settings becomes a child run, so that its metrics stay separate.
         """
         run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
         if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
@@ -136,7 +136,7 @@ class Tracker:
         if run is not None and tag.EVALUATED in run.data.metrics and run.data.tags.get(tag.WRITTEN) != tag.WRITING:
             self.run_id = run.info.run_id
             return False
-        self._write_to(run, called, params, {tag.EVALUATE_KEY: evaluate_key, **({} if run else own)})
+        self._write_to(run, called, params, {**own, tag.NAME: called, tag.EVALUATE_KEY: evaluate_key})
         return True
 
     @_unless_failed(False)

@@ -8,7 +8,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from commands.audit import main as audit
-from pipeline.params import load_params
+from pipeline.params import dotted, load_params
 from pipeline.tracking import finished_runs
 from tests.stages.running import STAGES, invoke_with, run, write_tiny_params
 
@@ -21,6 +21,15 @@ def run_before() -> dict[str, Any]:
 
 def page_against(run_id: str) -> Result:
     return CliRunner().invoke(audit, ["--against", run_id, "--to", "against"], catch_exceptions=False)
+
+
+def test_a_run_has_the_parameters_of_its_evaluation(ready: Path) -> None:
+    """Not those that params.yaml had during the training: no other stage reads `evaluate.*`."""
+    run("train")
+    write_tiny_params(ready, evaluate__folds=3, audit__queries=7)
+    run("evaluate")
+    expected = {name: "null" if value is None else str(value) for name, value in dotted(load_params()).items()}
+    assert finished_runs(load_params().tracking.experiment)[0]["params"] == expected
 
 
 def test_two_runs_are_compared_query_by_query(ready: Path) -> None:

@@ -108,6 +108,19 @@ def test_an_evaluation_continues_the_run_that_trained_once() -> None:
     assert (run.data.metrics["test/rsum"], run.info.status) == (100.0, "FINISHED")
 
 
+def test_the_first_evaluation_says_what_the_run_is() -> None:
+    """What only an evaluation reads may be edited after the training, and its code too."""
+    first = trained()
+    with Tracker(EXPERIMENT) as tracker:
+        assert tracker.continue_for_evaluation(
+            "k", "e", "folds 3", {**PARAMS, "evaluate.folds": 3}, {"code.digest": "new"}
+        )
+        tracker.finish()
+    (run,) = runs()
+    assert (run.info.run_id, run.info.run_name, run.data.tags["code.digest"]) == (first.run_id, "folds 3", "new")
+    assert (run.data.params["evaluate.folds"], run.data.tags["git.commit"]) == ("3", "c0ffee")
+
+
 def test_a_later_stage_does_not_make_the_run_longer() -> None:
     trained()
     (run,) = runs()
@@ -156,7 +169,7 @@ def test_an_exception_ends_the_run_that_its_stage_began(error: type[BaseExceptio
     with pytest.raises(error), Tracker(EXPERIMENT) as tracker:
         tracker.continue_for_evaluation("k", "e", "fne", PARAMS, {})
         raise error
-    assert {run.info.run_name: run.info.status for run in runs()} == {"run other": status, "run k": "FINISHED"}
+    assert {run.info.run_name: run.info.status for run in runs()} == {"run other": status, "fne": "FINISHED"}
 
 
 def test_a_kill_at_any_request_while_a_model_is_kept_leaves_one() -> None:
