@@ -127,11 +127,13 @@ class Tracker:
     ) -> bool:
         """Continue the run of the training (after `dvc pull`, start one); False if it already has this evaluation.
 
-        `name` and `tags` replace the training's, which could not know what would be evaluated. A second evaluation with other settings becomes a child run, so that its metrics stay separate.
+        `name` and `tags` replace the training's, which could not know what would be evaluated. A second evaluation with
+        other settings or code becomes a child run, so that its metrics stay separate.
         """
         run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
         if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
-            called, own = f"{name} (evaluated again)", {**tags, tag.PARENT: run.info.run_id}
+            data = {name: value for name, value in run.data.tags.items() if name.startswith("data.")}
+            called, own = f"{name} (evaluated again)", {**data, **tags, tag.PARENT: run.info.run_id}
             run = self._newest(tag.EVALUATE_KEY, evaluate_key, f" and tags.`{tag.PARENT}` = '{run.info.run_id}'")
         if run is not None and tag.EVALUATED in run.data.metrics and run.data.tags.get(tag.WRITTEN) != tag.WRITING:
             self.run_id = run.info.run_id

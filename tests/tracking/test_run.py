@@ -139,6 +139,7 @@ def test_an_evaluation_with_other_settings_becomes_a_child() -> None:
     assert found.keys() == {first.run_id, child.run_id}
     assert found[child.run_id].data.tags["mlflow.parentRunId"] == first.run_id
     assert found[child.run_id].info.run_name == "run k (evaluated again)"
+    assert [run["tags"].get("data.digest") for run in finished_runs(EXPERIMENT)] == ["da7a"] * 2, "compare has both"
 
 
 @pytest.mark.parametrize("evaluate_key", ["e", "other"])
