@@ -238,3 +238,5 @@ def test_a_database_that_is_named_is_the_store(clone: Path, tmp_path: Path, monk
     tracker = trained()
     assert (tracker._follower, len(runs(f"sqlite:///{tmp_path}/other.db"))) == (None, 1)
     assert "names no server" in invoke("sync").output
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert store_uri() == f"sqlite:///{tmp_path}/other.db", "not in DVC's temporary copy, the working directory"
