@@ -146,7 +146,8 @@ def main(weights: str | None) -> None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
                 description = f"{params.data.name}: {named}\n\n{recall_markdown(metrics)}"
                 packed = "pipeline.serving", folders, example(), run.best.step
-                tracker.keep_model(params.tracking.model, *packed, description, best_validation(HISTORY))
+                rsum, val = best_validation(HISTORY), sha256(SPLIT / "val.json")
+                tracker.keep_model(params.tracking.model, *packed, description, rsum, val)
             check_recorded()  # an invalid evaluation must not be logged
             # last: a run with these metrics was evaluated completely
             tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])

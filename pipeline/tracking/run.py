@@ -201,6 +201,7 @@ class Tracker:
         step: int,
         description: str = "",
         rsum: float | None = None,
+        data: str = "",
     ) -> None:
         """Log the run's model and register it as `name`; see `pack_model`, `keep_model` and `describe_version`."""
         run = self._client.get_run(self.run_id)
@@ -208,7 +209,7 @@ class Tracker:
             with tempfile.TemporaryDirectory() as made:
                 packed = functools.partial(pack_model, Path(made), loader, folders, example)
                 version = keep_model(self._client, run, name, step, packed)
-            describe_version(self._client, name, version, description, rsum)
+            describe_version(self._client, name, version, description, rsum, data)
             self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:

@@ -92,7 +92,7 @@ def record(uri: str) -> list[dict[str, Any]]:
             "models": [
                 (model.name, model.status, len(client.list_logged_model_artifacts(model.model_id))) for model in models
             ],
-            "versions": [version.name for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")],
+            "versions": {one.name: one.tags for one in client.search_model_versions(f"run_id = '{run.info.run_id}'")},
         }
 
     return sorted(map(content, found), key=lambda one: (one["info"][2], one["info"][0]))
