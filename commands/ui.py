@@ -40,7 +40,7 @@ def main(port: int, experiment: str | None, opens: bool) -> None:
         path = uri.removeprefix("sqlite:///")
         if uri != path and not os.path.exists(path):
             raise InputError(f"{path}: no runs yet; make repro makes the first")
-    links = set_up_view(wanted)
+    links = set_up_view(wanted, make=experiment is None)
     address = without_password(uri) if remote else f"http://{HOST}:{port}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server always ends with this process
     server = None if remote else _start(uri, port, links["table"])

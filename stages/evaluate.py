@@ -26,6 +26,7 @@ def main(weights: str | None) -> None:
     from rich.console import Console
 
     from pipeline.data.splits.truth_file import read_truths
+    from pipeline.dependencies import ROOT, code_digests
     from pipeline.evaluation.judgment import (
         Encoded,
         check_folds,
@@ -71,6 +72,7 @@ def main(weights: str | None) -> None:
     from pipeline.retrieval.hubness import hubness_report
     from pipeline.retrieval.published import published
     from pipeline.runtime.processes import own_device, use_threads
+    from pipeline.sections import NO_RESULT
     from pipeline.serving import BASE_FOLDER, TRAINED_FOLDER, example
     from pipeline.tracking import Tracker, committed_params, origin_tags, run_name
     from pipeline.training.record import best_validation, read_run, sampling_by_epoch
@@ -87,6 +89,9 @@ def main(weights: str | None) -> None:
     inputs = open_inputs(params.model, FEATURES, SPLIT, "test")
     settings = params.evaluate
     check_folds(settings.folds, len(inputs.names))
+    chosen = {name: value for name, value in dotted(params).items() if name.startswith("evaluate.")}
+    chosen = {name: value for name, value in chosen.items() if not name.startswith(NO_RESULT)}
+    evaluate_key = digest_of(run.key, chosen, sha256(SPLIT / "test.json"), code_digests("evaluate", ROOT))
     truths = {} if settings.truth == "none" else read_truths(SPLIT, "test")
 
     def encode(folder: Any, inputs: Inputs = inputs, name: str = "test") -> Encoded:
@@ -111,7 +116,6 @@ def main(weights: str | None) -> None:
     limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
     ranks = encoded.ranks()
     curves = similarity_curves(encoded, run.best, run.sampler)
-    evaluate_key = digest_of(run.key, params.evaluate.model_dump(), sha256(SPLIT / "test.json"))
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
         write_json(folder / LAST_METRICS.name, metrics["last"])
@@ -142,7 +146,8 @@ def main(weights: str | None) -> None:
                 folders = {TRAINED_FOLDER: TRAINED} | ({BASE_FOLDER: BASE} if params.model.train == "heads" else {})
                 description = f"{params.data.name}: {named}\n\n{recall_markdown(metrics)}"
                 packed = "pipeline.serving", folders, example(), run.best.step
-                tracker.keep_model(params.tracking.model, *packed, description, best_validation(HISTORY))
+                rsum, val = best_validation(HISTORY), sha256(SPLIT / "val.json")
+                tracker.keep_model(params.tracking.model, *packed, description, rsum, val)
             check_recorded()  # an invalid evaluation must not be logged
             # last: a run with these metrics was evaluated completely
             tracker.log_rows([{"step": run.best.step, **_flat(metrics)}])

@@ -50,8 +50,10 @@ def main() -> None:
         tracker = Tracker(params.tracking.experiment, silent=not main)
         tags = {**origin_tags(), "data.name": params.data.name, "data.digest": digest_of(inputs)}
         named = run_name(dotted(params), committed_params(), os.environ.get("DVC_EXP_NAME", ""))
+        # evaluate adds the others, which may still change: MLflow keeps the first value of a parameter
+        own = {name: value for name, value in dotted(params).items() if not name.startswith(("evaluate.", "audit."))}
         with tracker:
-            tracker.begin(key, named, dotted(params), tags, restart=not checkpoint.kept())
+            tracker.begin(key, named, own, tags, restart=not checkpoint.kept())
             if params.tracking.system_metrics:
                 tracker.watch_machine()
             _name_data(tracker, params)

@@ -15,8 +15,8 @@ from pipeline.errors import InputError
 from pipeline.files import read_record
 from pipeline.tracking.store import open_client, read_uri, reason, without_password
 
-RSUM, BEST = "val_rsum", "best"
-"""A version's tag, and the alias of the version in which it is the highest."""
+RSUM, DATA, BEST = "val_rsum", "val_data", "best"
+"""A version's tags, and the alias of the version with the highest rsum on the newest version's validation data."""
 # The packages for loading and predicting; MLflow would find them by loading the model, in twenty times the time.
 REQUIREMENTS = (
     *("filelock", "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "tokenizers", "torch"),
@@ -133,15 +133,20 @@ def registered_folder(uri: str) -> Path:
         raise InputError(f"{uri}: not read from {without_password(store)} ({reason(error, store)})") from error
 
 
-def describe_version(client: MlflowClient, name: str, version: str, description: str, rsum: float | None) -> None:
-    """Describe a version, and give the alias `best` to the version with the highest rsum on the validation split.
+def describe_version(
+    client: MlflowClient, name: str, version: str, description: str, rsum: float | None, data: str
+) -> None:
+    """Describe a version, and give the alias `best` to the version with the highest rsum on its validation split.
 
-    The rsum is kept as the version's tag, so that versions of runs deleted since still count.
+    The rsum and `data`, the split's digest, are kept as the version's tags, so that versions of runs deleted since
+    still count.
     """
     client.update_model_version(name, version, description)
     if rsum is None:
         return
+    client.set_model_version_tag(name, version, DATA, data)
     client.set_model_version_tag(name, version, RSUM, f"{rsum:.4f}")
-    versions = [found for found in client.search_model_versions(f"name = '{name}'") if RSUM in found.tags]
+    rated = [found for found in client.search_model_versions(f"name = '{name}'") if RSUM in found.tags]
+    versions = [found for found in rated if found.tags.get(DATA) == data]  # an rsum on other data does not compare
     best = max(versions, key=lambda found: (float(found.tags[RSUM]), -int(found.version)), default=None)
     client.set_registered_model_alias(name, BEST, version if best is None else str(best.version))

@@ -15,6 +15,7 @@ TRAIN_KEY = "pipeline.train_key"
 EVALUATE_KEY = "pipeline.evaluate_key"
 MODEL = "pipeline.model"  # the version of the logged model
 PARENT = "mlflow.parentRunId"
+NAME = "mlflow.runName"  # MLflow renames a run that gets this tag
 EVALUATED = "test/rsum"  # only evaluated runs have this metric; an evaluation's metrics are written last, all at once
 WRITTEN, WRITING = "pipeline.written", "no"  # `no` while a stage writes, and after a kill; else new after each stage
 COPIED = "pipeline.copied"  # the server that gets a copy; after a complete copy, also the value of WRITTEN at that time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.tracking.naming import EVALUATED, SEED_NAME
+from pipeline.tracking.naming import EVALUATED, PARENT, SEED_NAME
 from pipeline.tracking.runs import search
 
 MOST = 8  # parameters that one line names
@@ -13,9 +13,13 @@ TAGS = {"data.digest": "the data", "code.digest": "the code"}
 
 
 def previous_run(client: MlflowClient, run: Run) -> Run | None:
-    """The newest finished and evaluated run of the same experiment that started before `run`."""
+    """The newest finished and evaluated run of the same experiment that started before `run`.
+
+    Another evaluation of an older training (a child run) is none.
+    """
     earlier = f"attributes.status = 'FINISHED' and attributes.start_time < {run.info.start_time}"
-    return next(search(client, [run.info.experiment_id], f"{earlier} and metrics.`{EVALUATED}` >= 0"), None)
+    found = search(client, [run.info.experiment_id], f"{earlier} and metrics.`{EVALUATED}` >= 0")
+    return next((one for one in found if PARENT not in one.data.tags), None)
 
 
 def difference(run: Run, previous: Run) -> str:

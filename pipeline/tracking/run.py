@@ -127,16 +127,18 @@ class Tracker:
     ) -> bool:
         """Continue the run of the training (after `dvc pull`, start one); False if it already has this evaluation.
 
-        A second evaluation with other settings becomes a child run, so that its metrics stay separate.
+        `name` and `tags` replace the training's, which could not know what would be evaluated. A second evaluation with
+        other settings or code becomes a child run, so that its metrics stay separate.
         """
         run, called, own = self._newest(tag.TRAIN_KEY, key), name, {**tags, tag.TRAIN_KEY: key}
         if run is not None and run.data.tags.get(tag.EVALUATE_KEY, evaluate_key) != evaluate_key:
-            called, own = f"{name} (evaluated again)", {**tags, tag.PARENT: run.info.run_id}
+            data = {name: value for name, value in run.data.tags.items() if name.startswith("data.")}
+            called, own = f"{name} (evaluated again)", {**data, **tags, tag.PARENT: run.info.run_id}
             run = self._newest(tag.EVALUATE_KEY, evaluate_key, f" and tags.`{tag.PARENT}` = '{run.info.run_id}'")
         if run is not None and tag.EVALUATED in run.data.metrics and run.data.tags.get(tag.WRITTEN) != tag.WRITING:
             self.run_id = run.info.run_id
             return False
-        self._write_to(run, called, params, {tag.EVALUATE_KEY: evaluate_key, **({} if run else own)})
+        self._write_to(run, called, params, {**own, tag.NAME: called, tag.EVALUATE_KEY: evaluate_key})
         return True
 
     @_unless_failed(False)
@@ -199,6 +201,7 @@ class Tracker:
         step: int,
         description: str = "",
         rsum: float | None = None,
+        data: str = "",
     ) -> None:
         """Log the run's model and register it as `name`; see `pack_model`, `keep_model` and `describe_version`."""
         run = self._client.get_run(self.run_id)
@@ -206,7 +209,7 @@ class Tracker:
             with tempfile.TemporaryDirectory() as made:
                 packed = functools.partial(pack_model, Path(made), loader, folders, example)
                 version = keep_model(self._client, run, name, step, packed)
-            describe_version(self._client, name, version, description, rsum)
+            describe_version(self._client, name, version, description, rsum, data)
             self._client.set_tag(self.run_id, tag.MODEL, version)
 
     def finish(self, status: str = "FINISHED") -> None:

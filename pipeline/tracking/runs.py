@@ -12,12 +12,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
-from pipeline.tracking.naming import EVALUATED, PARENT, SEED_NAME
+from pipeline.tracking.naming import EVALUATED, SEED_NAME
 from pipeline.tracking.store import experiment_id, open_client, read_uri, reason, without_password
 
 
 def finished_runs(experiment: str) -> list[dict[str, Any]]:
-    """Every finished and evaluated run, newest first.
+    """Every finished and evaluated run, newest first; each evaluation of a training is one.
 
     Returns:
         One dict per run: `run_id`, `name`, `params`, `metrics`, `tags`, and `test`, the digest of its test split (empty
@@ -83,7 +83,7 @@ def _store_is_there() -> bool:
 
 def _evaluated(client: MlflowClient, experiment_id: str) -> Iterator[dict[str, Any]]:
     for run in search(client, [experiment_id], "attributes.status = 'FINISHED'"):
-        if EVALUATED in run.data.metrics and PARENT not in run.data.tags:
+        if EVALUATED in run.data.metrics:
             yield {
                 "run_id": run.info.run_id,
                 "name": run.info.run_name,

@@ -16,6 +16,7 @@ from pipeline.errors import InputError, printable
 from pipeline.files import main_root
 
 NAMED = "MLFLOW_TRACKING_URI"
+SQLITE = "sqlite:///"
 SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may contain a password
     # with the default, a server that is down blocks a request for four minutes
@@ -28,10 +29,10 @@ SETTINGS = {
 def store_uri() -> str:
     """The store that stages write: the database in `MLFLOW_TRACKING_URI`, else `mlflow.db` in the main repository.
 
-    The latter is shared by all queued experiments.
+    A relative path of sqlite is also in the main repository, since queued experiments run in temporary copies of it.
     """
-    named = os.environ.get(NAMED)
-    return named if named and server_uri() is None else f"sqlite:///{main_root() / 'mlflow.db'}"
+    named = (os.environ.get(NAMED) if server_uri() is None else None) or f"{SQLITE}mlflow.db"
+    return f"{SQLITE}{main_root() / named.removeprefix(SQLITE)}" if named.startswith(SQLITE) else named
 
 
 def server_uri() -> str | None:

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.files import main_root, sha256
 from pipeline.tracking import naming as tag
 from pipeline.tracking import store
-from pipeline.tracking.model import RSUM, describe_version, keep_model
+from pipeline.tracking.model import DATA, RSUM, describe_version, keep_model
 from pipeline.tracking.runs import search
 
 
@@ -129,7 +129,8 @@ class Copier:
             version = keep_model(self._server, there, model.name, kept.step, lambda: _path(model.artifact_location))
             own = self._local.search_model_versions(f"run_id = '{run.info.run_id}'")
             if own and RSUM in own[0].tags:
-                describe_version(self._server, model.name, version, own[0].description or "", float(own[0].tags[RSUM]))
+                rsum, data = float(own[0].tags[RSUM]), own[0].tags.get(DATA, "")
+                describe_version(self._server, model.name, version, own[0].description or "", rsum, data)
             self._server.set_tag(there.info.run_id, tag.MODEL, version)
 
 

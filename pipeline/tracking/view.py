@@ -13,11 +13,12 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
+from pipeline.errors import InputError
 from pipeline.files import digest_of
 from pipeline.sections import NO_RESULT
 from pipeline.tracking.naming import EVALUATED, SEED_NAME
-from pipeline.tracking.runs import explained, finished_runs
-from pipeline.tracking.store import experiment_id, open_client, read_uri, server_uri
+from pipeline.tracking.runs import experiments, explained, finished_runs
+from pipeline.tracking.store import experiment_id, open_client, read_uri, server_uri, without_password
 
 KEY = "comparison"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -35,20 +36,24 @@ MOST_RUNS = 100  # per chart
 MOST_AXES = 8  # of parallel coordinates; more are not readable
 
 
-def set_up_view(experiment: str) -> dict[str, str]:
-    """Write the view for an experiment's current runs.
+def set_up_view(experiment: str, *, make: bool = True) -> dict[str, str]:
+    """Write the view for an experiment's current runs; a missing experiment is created, or with `make=False` refused.
 
     Returns:
         Links below the server's address: `table` and `charts`.
 
     Raises:
-        InputError: when the store cannot be read or written, or the experiment was deleted.
+        InputError: when the store cannot be read or written, or the experiment is missing or was deleted.
     """
     runs = finished_runs(experiment)
     state = view_state([run["params"] for run in runs], {name for run in runs for name in run["metrics"]})
     with explained():
         client = open_client(read_uri())
-        own = experiment_id(client, experiment)
+        own = experiment_id(client, experiment, make=make)
+        if not own:
+            there = ", ".join(experiments()) or "none"
+            store = without_password(read_uri())
+            raise InputError(f"no experiment {experiment!r} in {store}; experiments there: {there}")
         client.set_experiment_tag(own, TAG, json.dumps(state))
         client.set_experiment_tag(own, "mlflow.experimentKind", "custom_model_development")
 

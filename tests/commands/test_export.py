@@ -182,7 +182,7 @@ def test_the_best_version_has_the_alias_and_a_description(ready: Path) -> None:
     version = client.get_model_version_by_alias("kept", "best")
     assert str(version.version) == "1"
     assert str(version.description).startswith("scenes: ") and "i2t R@1 |" in str(version.description)
-    describe_version(client, "kept", "1", "worse", -1.0)
+    describe_version(client, "kept", "1", "worse", -1.0, "of other data")
     found = pipeline.load("models:/kept@best").encode_text(["a red circle"])
     torch.testing.assert_close(found, pipeline.load("models/trained").encode_text(["a red circle"]))
     with pytest.raises(InputError, match=r"^models:/kept@worst: not read from"):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.tracking import Tracker
-from tests.stages.running import start, work_in, write_tiny_params
+from pipeline.tracking import Tracker, experiments
+from tests.stages.running import invoke_with, start, work_in, write_tiny_params
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LISTENING = "0A"
@@ -65,6 +65,21 @@ def metrics_of(run_id: str, address: str) -> list[str]:
     return [metric["key"] for metric in answer["data"]["mlflowGetRun"]["run"]["data"]["metrics"]]
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_a_misspelt_experiment_is_named_and_not_made(clone: Path) -> None:
+    write_tiny_params(clone)
+    Tracker("fne")
+    result = invoke_with("ui", "--no-open", "--port", free_port(), "--experiment", "tpyo")
+    there = f"sqlite:///{clone}/mlflow.db"
+    assert result.output == f"error: no experiment 'tpyo' in {there}; experiments there: fne\n"
+    assert experiments() == ["fne"]
+
+
 @pytest.mark.browser
 @pytest.mark.server
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
@@ -80,9 +95,7 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
     tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
     tracker.finish()
     run_id = tracker.run_id
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = int(free_port())
     command = start("ui", "--no-open", "--port", str(port))
     try:
         give_up = time.monotonic() + UP

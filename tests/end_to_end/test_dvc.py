@@ -214,11 +214,11 @@ def test_a_second_repro_runs_nothing(clone: Clone) -> None:
 
 def test_another_evaluation_in_a_temporary_copy_is_a_run_beside_the_first_in_the_same_store(clone: Clone) -> None:
     trained = clone.runs()[0]
-    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.batch_size=7")
+    said = clone.dvc("exp", "run", "--temp", "--name", "apart", "-S", "evaluate.seed=7")
     assert stages_run(said) == {"evaluate", "audit"}
     assert clone.sent(trained, "test/rsum") == 1
     assert clone.client.get_run(trained.info.run_id).data.metrics == trained.data.metrics
-    child = clone.run_with("evaluate.batch_size", "7")
+    child = clone.run_with("evaluate.seed", "7")
     assert child.data.tags["dvc.experiment"] == "apart"
     assert child.data.tags["mlflow.parentRunId"] == trained.info.run_id
     assert child.data.metrics["test/rsum"] == pytest.approx(trained.data.metrics["test/rsum"])

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands.audit import main as audit
-from pipeline.params import load_params
+from pipeline import dependencies
+from pipeline.comparison.rows import METRICS, compared, grouped
+from pipeline.params import dotted, load_params
 from pipeline.tracking import finished_runs
 from tests.stages.running import STAGES, invoke_with, run, write_tiny_params
 
@@ -22,6 +24,29 @@ def run_before() -> dict[str, Any]:
 
 def page_against(run_id: str) -> Result:
     return CliRunner().invoke(audit, ["--against", run_id, "--to", "against"], catch_exceptions=False)
+
+
+def test_a_run_has_the_parameters_of_its_evaluation(ready: Path) -> None:
+    """Not those that params.yaml had during the training: no other stage reads `evaluate.*`."""
+    run("train")
+    write_tiny_params(ready, evaluate__folds=3, audit__queries=7)
+    run("evaluate")
+    expected = {name: "null" if value is None else str(value) for name, value in dotted(load_params()).items()}
+    assert finished_runs(load_params().tracking.experiment)[0]["params"] == expected
+
+
+def test_an_evaluation_by_other_code_is_a_run_of_its_own(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_params(ready, evaluate__batch_size=3)
+    run("evaluate")
+    (first,) = finished_runs(load_params().tracking.experiment)
+    monkeypatch.setattr(dependencies, "code_digests", lambda stage, _root: {f"stages/{stage}.py": "edited"})
+    run("evaluate")
+    second, again = finished_runs(load_params().tracking.experiment)
+    assert again == first, "the batch size changes no result"
+    assert f"run: {second['name']}; " in run("audit"), "the report is of the newest evaluation"
+    assert second["name"] == f"{first['name']} (evaluated again)"
+    one, other = (row.varying for row in compared(grouped([second, first]), [], METRICS, lambda _run: None))
+    assert one.keys() == other.keys() == {"code.digest"}
 
 
 def test_two_runs_are_compared_query_by_query(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ EXPERIMENT = "ours"  # a test with a server has one of its own
 def begun(key: str = "k", *, restart: bool = False) -> Tracker:
     """A training's run with three steps."""
     tracker = Tracker(EXPERIMENT)
-    tracker.begin(key, f"run {key}", PARAMS, {"git.commit": "c0ffee"}, restart=restart)
+    tracker.begin(key, f"run {key}", PARAMS, {"git.commit": "c0ffee", "data.digest": "da7a"}, restart=restart)
     rows = [{"epoch": 0, "step": step, "time": 1000 + step, "train/loss": 1 / (step + 1)} for step in range(3)]
     tracker.log_rows([*rows, {"step": 3, "val/rsum": float("nan"), "val/i2t/R1": float("inf")}])
     return tracker
@@ -92,7 +92,7 @@ def record(uri: str) -> list[dict[str, Any]]:
             "models": [
                 (model.name, model.status, len(client.list_logged_model_artifacts(model.model_id))) for model in models
             ],
-            "versions": [version.name for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")],
+            "versions": {one.name: one.tags for one in client.search_model_versions(f"run_id = '{run.info.run_id}'")},
         }
 
     return sorted(map(content, found), key=lambda one: (one["info"][2], one["info"][0]))

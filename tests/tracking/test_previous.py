@@ -55,6 +55,16 @@ def test_the_previous_run_is_the_newest_finished_one_before_it() -> None:
     tracker.finish()
 
 
+def test_another_evaluation_is_no_previous_run() -> None:
+    outcome("one", 221.0)
+    tracker = Tracker(EXPERIMENT)
+    assert tracker.continue_for_evaluation("one", "again", "one", PARAMS | {"evaluate.folds": 5}, {})
+    tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
+    tracker.finish()
+    assert tracker.outcome()[1].startswith("compared with one: evaluate.folds missing → 5; ")
+    assert outcome("two", 200.0)[1].startswith("compared with one: nothing changed; test rsum 221.0 → 200.0")
+
+
 def test_with_equal_parameters_it_names_data_and_code() -> None:
     outcome("one", 200.0)
     assert outcome("two", 200.0)[1] == "compared with one: nothing changed; test rsum 200.0 → 200.0 (+0.0)"

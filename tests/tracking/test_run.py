@@ -108,6 +108,19 @@ def test_an_evaluation_continues_the_run_that_trained_once() -> None:
     assert (run.data.metrics["test/rsum"], run.info.status) == (100.0, "FINISHED")
 
 
+def test_the_first_evaluation_says_what_the_run_is() -> None:
+    """What only an evaluation reads may be edited after the training, and its code too."""
+    first = trained()
+    with Tracker(EXPERIMENT) as tracker:
+        assert tracker.continue_for_evaluation(
+            "k", "e", "folds 3", {**PARAMS, "evaluate.folds": 3}, {"code.digest": "new"}
+        )
+        tracker.finish()
+    (run,) = runs()
+    assert (run.info.run_id, run.info.run_name, run.data.tags["code.digest"]) == (first.run_id, "folds 3", "new")
+    assert (run.data.params["evaluate.folds"], run.data.tags["git.commit"]) == ("3", "c0ffee")
+
+
 def test_a_later_stage_does_not_make_the_run_longer() -> None:
     trained()
     (run,) = runs()
@@ -126,6 +139,7 @@ def test_an_evaluation_with_other_settings_becomes_a_child() -> None:
     assert found.keys() == {first.run_id, child.run_id}
     assert found[child.run_id].data.tags["mlflow.parentRunId"] == first.run_id
     assert found[child.run_id].info.run_name == "run k (evaluated again)"
+    assert [run["tags"].get("data.digest") for run in finished_runs(EXPERIMENT)] == ["da7a"] * 2, "compare has both"
 
 
 @pytest.mark.parametrize("evaluate_key", ["e", "other"])
@@ -156,7 +170,7 @@ def test_an_exception_ends_the_run_that_its_stage_began(error: type[BaseExceptio
     with pytest.raises(error), Tracker(EXPERIMENT) as tracker:
         tracker.continue_for_evaluation("k", "e", "fne", PARAMS, {})
         raise error
-    assert {run.info.run_name: run.info.status for run in runs()} == {"run other": status, "run k": "FINISHED"}
+    assert {run.info.run_name: run.info.status for run in runs()} == {"run other": status, "fne": "FINISHED"}
 
 
 def test_a_kill_at_any_request_while_a_model_is_kept_leaves_one() -> None:
@@ -224,3 +238,5 @@ def test_a_database_that_is_named_is_the_store(clone: Path, tmp_path: Path, monk
     tracker = trained()
     assert (tracker._follower, len(runs(f"sqlite:///{tmp_path}/other.db"))) == (None, 1)
     assert "names no server" in invoke("sync").output
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert store_uri() == f"sqlite:///{tmp_path}/other.db", "not in DVC's temporary copy, the working directory"

@@ -150,7 +150,8 @@ def test_stages_without_a_server_are_one_whole_run_later(heads_ready: Path, clon
     assert all(content[Path(name).name] == text for name, text in files.items())
     rsum = json.loads((clone / "metrics.json").read_text())["test"]["rsum"]
     assert kept["metrics"]["test/rsum"][0][1] == pytest.approx(rsum, rel=1e-9)
-    assert (kept["versions"], len(kept["models"])) == ([making.EXPERIMENT], 1)
+    assert (kept["versions"].keys(), len(kept["models"])) == ({making.EXPERIMENT}, 1)
+    assert kept["versions"][making.EXPERIMENT].keys() == {"val_rsum", "val_data"}
 
 
 def test_sigterm_ends_a_training_as_killed_on_the_server_too(heads_ready: Path, clone: Path, door: Door) -> None:
