@@ -85,9 +85,8 @@ $(DEVELOPMENT): constraints.txt pyproject.toml
 	$(call install,.[dev])
 	@touch $(PIPELINE) $(DEVELOPMENT)
 
-# pip and setuptools are pinned too, and build what comes as source here: hence no isolation. A module is compiled when it
-# is first imported, as few of the 20 000 ever are.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+# pip and setuptools are pinned too, and build what comes as source here: hence no isolation.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
 		echo "$(PYTHON) is not Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
