@@ -134,7 +134,7 @@ def registered_folder(uri: str) -> Path:
 
 
 def describe_version(
-    client: MlflowClient, name: str, version: str, description: str, rsum: float | None, data: str
+    client: MlflowClient, name: str, version: str, description: str, rsum: float | None, data: str = ""
 ) -> None:
     """Describe a version, and give the alias `best` to the version with the highest rsum on its validation split.
 
