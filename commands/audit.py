@@ -43,7 +43,6 @@ OPTIONS = {
     "data.columns": "--columns",
     "data.files": "--captions",
     "data.annotations": "--captions",
-    "sampler.posterior evidence will suspect and drop no candidate": "both lists are empty",
     # only what is no local folder is looked for there
     "cannot be fetched from the Hugging Face hub": "is no folder here, and cannot be fetched from the Hugging Face hub",
 }

@@ -106,7 +106,7 @@ def described(record: Mapping[str, Any]) -> list[str]:
     lines = [f"no {kind}: no image has a second caption" for kind, share in record["seen"].items() if share == 0]
     if "posterior" not in record:
         lines = lines or ["val.json has too few images to compare"]
-        return [*lines, "no evidence: sampler.posterior evidence will suspect and drop no candidate"]
+        return [*lines, "no evidence: it suspects, drops and lists no pair"]
     if record["auc"] < LEAST_AUC:
         lines.append(
             f"warning: it hardly tells the pairs of val.json from random ones (AUC {record['auc']:.2f}, below "

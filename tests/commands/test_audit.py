@@ -227,7 +227,7 @@ def test_without_evidence_it_does_not_talk_of_a_training(folder: Path, tmp_path:
     rows = pandas.read_csv(folder / "captions.csv").drop_duplicates("image")
     rows.to_csv(folder / "captions.csv", index=False)
     text = said(folder, "--words", "--to", tmp_path / "out")
-    assert "no evidence: both lists are empty\n" in text
+    assert "no evidence: it suspects, drops and lists no pair\n" in text
     assert "\n0 likely false negatives" in text and "\n0 suspects" in text
 
 

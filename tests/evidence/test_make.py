@@ -122,7 +122,7 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(heads_c
     said = run("features", "evidence")
     assert "no captions: no image has a second caption" in said
     write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["words"])
-    assert "no evidence: sampler.posterior evidence will suspect and drop no candidate" in run("evidence")
+    assert "no evidence: it suspects, drops and lists no pair" in run("evidence")
     split, ids = read_split(Path("data/split/train.json")), torch.arange(5)
     assert not read_listed(EVIDENCE, "train", split, "estimated")(ids, ids, to_text=True).any()
     assert prior_of("estimated", EVIDENCE) == 10_000
