@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.comparison.conditions import parse_condition
+from pipeline.comparison.doubts import doubts
 from pipeline.comparison.figure import axis_of, comparison_figure
 from pipeline.comparison.rows import CODE, DATA, Row, compared, grouped, varying_names
 from pipeline.comparison.table import blocks, cells, comma_separated, explanation, latex, markdown, title
@@ -144,6 +145,12 @@ def test_with_ranks_it_is_over_the_queries() -> None:
     fne, _ = rows(runs, "sampler.strategy=hardest", ranks=queries)
     assert fne.differences["test/rsum"].value == pytest.approx(100)
     assert fne.differences["test/rsum"].method == "queries"
+    assert not any("test splits" in said for said in doubts(rows(runs)))
+    for one, split in zip(runs, ("one", "another"), strict=True):  # of one size: the row numbers are the same
+        one["test"] = split
+    found = rows(runs, "sampler.strategy=hardest", ranks=queries)
+    assert found[0].differences["test/rsum"].method == "none"
+    assert any("judged on different test splits" in said for said in doubts(found))
 
 
 def test_a_baseline_that_is_not_there_is_told_with_what_is() -> None:
