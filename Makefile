@@ -19,6 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export DVC_STUDIO_OFFLINE := 1
+export PYTHONDONTWRITEBYTECODE :=  # some containers set it, and each stage would compile all modules anew
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
