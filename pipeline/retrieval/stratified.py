@@ -26,9 +26,10 @@ class Estimate(NamedTuple):
 def stratified_total(size_H: ArrayLike, asked_H: ArrayLike, yes_H: ArrayLike, seed: int = 1) -> Estimate:
     """How many members of the strata are a "yes", from `yes` of `asked` random members of each.
 
-    Each stratum's share has Jeffreys' posterior, Beta(yes + 1/2, no + 1/2); the total is the sum of the shares times
-    the sizes, its interval the middle 95 % of random draws. A stratum without an answer has a share that may be
-    anything, and the interval says so.
+    The members without an answer are drawn: a stratum's share from Beta(yes, no + 1) for the lower bound and from
+    Beta(yes + 1, no) for the upper one, as in Clopper and Pearson's interval. One prior for both would add part of a
+    "yes" in each stratum, and the interval of many strata would leave out 0 and all. It is wide for few answers; a
+    stratum without one may be anything. The value takes each stratum's share of "yes", 1/2 without an answer.
 
     Args:
         size_H: members of each stratum.
@@ -36,13 +37,20 @@ def stratified_total(size_H: ArrayLike, asked_H: ArrayLike, yes_H: ArrayLike, se
         yes_H: those among them whose answer is yes.
         seed: of the draws.
     """
-    size, asked, yes = (np.asarray(part, np.float64) for part in (size_H, asked_H, yes_H))
+    size, asked, yes = (np.asarray(part, np.int64) for part in (size_H, asked_H, yes_H))
     if not len(size):
         return Estimate(0.0, 0.0, 0.0)
-    alpha, beta = yes + 0.5, asked - yes + 0.5
-    total = (np.random.default_rng(seed).beta(alpha, beta, (DRAWS, len(size))) * size).sum(axis=1)
-    low, high = np.quantile(total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float((alpha / (alpha + beta) * size).sum()), float(low), float(high))
+    no, rest, draw = asked - yes, size - asked, np.random.default_rng(seed)
+
+    def total(alpha: np.ndarray, beta: np.ndarray, sure: np.ndarray, share: float) -> np.ndarray:
+        """Draws of the number of "yes", where the share of some strata is sure."""
+        drawn = draw.beta(alpha.clip(1), beta.clip(1), (DRAWS, len(size)))
+        return (yes + draw.binomial(rest, np.where(sure, share, drawn))).sum(axis=1)
+
+    low = np.quantile(total(yes, no + 1, yes == 0, 0.0), (1 - LEVEL) / 2)
+    high = np.quantile(total(yes + 1, no, no == 0, 1.0), (1 + LEVEL) / 2)
+    value = size * np.where(asked == 0, 0.5, yes / asked.clip(1))
+    return Estimate(float(value.sum()), float(low), float(high))
 
 
 def expected_total(probability_P: np.ndarray, group_P: np.ndarray, groups: int) -> Estimate:
