@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.problems import described
 from pipeline.sections import (
     BEFORE_TRAINING,
+    COMPARED,
     GUIDED,
     IN_TRAINING,
     MINE,
@@ -48,6 +49,7 @@ from pipeline.yaml_text import parse_yaml
 
 __all__ = [
     "BEFORE_TRAINING",
+    "COMPARED",
     "GUIDED",
     "IN_TRAINING",
     "MINE",
@@ -199,7 +201,7 @@ class Params(Section):
     @property
     def needs_known_pairs(self) -> bool:
         """Whether a strategy or a target asks what stage `evidence` knows of single pairs."""
-        return self.sampler.strategy in (*GUIDED, "lg") or self.targets.name in ("xclr", "cusa")
+        return self.sampler.strategy in (*GUIDED, "lg") or self.targets.name in COMPARED
 
     def _targets_are_used(self) -> None:
         """Refuse targets that the loss does not read, and targets that something takes from it."""

@@ -20,7 +20,7 @@ Strategy = Literal[
     "fne", "hardest", "semi_hard", "random", "all", "hcl", "hardness", "decl", "glofnd", "oracle", "lg", Guided
 ]  # fmt: skip
 Target = Literal["own", "same_image", "albef", "pseudo_positive", "xclr", "sinkhorn", "cusa"]
-Loss = Literal["triplet", "hinge", "infonce", "sigmoid", "rince", "rcl"]
+Loss = Literal["triplet", "hinge", "hinge_mean", "infonce", "sigmoid", "rince", "rcl"]
 
 
 class Section(BaseModel):
@@ -196,9 +196,11 @@ WHOLE = ("all", "hcl", "hardness", "lg")
 """Strategies that leave no candidate out."""
 SPARSE = ("own", "same_image", "pseudo_positive", "cusa")
 """Targets that name a few candidates, which then count in the denominator; the others name all."""
+COMPARED = ("xclr", "cusa")
+"""Targets that compare candidates by frozen vectors."""
 OF_THE_IMAGE = ("same_image", "albef", "cusa")
 """Targets that name the image's other captions."""
-ONE_TARGET = ("triplet", "hinge", "rince", "rcl")
+ONE_TARGET = ("triplet", "hinge", "hinge_mean", "rince", "rcl")
 """Losses that know no other target than the own pair."""
 
 ENCODED = {

@@ -16,7 +16,15 @@ from pipeline.data.splits.judgment_file import Judged
 from pipeline.evidence.kinds import Vectors
 from pipeline.evidence.listed import ListedPosterior
 from pipeline.evidence.references import CaptionsByImage
-from pipeline.evidence.table import open_evidence, prior_of, read_listed, read_posterior, read_vectors
+from pipeline.evidence.table import (
+    evidence_prior,
+    open_evidence,
+    read_listed,
+    read_pictures,
+    read_posterior,
+    read_vectors,
+)
+from pipeline.params import COMPARED, GUIDED, Params
 from pipeline.sampling.candidates import Candidates
 
 USUAL_SHARE = 0.7  # of random pairs: LG's percentile
@@ -32,6 +40,7 @@ class KnownPairs:
         listed: the posterior of unpaired pairs, for a guide by it.
         own_M: the posterior of each pair of the split, for the same.
         vectors: centred unit vectors of captions, and of images in the same space; for everything else.
+        picture_NW: unit vectors of the images themselves, to compare them with each other.
     """
 
     def __init__(
@@ -40,9 +49,10 @@ class KnownPairs:
         listed: ListedPosterior | None,
         own_M: Tensor | None,
         vectors: Vectors | None,
+        picture_NW: Tensor | None = None,
     ) -> None:
         """Keep the tensors as they are, in half precision where they came so."""
-        self.listed, self.own_M, self.vectors = listed, own_M, vectors
+        self.listed, self.own_M, self.vectors, self.picture_NW = listed, own_M, vectors, picture_NW
         images = int(caption_image_M.max()) + 1
         groups = CaptionsByImage(caption_image_M, images)
         place_n = torch.arange(int(groups.count_N.max()))
@@ -57,6 +67,7 @@ class KnownPairs:
         self.own_M = None if self.own_M is None else self.own_M.to(device)
         self.caption_Nn = self.caption_Nn.to(device)
         self.vectors = None if self.vectors is None else self.vectors.to(device)
+        self.picture_NW = None if self.picture_NW is None else self.picture_NW.to(device)
         return self
 
     def guide(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
@@ -90,8 +101,11 @@ class KnownPairs:
 
     def pictures(self, candidates: Candidates) -> Tensor:
         """The cosine of the anchors' images with the candidates', (b, C)."""
-        of_bV, with_CV = self._images(candidates.anchors.image), self._images(candidates.ids.image)
-        return self._real(of_bV @ with_CV.T, candidates.ids.image)
+        assert self.picture_NW is not None
+        of_bW, with_CW = (
+            self.picture_NW[ids.image.clamp(min=0)].float() for ids in (candidates.anchors, candidates.ids)
+        )
+        return self._real(of_bW @ with_CW.T, candidates.ids.image)
 
     def _nearest(self, image_I: Tensor, caption_K: Tensor) -> Tensor:
         """(I, K): one reference of every image at a time."""
@@ -128,16 +142,13 @@ class KnownPairs:
         return cosine_bC.masked_fill(ids_C < 0, NONE)
 
 
-def read_known(
-    folder: Path, train: Split, *, posteriors: bool, prior: float | str, judged: Judged | None = None
-) -> KnownPairs:
-    """What is known of the training split's pairs.
+def read_known(folder: Path, train: Split, params: Params, judged: Judged | None = None) -> KnownPairs:
+    """What is known of the training split's pairs, as far as the parameters ask.
 
     Args:
         folder: of stage `evidence`.
         train: the split.
-        posteriors: for a guide by the posterior; else the vectors are read.
-        prior: K, or "estimated".
+        params: whose `needs_known_pairs` is true.
         judged: pairs of the split that a person judged, for a guide by the posterior.
 
     Raises:
@@ -145,9 +156,15 @@ def read_known(
     """
     kinds, posterior = read_posterior(folder)
     caption_image_M = torch.tensor(train.caption_image)
-    if posteriors:
+    listed = own_M = vectors = picture_NW = None
+    if params.sampler.strategy in GUIDED and params.sampler.guide == "posterior":
+        prior = evidence_prior(params.sampler, folder)
         evidence = open_evidence(folder, {"train": train}, "train", kinds)
         log_ratio_M = posterior.log_ratio(evidence.of(caption_image_M, torch.arange(len(caption_image_M))))
-        own_M = torch.sigmoid(log_ratio_M - math.log(prior_of(prior, folder) - 1)).float()
-        return KnownPairs(caption_image_M, read_listed(folder, "train", train, prior, judged), own_M, None)
-    return KnownPairs(caption_image_M, None, None, read_vectors(folder / "train", kinds))
+        own_M = torch.sigmoid(log_ratio_M - math.log(prior - 1)).float()
+        listed = read_listed(folder, "train", train, prior, judged)
+    if listed is None or params.targets.name in COMPARED:
+        vectors = read_vectors(folder / "train", kinds)
+    if params.targets.name == "cusa":
+        picture_NW = read_pictures(folder / "train", kinds)
+    return KnownPairs(caption_image_M, listed, own_M, vectors, picture_NW)

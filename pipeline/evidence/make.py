@@ -25,7 +25,16 @@ from pipeline.evidence.judged import judged_trust
 from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.listed import listed_pairs
 from pipeline.evidence.posterior import Posterior, estimated_prior, fit_posterior, separation
-from pipeline.evidence.table import LEAST_AUC, PAIRS, PUBLISHED_PRIOR, RECORD, open_evidence, pair_weights, quality_of
+from pipeline.evidence.table import (
+    LEAST_AUC,
+    PAIRS,
+    PUBLISHED_PRIOR,
+    RECORD,
+    open_evidence,
+    pair_weights,
+    quality_of,
+    read_pictures,
+)
 from pipeline.evidence.trust import trust_by
 from pipeline.evidence.weightings import weighting_trust
 from pipeline.features.shards import all_features
@@ -170,8 +179,7 @@ def _published_weight(evidence: SplitEvidence, folder: Path, features: Path, par
         image_NV, caption_MV = (part.to(caption_MV.device) for part in kept)
     frozen_NW = None
     if params.pairs.weighting == "gsc":
-        own_space = "similarity" in evidence.kinds  # else the images' vectors are those that captions predict
-        frozen_NW = image_NV if own_space else all_features(folder, "pictures").float().to(caption_MV.device)
+        frozen_NW = read_pictures(folder, evidence.kinds).float().to(caption_MV.device)
     return weighting_trust(
         params.pairs.weighting, image_NV, caption_MV, evidence.caption_image_M, frozen_NW, params.evidence.seed
     )

@@ -65,6 +65,13 @@ def read_vectors(folder: Path, kinds: Sequence[str]) -> Vectors:
     return Vectors(all_features(folder, "captions"), all_features(folder, "images") if of_images else None)
 
 
+def read_pictures(folder: Path, kinds: Sequence[str]) -> Tensor:
+    """Unit vectors of the training images themselves (N, W), to compare them with each other, from the split's folder:
+    standardised features, or the images' vectors where the encoder has one space for both sides (`similarity`).
+    """
+    return all_features(folder, "images" if "similarity" in kinds else "pictures")
+
+
 def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
     """The kinds of evidence, and the fitted posterior with the estimated prior.
 

@@ -40,9 +40,10 @@ def write_vectors(
     """Write what the kinds of evidence need below `folder`; returns the source of each encoder that was named.
 
     Caption vectors, and image features mapped to them by a regression on the training pairs; each training image by one
-    without that image. For `gsc` also the standardised image features. With kind `similarity` the encoder has one space
-    for both: its vectors are only centred, each side by its own mean, which differ ("modality gap", Liang et al. 2022).
-    `images` is the archive. Several processes share the shards: wait for the others before reading.
+    without that image. The training images' own features, standardised (see `read_pictures`). With kind `similarity`
+    the encoder has one space for both: its vectors are only centred, each side by its own mean, which differ ("modality
+    gap", Liang et al. 2022). `images` is the archive. Several processes share the shards: wait for the others before
+    reading.
 
     Raises:
         InputError: when an encoder cannot be loaded, or stage `features` froze nothing.
@@ -67,9 +68,7 @@ def write_vectors(
         write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
         for name in pictures.keys() - {"train"}:
             write_rows(folder / name, "images", ridge.image(pictures[name]))
-        if params.pairs.weighting == "gsc":
-            frozen_NW = normalize(ridge.frame.image(pictures["train"].float()), dim=1)
-            write_rows(folder / "train", "pictures", frozen_NW)
+        write_rows(folder / "train", "pictures", normalize(ridge.frame.image(pictures["train"].float()), dim=1))
     return sources
 
 

@@ -37,6 +37,19 @@ def mean_violation_loss(
         loss_B: (B,), 0 for an anchor without a violation.
     """
     hinge_BC = (margin + similarity_BC - own_similarity_B[:, None]).relu()
-    violating_BC = weights_BC * (hinge_BC.detach() > 0)
-    total_B = violating_BC.sum(dim=1)
-    return (violating_BC * hinge_BC).sum(dim=1) / total_B.where(total_B > 0, 1)
+    return _weighted_mean(hinge_BC, weights_BC * (hinge_BC.detach() > 0))
+
+
+def mean_hinge_loss(
+    similarity_BC: Tensor, own_similarity_B: Tensor, weights_BC: Tensor, margin: float | Tensor
+) -> Tensor:
+    """The weighted mean of an anchor's hinges over all candidates, also those that keep the margin:
+    `loss.name: hinge_mean` (DECL, Qin et al. 2022). Arguments and result are those of `mean_violation_loss`.
+    """
+    return _weighted_mean((margin + similarity_BC - own_similarity_B[:, None]).relu(), weights_BC)
+
+
+def _weighted_mean(value_BC: Tensor, weights_BC: Tensor) -> Tensor:
+    """Of each row (B,), 0 where every weight is 0."""
+    total_B = weights_BC.sum(dim=1)
+    return (weights_BC * value_BC).sum(dim=1) / total_B.where(total_B > 0, 1)

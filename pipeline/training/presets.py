@@ -19,7 +19,7 @@ from pipeline.objectives.contrastive import infonce_loss
 from pipeline.objectives.debiased import debiased_loss
 from pipeline.objectives.rince import rince_loss
 from pipeline.objectives.sigmoid import sigmoid_loss
-from pipeline.objectives.triplet import mean_violation_loss
+from pipeline.objectives.triplet import mean_hinge_loss, mean_violation_loss
 from pipeline.params import MINE, LossParams, SamplerParams, TargetsParams
 from pipeline.sampling import mine
 from pipeline.sampling.candidates import Candidates
@@ -111,6 +111,7 @@ LOSSES: dict[str, Callable[[Terms, LossParams], Tensor]] = {
     "sigmoid": lambda t, p: sigmoid_loss(*t[:5], targets=_by_own(t.targets), margins=t.margins) / 2,
     "triplet": lambda t, p: mean_violation_loss(*t[:3], p.margin if t.margins is None else t.margins),
     "hinge": lambda t, p: mean_violation_loss(*t[:3], p.margin if t.margins is None else t.margins),
+    "hinge_mean": lambda t, p: mean_hinge_loss(*t[:3], p.margin if t.margins is None else t.margins),
     "debiased": lambda t, p: debiased_loss(*_moved(t)[:4], given(p.debias)) / 2,
     "rince": lambda t, p: rince_loss(*_moved(t)[:4], p.exponent, p.density) / 2,
     "rcl": lambda t, p: complementary_loss(*_moved(t)[:4], p.penalty) / 2,

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.evidence.judged import judged_matches, judged_trust
 from pipeline.evidence.lookup import read_known
 from pipeline.evidence.start import start_model
-from pipeline.evidence.table import evidence_prior, pair_weights, read_listed, read_pairs
+from pipeline.evidence.table import pair_weights, read_listed, read_pairs
 from pipeline.features.inputs import open_inputs
 from pipeline.files import read_record
 from pipeline.models.anchor import leave_out_untrained_heads
@@ -25,7 +25,7 @@ from pipeline.models.build import load_base, save_trained
 from pipeline.models.towers import MatchingModel, recompute_activations
 from pipeline.models.trainable import add_lora, freeze
 from pipeline.objectives.sigmoid import FIRST_BIAS
-from pipeline.params import GUIDED, IN_TRAINING, LossParams, Params
+from pipeline.params import IN_TRAINING, LossParams, Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
 from pipeline.runtime.processes import use_threads
 from pipeline.training.checkpoint import Checkpoint
@@ -90,14 +90,7 @@ def open_training(
         matches, trust_M = judged_matches(judged, split), judged_trust(trust_M, judged, len(split.captions))
     known = impact = learned = None
     if params.needs_known_pairs:
-        by_posterior = params.sampler.strategy in GUIDED and params.sampler.guide == "posterior"
-        known = read_known(
-            evidence_folder,
-            split,
-            posteriors=by_posterior,
-            prior=evidence_prior(params.sampler, evidence_folder),
-            judged=judged,
-        )
+        known = read_known(evidence_folder, split, params, judged)
     if params.pairs.weighting in IN_TRAINING:
         learned = LearnedTrust(
             params.pairs.weighting,

@@ -15,6 +15,7 @@ from pipeline.evidence.judged import judged_matches, judged_trust
 from pipeline.evidence.lookup import read_known
 from pipeline.evidence.table import read_listed
 from pipeline.files import write_json, write_tensors
+from tests.training.making import params_with
 
 SPLIT = Split(("a", "b", "c"), ("1", "2", "3", "4"), (0, 0, 1, 2))
 
@@ -56,6 +57,13 @@ def test_the_evidence_suspects_no_pair_that_was_judged_not_to_match(tmp_path: Pa
     assert (listed[0, 2], listed[1, 0]) == pytest.approx((0.5, 0.5))
     assert (corrected[0, 2], corrected[1, 0]) == pytest.approx((0.0, 0.5))
     assert math.isclose(float(corrected.sum()), 0.5)
+    guided = params_with(
+        sampler__strategy="gist",
+        sampler__guide="posterior",
+        sampler__prior=2.0,
+        sampler__posterior="evidence",
+        evidence__kinds=["words"],
+    )
     for answers, guide in ((None, 0.5), (judged((0, 2, False)), 0.0)):
-        known = read_known(tmp_path, SPLIT, posteriors=True, prior=2.0, judged=answers)
+        known = read_known(tmp_path, SPLIT, guided, answers)
         assert known.listed is not None and float(known.listed(*every, to_text=True)[0, 2]) == guide

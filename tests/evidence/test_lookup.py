@@ -18,6 +18,7 @@ IMAGE_OF_M = torch.tensor([0, 0, 0, 1, 2, 2, 3])
 GENERATOR = torch.Generator().manual_seed(0)
 CAPTION = normalize(torch.randn(7, 5, generator=GENERATOR), dim=1)
 IMAGE = normalize(torch.randn(4, 5, generator=GENERATOR), dim=1)
+PICTURE = normalize(torch.randn(4, 3, generator=GENERATOR), dim=1)  # in a space of their own
 ANCHORS, EMPTY = [1, 3, 4], -100
 CANDIDATES = [1, 3, 4, 6, EMPTY, 0]  # captions; the last three are in the memory
 LISTED = {(0, 3): 0.6, (1, 6): 0.2, (2, 1): 0.7}
@@ -37,7 +38,7 @@ def seen(*, to_text: bool) -> Candidates:
 
 def known(*, posteriors: bool = False) -> KnownPairs:
     if not posteriors:
-        return KnownPairs(IMAGE_OF_M, None, None, Vectors(CAPTION, IMAGE))
+        return KnownPairs(IMAGE_OF_M, None, None, Vectors(CAPTION, IMAGE), PICTURE)
     image_P, caption_P = (torch.tensor(side) for side in zip(*LISTED, strict=True))
     listed = ListedPosterior(image_P, caption_P, torch.tensor(list(LISTED.values())), 4, 7)
     return KnownPairs(IMAGE_OF_M, listed, torch.arange(7) / 10, None)
@@ -83,7 +84,7 @@ def test_captions_and_pictures_are_compared_with_their_like() -> None:
             for c, candidate in enumerate(CANDIDATES):
                 there = candidate >= 0
                 caption = float(CAPTION[anchor] @ CAPTION[candidate]) if there else -1
-                picture = float(IMAGE[image_of(anchor)] @ IMAGE[image_of(candidate)]) if there else -1
+                picture = float(PICTURE[image_of(anchor)] @ PICTURE[image_of(candidate)]) if there else -1
                 assert captions_bC[b, c].item() == pytest.approx(caption, abs=1e-6)
                 assert pictures_bC[b, c].item() == pytest.approx(picture, abs=1e-6)
 

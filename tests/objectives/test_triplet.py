@@ -1,11 +1,12 @@
-"""The hinge on one negative, and its mean over all that violate the margin."""
+"""The hinge on one negative, its mean over all that violate the margin, and over all that were taken."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pipeline.objectives.triplet import mean_violation_loss, triplet_loss
+from pipeline.objectives.triplet import mean_hinge_loss, mean_violation_loss, triplet_loss
+from pipeline.sampling.hard import hardest_weights_of
 
 
 def test_it_is_the_hinge_of_each_anchor() -> None:
@@ -38,6 +39,18 @@ def test_the_mean_violation_is_over_the_candidates_that_violate_the_margin() -> 
         weights = [float(weights_BC[b, c]) if hinges[c] > 0 else 0.0 for c in range(10)]
         slow.append(sum(w * h for w, h in zip(weights, hinges, strict=True)) / sum(weights) if any(weights) else 0.0)
     assert mean_violation_loss(similarity_BC, own_B, weights_BC, 0.2).tolist() == pytest.approx(slow, rel=1e-5)
+
+
+def test_the_mean_over_the_hardest_counts_those_that_keep_the_margin() -> None:
+    """DECL's loss: the sum of the k largest hinges, zeros included, over k."""
+    generator = torch.Generator().manual_seed(4)
+    similarity_BC, own_B = torch.rand(5, 12, generator=generator), torch.rand(5, generator=generator)
+    weights_BC = hardest_weights_of(similarity_BC, torch.zeros(5, 12, dtype=torch.bool), 8)
+    hinges = [sorted(max(0.0, 0.2 + float(s - own_B[b])) for s in similarity_BC[b]) for b in range(5)]
+    published = [sum(values[-8:]) / 8 for values in hinges]
+    assert any(values[-8] == 0 < values[-1] for values in hinges)
+    assert mean_hinge_loss(similarity_BC, own_B, weights_BC, 0.2).tolist() == pytest.approx(published, rel=1e-5)
+    assert mean_hinge_loss(similarity_BC, own_B, torch.zeros(5, 12), 0.2).tolist() == [0] * 5
 
 
 def test_an_anchor_that_nothing_violates_has_no_loss_and_a_finite_gradient() -> None:

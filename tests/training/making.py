@@ -57,7 +57,7 @@ def known_pairs(params: Params) -> KnownPairs | None:
     if params.sampler.strategy in GUIDED and params.sampler.guide == "posterior":
         return KnownPairs(IMAGE_OF_M, copy.deepcopy(LISTED), torch.linspace(0.1, 0.9, 12), None)
     vectors = (normalize(part, dim=1).half() for part in (TEXT_MW, IMAGE_NW))
-    return KnownPairs(IMAGE_OF_M, None, None, Vectors(*vectors))
+    return KnownPairs(IMAGE_OF_M, None, None, Vectors(*vectors), normalize(IMAGE_NW, dim=1).half())
 
 
 class WordMean(nn.Module):

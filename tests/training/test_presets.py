@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hcl, debiased": INFONCE | {"sampler__strategy": "hcl", "loss__debias": 0.1},
     "hcl, drawn": {"sampler__strategy": "hcl"},
     "hardness": INFONCE | {"sampler__strategy": "hardness"},
-    "decl": {"loss__name": "hinge", "sampler__strategy": "decl", "sampler__annealing": 1.0, "sampler__fewest": 2},
+    "decl": {"loss__name": "hinge_mean", "sampler__strategy": "decl", "sampler__annealing": 1.0, "sampler__fewest": 2},
     "glofnd": INFONCE | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2},
     "glofnd, begun at the quantile": INFONCE
     | {"sampler__strategy": "glofnd", "sampler__false_share": 0.2, "sampler__threshold": "quantile"},
@@ -121,6 +121,7 @@ def test_a_training_reads_what_stage_evidence_wrote(heads_clone: Path, tmp_path:
     soft = INFONCE | {"sampler__drop": None}
     asked = [{"sampler__strategy": name, "sampler__guide": guide} for name in ("gist", "percpos") for guide in GUIDES]
     asked += [{"sampler__strategy": "lg"}, soft | {"targets__name": "xclr"}, soft | {"targets__name": "cusa"}]
+    asked.append(soft | {"targets__name": "cusa", "sampler__strategy": "gist", "sampler__guide": "posterior"})
     opened = [open_tiny_training(heads_clone, tmp_path, **encoded, **changes) for changes in asked]
     shared = {**encoded, "evidence__kinds": ["similarity"]}
     write_tiny_params(heads_clone, **shared)

@@ -254,7 +254,7 @@ def test_a_later_run_resumes_where_the_earlier_one_stopped(tmp_path: Path) -> No
         with pytest.raises(InputError, match=f"{PIECE_BYTES} bytes are kept and the next attempt goes on from there"):
             fetch(url, tmp_path / "file.zip", check_archive)
         fetch(url, tmp_path / "file.zip", check_archive)
-    assert ranges[0] is None and set(ranges[1:]) == {f"bytes={PIECE_BYTES}-"}, "more than four where the machine is slow"
+    assert ranges[0] is None and set(ranges[1:]) == {f"bytes={PIECE_BYTES}-"}, "or one more, if slow"
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
 
 
