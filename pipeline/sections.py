@@ -388,7 +388,8 @@ class TrackingParams(Section):
     """The MLflow experiment."""
 
     experiment: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
-    model: Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")] | None
+    # what MLflow refuses in a model's name
+    model: Annotated[str, Field(min_length=1, pattern=r"""^[^/:.%"']+$""")] | None
     system_metrics: bool
 
 

@@ -114,14 +114,13 @@ def main(weights: str | None) -> None:
     if quality := trust_quality(EVIDENCE, SPLIT):
         metrics["test"]["trust"] = quality
     limits = judgment_intervals(judgment, settings.bootstrap, settings.seed) if settings.bootstrap else None
-    ranks = encoded.ranks()
     curves = similarity_curves(encoded, run.best, run.sampler)
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
         write_json(folder / LAST_METRICS.name, metrics["last"])
         write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by this key
         curves.to_csv(folder / "similarity.csv", index=False)
-        recall_curve(*ranks).to_csv(folder / "recall.csv", index=False)
+        recall_curve(judgment.ranks).to_csv(folder / "recall.csv", index=False)
         reliability_curve(judgment.unpaired).to_csv(folder / "reliability.csv", index=False)
         sampling_by_epoch(HISTORY).to_csv(folder / "sampling.csv", index=False)
         judgment.queries.to_parquet(folder / QUERIES.name, index=False)

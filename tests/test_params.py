@@ -85,6 +85,8 @@ def test_an_unknown_key_is_named_with_its_nearest_valid_name(name: str, value: A
         ("loss__name", "minus", "'triplet', 'hinge', 'infonce'"),
         ("loss__name", "mine.", "or String should match pattern '^mine"),
         ("train__precision", "fp32", "'no', 'bf16' or 'fp16'"),
+        ("tracking__experiment", "a/b", "should match pattern"),
+        *[("tracking__model", f"fne{sign}1", "should match pattern") for sign in "/:.%\"'"],  # MLflow refuses them
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(name: str, value: Any, allowed: str) -> None:

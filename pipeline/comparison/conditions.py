@@ -72,10 +72,16 @@ def as_number(value: str | None) -> float | None:
 
 
 def same_value(one: str | None, other: str | None) -> bool:
-    """Whether two parameters' texts have the same value, such as `1e-4` and `0.0001`, or `true` and `True`."""
+    """Whether two parameters' texts have the same value, such as `1e-4` and `0.0001`, or `true` and `True`.
+
+    Lists are compared entry by entry: `[words,near]` as people type it, `['words', 'near']` as MLflow has it.
+    """
     if one is None or other is None:
         return one is other
     numbers = as_number(one), as_number(other)
     if None not in numbers:
         return numbers[0] == numbers[1]
+    if one.startswith("[") and other.startswith("["):
+        entries, others = ([entry.strip(" '\"") for entry in text.strip("[] ").split(",")] for text in (one, other))
+        return len(entries) == len(others) and all(map(same_value, entries, others))
     return one == other or one.lower() == other.lower() in ("true", "false")  # YAML's and MLflow's

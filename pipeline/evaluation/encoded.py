@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.retrieval.ranks import retrieval_ranks
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -19,7 +17,3 @@ class Encoded:
     image_ND: Tensor
     text_MD: Tensor
     caption_image_M: Tensor
-
-    def ranks(self) -> tuple[Tensor, Tensor]:
-        """(i2t_N, t2i_M), from 0."""
-        return retrieval_ranks(self.image_ND, self.text_MD, self.caption_image_M)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -43,6 +43,8 @@ class Judgment:
     """One row per query, in the format of `pipeline.retrieval.uncertainty`."""
     unpaired: dict[str, Unpaired]
     """By source of truth, if it has both true and false pairs."""
+    ranks: list[tuple[Tensor, Tensor]]
+    """Of each fold's images and captions, from 0."""
 
 
 def check_folds(folds: int, images: int) -> None:
@@ -106,7 +108,7 @@ def judge(
         if quality := quality_report(pairs):
             unpaired[source] = pairs
             report |= {name + suffix: found for name, found in quality.items()}
-    return Judgment(report, queries, unpaired)
+    return Judgment(report, queries, unpaired, ranks)
 
 
 def _suffix(number: int, source: str) -> str:
@@ -234,17 +236,15 @@ def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) 
     )
 
 
-def recall_curve(i2t_N: Tensor, t2i_M: Tensor) -> pandas.DataFrame:
-    """Recall by K, in percent: columns `K`, `image to text`, `text to image`."""
+def recall_curve(ranks: Sequence[tuple[Tensor, Tensor]]) -> pandas.DataFrame:
+    """Recall by K, in percent, the mean over folds as in the report: columns `K`, `image to text`, `text to image`."""
     import pandas
 
-    depths = range(1, min(RECALL_DEPTH, len(i2t_N)) + 1)
-    return pandas.DataFrame(
-        [
-            {"K": depth, "image to text": recall_at(i2t_N, depth), "text to image": recall_at(t2i_M, depth)}
-            for depth in depths
-        ]
+    depths = range(1, min(RECALL_DEPTH, *(len(i2t_F) for i2t_F, _ in ranks)) + 1)
+    image, text = (
+        [np.mean([recall_at(part, depth) for part in side]) for depth in depths] for side in zip(*ranks, strict=True)
     )
+    return pandas.DataFrame({"K": depths, "image to text": image, "text to image": text})
 
 
 def _nearest(encoded: Encoded) -> tuple[Tensor, Tensor]:

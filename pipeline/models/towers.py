@@ -44,12 +44,15 @@ class ImageTower(nn.Module):
         super().__init__()
         self.backbone = _without_pooler(backbone)
         self._interpolates = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
+        # timm's Swin, MambaOut, … have the channels last, and say so
+        timm_format = getattr(getattr(backbone, "timm_model", None), "output_fmt", None)
+        self._map_dimensions = (1, 2) if timm_format == "NHWC" else (2, 3)
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
         """Pixels, normalised, to features (B, W)."""
         options = {"interpolate_pos_encoding": True} if self._interpolates and self._resized(pixels_B3HW) else {}
         hidden = self.backbone(pixel_values=pixels_B3HW, **options).last_hidden_state
-        return hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)
+        return hidden.mean(dim=self._map_dimensions) if hidden.ndim == 4 else hidden.mean(dim=1)
 
     def _resized(self, pixels_B3HW: Tensor) -> bool:
         return pixels_B3HW.shape[-1] != getattr(self.backbone.config, "image_size", pixels_B3HW.shape[-1])

@@ -35,6 +35,7 @@ def recall_markdown(metrics: Mapping[str, Any]) -> str:
         report = metrics[name]
         values = [*report_recalls(report), report["rsum"]]
         if exact:
-            values += [report["truth"][side]["mAP@R"] for side in ("i2t", "t2i")]
-        table.append([label, *(f"{value:.1f}" for value in values)])
+            # crowd judgments of a small split can rank one direction alone
+            values += [report["truth"].get(side, {}).get("mAP@R") for side in ("i2t", "t2i")]
+        table.append([label, *("–" if value is None else f"{value:.1f}" for value in values)])
     return markdown([[first, *(GAP + cell for cell in rest)] for first, *rest in table], parameters=1)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pipeline.errors import InputError
+
 SMALLEST_SIDE = 16
 KEPT_BYTES = 1 << 27
 TILE_ENTRIES = {"cpu": 1 << 18, "cuda": 1 << 26}  # fits a core's cache; fills a GPU
@@ -40,9 +42,12 @@ def retrieval_ranks(
 
     Raises:
         ValueError: when an index is out of range or an image has no caption.
+        InputError: when a vector is not finite: no comparison with NaN is true, so its rank would be the first.
     """
     caption_image_M = caption_image_M.to(image_ND.device)
     _check(len(image_ND), len(text_MD), caption_image_M)
+    _check_finite(image_ND, "images")
+    _check_finite(text_MD, "captions")
     if not len(image_ND):
         return caption_image_M.new_zeros(0), caption_image_M.new_zeros(0)
     order_M = caption_image_M.argsort(stable=True)  # an image's captions together: right answers near the diagonal
@@ -99,6 +104,15 @@ def _check(images: int, captions: int, caption_image_M: Tensor) -> None:
     without = torch.bincount(caption_image_M, minlength=images) == 0
     if without.any():
         raise ValueError(f"image {int(without.nonzero()[0])} has no caption: it has no rank")
+
+
+def _check_finite(feature_RD: Tensor, kind: str) -> None:
+    wrong = int((~feature_RD.sum(dim=1).isfinite()).sum())  # a sum keeps NaN and infinity, and needs no copy
+    if wrong:
+        raise InputError(
+            f"{wrong} of {len(feature_RD)} {kind} have a vector that is not finite, and no rank: the weights or the "
+            "inputs of the model are not finite, or too large"
+        )
 
 
 def _places(count: int, size: int) -> Iterator[tuple[slice, slice]]:

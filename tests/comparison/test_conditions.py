@@ -13,6 +13,7 @@ PARAMS = {
     "memory.size": "1024",
     "train.milestones": "[4, 8]",
     "evaluate.hubness": "False",
+    "evidence.kinds": "['words', 'near']",
 }
 
 
@@ -29,6 +30,15 @@ PARAMS = {
         ("memory.size>512", True),
         ("memory.size>=2e3", False),
         ("train.milestones=[4, 8]", True),
+        ("train.milestones=[4,8]", True),
+        ("train.milestones!=[4,8]", False),
+        ("train.milestones=[4]", False),
+        ("train.milestones=[4,9]", False),
+        ("train.milestones=4", False),
+        ("evidence.kinds=[words,near]", True),
+        ('evidence.kinds=["words", "near"]', True),
+        ("evidence.kinds=[near,words]", False),
+        ("evidence.kinds=[]", False),
         ("sampler.strategy>1", False),
         ("sampler.strategy=FNE", False),
         ("evaluate.hubness=false", True),

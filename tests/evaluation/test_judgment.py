@@ -88,12 +88,22 @@ def test_the_seed_decides_every_interval(encoded: Encoded) -> None:
 
 
 def test_the_curve_of_recall_is_recall_at_each_depth() -> None:
-    curve = recall_curve(torch.tensor([0, 2, 1]), torch.tensor([0, 0, 5, 1]))
+    curve = recall_curve([(torch.tensor([0, 2, 1]), torch.tensor([0, 0, 5, 1]))])
     assert curve.to_dict("list") == {
         "K": [1, 2, 3],
         "image to text": pytest.approx([100 / 3, 200 / 3, 100]),
         "text to image": [50, 75, 75],
     }
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_the_curve_of_recall_is_the_reports(folds: int, encoded: Encoded) -> None:
+    judgment = judge(encoded, folds, {}, MOMENT, SAMPLER)
+    curve = recall_curve(judgment.ranks).set_index("K")
+    assert len(curve) == 24 // folds
+    for direction, column in (("i2t", "image to text"), ("t2i", "text to image")):
+        for depth in (1, 5):
+            assert curve.loc[depth, column] == pytest.approx(judgment.report[direction][f"R{depth}"])
 
 
 def test_what_is_known_to_be_true_counts_as_right() -> None:

@@ -259,12 +259,18 @@ def test_a_hub_model_with_pickled_weights_alone_is_refused(offline: Path, tmp_pa
         fetch("old/vit", text)
 
 
-@pytest.mark.parametrize("architecture", ["test_vit", "test_resnet"])
-def test_a_timm_model_encodes_and_is_saved(architecture: str, tmp_path: Path) -> None:
+SMALL_SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("test_vit", {"img_size": 64}), ("test_resnet", {}), ("swin_tiny_patch4_window7_224", SMALL_SWIN)],
+)
+def test_a_timm_model_encodes_and_is_saved(architecture: str, options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     _, text = write_towers(tmp_path)
-    options: dict[str, Any] = {"model_args": {"img_size": 64}} if architecture == "test_vit" else {}
-    config: Any = TimmWrapperConfig.from_dict({"architecture": architecture, "num_classes": 0, **options})
+    asked = {"architecture": architecture, "num_classes": 0, "model_args": options}
+    config: Any = TimmWrapperConfig.from_dict(asked)
     config.pretrained_cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     TimmWrapperModel(config).save_pretrained(tmp_path / "timm")
     fetched = fetch("timm", text)
@@ -272,8 +278,8 @@ def test_a_timm_model_encodes_and_is_saved(architecture: str, tmp_path: Path) ->
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         features = ImageTower(fetched.image.eval())(pixels)
-    assert features.ndim == 2
-    assert features.shape[0] == 2
+    backbone: Any = fetched.image
+    assert features.shape == (2, backbone.timm_model.num_features)  # Swin's map has the channels last
     assert not torch.allclose(features[0], features[1])
 
     pretrained.save(tmp_path / "base", fetched)

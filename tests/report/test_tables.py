@@ -1,4 +1,4 @@
-"""The table of recalls beside published ones."""
+"""The table of recalls beside published ones, and the one in MLflow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.report.recall_table import recall_markdown
 from pipeline.report.tables import recalls_table
 from pipeline.retrieval.published import published
 
@@ -51,3 +52,10 @@ def test_where_nothing_is_published_nothing_is_said_of_it() -> None:
     assert "published" not in text
     assert "†" not in text
     assert "mAP@R" not in text
+
+
+def test_a_truth_of_one_direction_leaves_the_other_open() -> None:
+    found = report(90) | {"truth": {"i2t": {"mAP@R": 15.5, "R-P": 20.0}}}
+    header, _, *lines = recall_markdown({"test": found, "last": found}).splitlines()
+    assert "t2i mAP@R" in header
+    assert [line.replace("&emsp;", "").split("|")[-3:-1] for line in lines] == [[" 15.5 ", " – "]] * 2

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.errors import InputError
 from pipeline.retrieval import ranks
 from pipeline.retrieval.ranks import retrieval_ranks
 
@@ -126,3 +127,12 @@ def test_without_images_there_are_no_ranks() -> None:
 def test_captions_that_do_not_fit_the_images_are_refused(owner: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(torch.eye(2, 3), torch.rand(4, 3), torch.tensor(owner))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("side", "message"), [(0, "1 of 5 images have"), (1, "1 of 10 captions have")])
+def test_vectors_that_are_not_finite_have_no_rank(side: int, message: str, value: float) -> None:
+    split = random_split(images=5, captions_an_image=2, width=4)
+    split[side][3, 1] = value
+    with pytest.raises(InputError, match=f"^{message} a vector that is not finite"):
+        split.ranks()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -112,6 +113,9 @@ def test_folds_that_do_not_divide_the_test_images_are_refused_before_any_work(re
     write_tiny_params(ready, evaluate__folds=3, evaluate__bootstrap=0)
     run("evaluate")
     assert not (ready / "evaluation/intervals.json").exists(), "no resampling was asked for"
+    curve, found = pandas.read_csv("evaluation/recall.csv"), json.loads(Path("metrics.json").read_text())["test"]
+    assert curve["K"].tolist() == [1, 2], "each fold has two images"
+    assert curve.iloc[0, 1:].tolist() == pytest.approx([found[direction]["R1"] for direction in ("i2t", "t2i")])
 
 
 @pytest.mark.parametrize(("key", "value"), [("train", "heads"), ("image_size", 48)])

@@ -19,6 +19,7 @@ from pipeline.models.build import load_trained
 from pipeline.params import flat, load_params
 from pipeline.paths import EMBEDDINGS, EVALUATION, EVIDENCE, FEATURES, HISTORY, LAST, RUN, SPLIT, TRAINED
 from pipeline.report.recall_table import read_metrics
+from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.training.record import read_run
 from tests.stages.running import run, work_in, write_tiny_params
@@ -41,7 +42,9 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
     assert kept.best.step == int(rows["val/rsum"].argmax() + 1) * 2 < kept.last.step == 16, "two steps an epoch"
     for folder, moment in ((TRAINED, kept.best), (LAST, kept.last)):
         row = rows.loc[moment.step]
-        assert recalls(*encoded(folder, "val").ranks())["rsum"] == pytest.approx(row["val/rsum"])
+        val = encoded(folder, "val")
+        found = recalls(*retrieval_ranks(val.image_ND, val.text_MD, val.caption_image_M))
+        assert found["rsum"] == pytest.approx(row["val/rsum"])
         assert moment.epoch == row["epoch"]
         assert moment.statistics.positive.mean == pytest.approx(row["similarity/positive_mean"])
 

@@ -79,8 +79,8 @@ def fne_towers(weights: Mapping[str, Tensor], base_folder: Path) -> tuple[PreTra
     The momentum towers and the queues are left out. A missing pooler is allowed: mean pooling does not use it.
 
     Raises:
-        InputError: naming the first parameter that is missing, unexpected, or of another shape than the base's (with
-            both shapes).
+        InputError: naming the first parameter that is missing, unexpected, not finite, or of another shape than the
+            base's (with both shapes).
     """
     from transformers import AutoConfig
 
@@ -101,7 +101,7 @@ def npc_clip(weights: Mapping[str, Tensor]) -> CLIPModel:
     """NPC's (or OpenAI's) CLIP, in evaluation mode, float32.
 
     Raises:
-        InputError: naming the parameter that is missing, unexpected or of a wrong shape.
+        InputError: naming the parameter that is missing, unexpected, not finite or of a wrong shape.
     """
     return clip_model(openai_clip_config(weights), weights)
 
@@ -141,4 +141,7 @@ def _filled(model_class: type[Any], config: PretrainedConfig, state: Mapping[str
         if not name.startswith("pooler."):
             shape = tuple(model.state_dict()[name].shape)
             raise InputError(f"{place}: {name} is missing, expected with the shape {shape}")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{place}: {name} has numbers that are not finite")
     return model.eval()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PREFIX = "hf-hub:"  # of a hub id in open_clip's commands
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TEXT_HEADS = 8  # open_clip's default, for any width
 # What CLIP's own architecture sets. Any other key that is set describes another one.
 KEYS = {
     "model_cfg": {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "init_logit_scale"},
@@ -54,7 +55,7 @@ def read_open_clip(config: Mapping[str, Any], weights: Path) -> CLIPModel:
     vision, text = made.vision_config, made.text_config
     vision.hidden_act = text.hidden_act = "quick_gelu" if model.get("quick_gelu") else "gelu"
     vision.num_attention_heads = vision.hidden_size // model["vision_cfg"].get("head_width", HEAD_WIDTH)
-    text.num_attention_heads = model["text_cfg"].get("heads", text.num_attention_heads)
+    text.num_attention_heads = model["text_cfg"].get("heads", TEXT_HEADS)
     return clip_model(made, state)
 
 

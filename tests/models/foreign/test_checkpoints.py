@@ -145,9 +145,10 @@ def test_half_precision_data_parallel_names_and_no_pooler(tmp_path: Path) -> Non
         ("text_encoder.embeddings.LayerNorm.bias", None, r"text_encoder\.\*.*embeddings\.LayerNorm\.bias is missing"),
         ("text_encoder.vision.weight", torch.ones(2), r"vision\.weight is left over"),
         ("visual_encoder.layernorm.bias", torch.ones(3), r"layernorm\.bias has the shape \(3,\), expected \(16,\)"),
+        ("visual_encoder.layernorm.bias", torch.full((16,), torch.nan), r"layernorm\.bias has numbers that are not"),
     ],
 )
-def test_a_tower_that_does_not_fit_the_base_is_refused(
+def test_a_tower_that_does_not_fit_the_base_or_is_not_finite_is_refused(
     tmp_path: Path, name: str, value: Tensor | None, said: str
 ) -> None:
     image, text = vit(), bert()

@@ -28,10 +28,12 @@ MODEL: dict[str, Any] = {"embed_dim": 10, "vision_cfg": VISION, "text_cfg": TEXT
 OWN: dict[str, Any] = {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "resize_mode": "squash"}
 
 
-def published(folder: Path, model: dict[str, Any], own: dict[str, Any], *, pickled: bool = False) -> dict[str, Tensor]:
+def published(
+    folder: Path, model: dict[str, Any], own: dict[str, Any], *, pickled: bool = False, text_width: int = 12
+) -> dict[str, Tensor]:
     """As open_clip's push_to_hf_hub writes it."""
     torch.manual_seed(0)
-    state = openai_clip()
+    state = openai_clip(text_width=text_width)
     folder.mkdir(exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": own}))
     if pickled:
@@ -58,6 +60,16 @@ def test_it_encodes_as_openais_code(quick: bool, pickled: bool, tmp_path: Path) 
         image, text = image_tower(made.image).eval(), text_tower(made.text, "masked_mean").eval()
         found = image(pixels), text(Tokens(ids, torch.ones_like(ids)))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_text_tower_without_a_number_of_heads_has_open_clips_eight(tmp_path: Path) -> None:
+    text = {key: value for key, value in TEXT.items() if key != "heads"} | {"width": 16}
+    state = published(tmp_path / "clip", MODEL | {"text_cfg": text, "quick_gelu": True}, OWN, text_width=16)
+    tower = text_tower(pretrained.fetch_clip(str(tmp_path / "clip"), revision=None).text, "masked_mean").eval()
+    ids = torch.tensor([[2, 5, 6, 19, 0, 0, 0], [2, 7, 8, 9, 10, 11, 19]])
+    found = tower(Tokens(ids, torch.ones_like(ids)))
+    torch.testing.assert_close(found, openai_text(state, ids, 8), rtol=1e-4, atol=1e-4)
 
 
 def test_without_preprocessing_it_is_openais(tmp_path: Path) -> None:

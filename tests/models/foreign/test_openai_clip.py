@@ -148,6 +148,7 @@ def test_openais_own_half_precision_state_dict_is_taken_too() -> None:
         ("visual.positional_embedding", torch.ones(7, 16), "7 positions"),
         ("visual.conv1.weight", torch.ones(193, 3, 4, 4), r"visual\.transformer: a width of 193"),
         ("visual.layer1.0.conv1.weight", torch.ones(1), "ResNet"),
+        ("ln_final.bias", torch.full((12,), torch.inf), r"final_layer_norm\.bias has numbers that are not finite"),
     ],
 )
 def test_a_clip_of_another_make_is_refused(name: str, value: Tensor | None, said: str) -> None:
