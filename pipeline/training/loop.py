@@ -209,9 +209,10 @@ class Training:
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
         momentum_pairs = self._beside.start(self._momentum_pairs, images, batch, warming_up)
         part = self.params.train.part
+        largest = -(-batch.global_size // process_count())  # of all processes, which must encode in the same way
         vectors = (
             BatchVectors(self._encode(images, batch.texts), self._beside)
-            if part is None or part >= len(images)
+            if part is None or part >= largest
             else CachedVectors(self._encode, images, batch.texts, part)
         )
         own = Pairs(vectors.image_bD, vectors.text_bD, batch.image_id, batch.caption_id)

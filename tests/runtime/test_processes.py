@@ -66,6 +66,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "NPC, a last batch of one pair": LAST_OF_ONE | PAIR_WEIGHTS,
     "NPC, as published, a last batch of one pair": LAST_OF_ONE | PAIR_WEIGHTS | {"pairs__reweigh": "batch"},
     "batches of one pair": SHORT | {"train__batch_size": 1},
+    "batches of five pairs, of which one process has two, a part, and one three": SHORT
+    | {"train__batch_size": 5, "train__part": 2},
 }
 
 
