@@ -49,6 +49,17 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def seed_own_draws(seed: int, step: int) -> None:
+    """Begin PyTorch's random numbers of a step anew, others in each process; with one process, they go on.
+
+    Otherwise dropout would leave out the same places in every process, until their parts of a batch differ in size; and
+    a resumed training would need the random state of each, while a checkpoint has the first one's.
+    """
+    if process_count() > 1:
+        drawn = np.random.SeedSequence([seed, step, process_index()]).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn[0]))
+
+
 def wait_for_all() -> None:
     """Wait until every process has reached this call."""
     if process_count() > 1:

@@ -46,7 +46,7 @@ from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.beside import BatchVectors, Beside, core_is_free
-from pipeline.runtime.processes import gather, process_count, uniform, weight_of_rows, worked_span
+from pipeline.runtime.processes import gather, process_count, seed_own_draws, uniform, weight_of_rows, worked_span
 from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import cutdown_threshold
@@ -187,6 +187,7 @@ class Training:
 
     def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
         """One step on this process's part of a batch (see the top of this file); returns its metrics, 0-dimensional."""
+        seed_own_draws(self.params.seed, self.at.step)
         if self.momentum_model is not None and window.first:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
         with nullcontext() if window.last else self.accelerator.no_sync(self.prepared):

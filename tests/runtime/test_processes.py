@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +22,7 @@ from pipeline.evidence.listed import listed_pairs
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
-from pipeline.runtime.processes import gather_uneven, local_span, process_index, uniform
+from pipeline.runtime.processes import gather_uneven, local_span, process_index, uniform, wait_for_all
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import means_of
@@ -33,6 +34,7 @@ from stages.launch import atomic_folder_of_all
 from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
 from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_training
+from tests.training.test_resume import Clock, assert_same, everything, run_until
 
 pytestmark = pytest.mark.whole
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
@@ -138,6 +140,35 @@ def trained_for_epochs(changes: dict[str, Any], folder: Path) -> dict[str, Tenso
     return training.model.state_dict() | {"step, loss, validation": losses}
 
 
+def ends_with_dropout(folder: Path) -> dict[str, Any]:
+    """Where a training ends in one go, and where it ends after two kills; of three pairs, one process has two."""
+    ends = {}
+    for name, kills in (("in one go", ()), ("killed", (5, 7))):
+        for last_step in (*kills, None):
+            wait_for_all()  # for the first one's checkpoint
+            params, clock = params_with(**SHORT, train__batch_size=3), Clock()
+            torch.manual_seed(params.seed)
+            inputs = frozen_pairs(folder / f"inputs of {process_index()}")
+            training = tiny_training(folder / name, params, linear_heads(dropout=0.3), inputs, clock)
+            training.resume()
+            run_until(training, clock, last_step, minutes_a_step=1.0)
+        ends[name] = everything(training) | {"generator": None}
+    return ends
+
+
+def left_out(folder: Path, learn: Callable[[MatchingModel, Inputs], object]) -> list[Tensor]:
+    """Which places dropout leaves out in each process, the batches being shared evenly."""
+    torch.manual_seed(0)
+    model = linear_heads(dropout=0.3)
+    zeros: list[Tensor] = []
+    for head in (model.image_head, model.text_head):
+        head[0].register_forward_hook(
+            lambda module, _, out: zeros.append((out == 0).int()) if module.training else None
+        )
+    learn(model, frozen_pairs(folder / f"inputs of {process_index()}"))
+    return list(gather_uneven(torch.cat(zeros)).chunk(2))
+
+
 def learned_for_the_bank(folder: Path) -> dict[str, Tensor]:
     """The weights with which the bank's pairs are scored."""
     torch.manual_seed(0)
@@ -153,6 +184,12 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     answers: dict[str, dict[str, Any]] = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
     answers |= {name: trained_for_epochs(changes, Path(folder) / name) for name, changes in RUNS.items()}
     answers["bank"] = learned_for_the_bank(Path(folder))
+    answers["dropout"] = ends_with_dropout(Path(folder) / "dropout")
+    params = params_with(**SHORT, train__batch_size=4, pairs__bank_epochs=2, pairs__batch_size=4)
+    answers["left out"] = {
+        "train": left_out(Path(folder), lambda *on: tiny_training(Path(folder) / "left out", params, *on).run()),
+        "bank": left_out(Path(folder), lambda *on: learn_before_scoring(*on, params.pairs)),
+    }
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
     listed.BLOCK_PAIRS, listed.BLOCK_CAPTIONS = 10, 5  # two images and half of the captions a block
@@ -202,6 +239,18 @@ def test_two_processes_train_like_one_where_a_batch_has_no_row_for_one_of_them(
 
 def test_two_processes_learn_before_scoring_like_one(of_two: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
     torch.testing.assert_close(of_two["bank"], learned_for_the_bank(tmp_path), rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_with_dropout_end_with_the_same_bits_after_two_kills(of_two: dict[str, Any]) -> None:
+    assert of_two["dropout"]["killed"]["progress"]["step"] == 12
+    assert_same(of_two["dropout"]["killed"], of_two["dropout"]["in one go"])
+
+
+@pytest.mark.parametrize("stage", ["train", "bank"])
+def test_each_process_leaves_out_other_places(stage: str, of_two: dict[str, Any]) -> None:
+    first, second = of_two["left out"][stage]
+    assert first.shape == second.shape and first.any()
+    assert float((first == second).float().mean()) < 0.8, "of two draws with probability 0.3, 0.58 agree"
 
 
 def test_rows_of_any_number_are_gathered(of_two: dict[str, dict[str, Tensor]]) -> None:
