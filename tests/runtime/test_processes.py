@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
 from pipeline.runtime.processes import gather_uneven, local_span, process_index, uniform, wait_for_all
+from pipeline.training import setup
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import means_of
@@ -181,6 +183,11 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """What each of two gloo processes runs: every method, after one start."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    # the first one waits for the lock of the same experiment, longer than torch would by itself
+    torch.distributed.distributed_c10d.default_pg_timeout = timedelta(seconds=0.1)
+    setup.LONGEST_WAIT = timedelta(minutes=3)  # not a day: a defect must end the test
+    time.sleep(2 - 2 * rank)
+    setup.open_accelerator("no")
     answers: dict[str, dict[str, Any]] = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
     answers |= {name: trained_for_epochs(changes, Path(folder) / name) for name, changes in RUNS.items()}
     answers["bank"] = learned_for_the_bank(Path(folder))
