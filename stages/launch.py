@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GPUS = "FNE_GPUS"
 """Environment variable: the GPUs that the queue's workers on this machine share, such as `0,1`."""
@@ -32,7 +34,7 @@ def started_together(stage: str, processes: int) -> bool:
     False for a single process, and in a process started here, by torchrun or by `accelerate launch`.
 
     Raises:
-        InputError: when there are GPUs, but fewer than processes.
+        InputError: when there are GPUs, but fewer than processes; when a process was killed.
         SystemExit: with the status of the failed process.
     """
     if _in_group():
@@ -55,8 +57,24 @@ def started_together(stage: str, processes: int) -> bool:
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
+        _report_kill(error.failures.values(), processes)
         raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
     return True
+
+
+def _report_kill(failures: Iterable[ProcessFailure], processes: int) -> None:
+    """A process that was killed could not report it.
+
+    Raises:
+        InputError: when one was.
+    """
+    for failure in failures:
+        if failure.exitcode < 0:
+            memory = ", as Linux does where memory is short" if failure.exitcode == -signal.SIGKILL else ""
+            raise InputError(
+                f"process {failure.local_rank + 1} of {processes} was killed by {failure.signal_name()}{memory}; "
+                "run the same command again"
+            )
 
 
 @contextmanager
