@@ -35,7 +35,7 @@ def started_together(stage: str, processes: int) -> bool:
 
     Raises:
         InputError: when there are GPUs, but fewer than processes; when a process was killed.
-        SystemExit: with the status of the failed process.
+        SystemExit: with the status of the failed process, or that of a signal.
     """
     if _in_group():
         return False
@@ -43,6 +43,7 @@ def started_together(stage: str, processes: int) -> bool:
     if processes == 1:
         return False
     import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -53,12 +54,15 @@ def started_together(stage: str, processes: int) -> bool:
             "hide them with CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes report their own errors
+    for part in ("", ".agent.server.api"):  # which has a level of its own; the processes report their own errors
+        logging.getLogger(f"torch.distributed.elastic{part}").setLevel(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
         _report_kill(error.failures.values(), processes)
         raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
+    except SignalException as error:  # the launcher has ended the processes; as `stages.command` ends a single one
+        raise SystemExit(128 + error.sigval) from None
     return True
 
 

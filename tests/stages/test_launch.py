@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -200,3 +201,15 @@ def test_a_process_that_was_killed_is_named(of_two: Callable[[str], subprocess.P
     assert (process.returncode, said) == (1, "")
     assert errors.startswith("error: process 2 of 2 was killed by SIGKILL, ")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.end_to_end
+def test_a_signal_ends_several_processes_as_it_ends_one(of_two: Callable[[str], subprocess.Popen[str]]) -> None:
+    process = of_two("print(os.getpid(), flush=True); time.sleep(600)")
+    pids = [int(line(process.stdout)) for _ in range(2)]
+    process.terminate()
+    said, errors = process.communicate(timeout=300)
+    assert (process.returncode, said, errors) == (128 + signal.SIGTERM, "", "")
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
