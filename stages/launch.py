@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 GPUS = "FNE_GPUS"
 """Environment variable: the GPUs that the queue's workers on this machine share, such as `0,1`."""
@@ -32,8 +34,8 @@ def started_together(stage: str, processes: int) -> bool:
     False for a single process, and in a process started here, by torchrun or by `accelerate launch`.
 
     Raises:
-        InputError: when there are GPUs, but fewer than processes.
-        SystemExit: with the status of the failed process.
+        InputError: when there are GPUs, but fewer than processes; when a process was killed.
+        SystemExit: with the status of the failed process, or that of a signal.
     """
     if _in_group():
         return False
@@ -41,6 +43,7 @@ def started_together(stage: str, processes: int) -> bool:
     if processes == 1:
         return False
     import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -51,12 +54,31 @@ def started_together(stage: str, processes: int) -> bool:
             "hide them with CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes report their own errors
+    for part in ("", ".agent.server.api"):  # which has a level of its own; the processes report their own errors
+        logging.getLogger(f"torch.distributed.elastic{part}").setLevel(logging.CRITICAL)
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
+        _report_kill(error.failures.values(), processes)
         raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
+    except SignalException as error:  # the launcher has ended the processes; as `stages.command` ends a single one
+        raise SystemExit(128 + error.sigval) from None
     return True
+
+
+def _report_kill(failures: Iterable[ProcessFailure], processes: int) -> None:
+    """A process that was killed could not report it.
+
+    Raises:
+        InputError: when one was.
+    """
+    for failure in failures:
+        if failure.exitcode < 0:
+            memory = ", as Linux does where memory is short" if failure.exitcode == -signal.SIGKILL else ""
+            raise InputError(
+                f"process {failure.local_rank + 1} of {processes} was killed by {failure.signal_name()}{memory}; "
+                "run the same command again"
+            )
 
 
 @contextmanager

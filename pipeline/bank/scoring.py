@@ -16,7 +16,7 @@ from pipeline.objectives.clean_pairs import Mixture, clean_probability, nearest_
 from pipeline.objectives.negative_impact import pair_losses
 from pipeline.params import PairsParams
 from pipeline.progress import progress
-from pipeline.runtime.processes import average, gather, local_span, process_count
+from pipeline.runtime.processes import average, gather, seed_own_draws, weight_of_rows, worked_span
 
 if TYPE_CHECKING:
     import pandas
@@ -30,12 +30,12 @@ def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParam
     model.train()
     for epoch in range(pairs.bank_epochs):
         plan = epoch_plan(len(inputs.caption_image), pairs.batch_size, pairs.seed, epoch)
-        plan = [batch for batch in plan if len(batch) >= process_count()]
-        spans = [local_span(len(batch)) for batch in plan]
+        spans = [worked_span(len(batch)) for batch in plan]
         batches = training_batches(inputs, plan, spans, seeds=(pairs.seed, epoch), start=0, workers=0)
-        for batch in progress(
-            batches, label=f"bank epoch {epoch + 1}/{pairs.bank_epochs}", total=len(plan), rows=len(plan[0])
-        ):
+        label = f"bank epoch {epoch + 1}/{pairs.bank_epochs}"
+        shown = progress(batches, label=label, total=len(plan), rows=len(plan[0]))
+        for step, batch in enumerate(shown, epoch * len(plan)):
+            seed_own_draws(pairs.seed, step)
             there = batch.to(model.device)
             image_bD, text_bD = model(there.images, there.texts)
             size = there.global_size
@@ -47,7 +47,7 @@ def learn_before_scoring(model: MatchingModel, inputs: Inputs, pairs: PairsParam
             )
             own = slice(there.first, there.first + len(image_bD))
             optimiser.zero_grad()
-            (loss_B[own].sum() * process_count() / size).backward()
+            (loss_B[own].sum() * weight_of_rows(size) / size).backward()
             average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
             optimiser.step()
             model.bound_temperature()

@@ -49,6 +49,17 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def seed_own_draws(seed: int, step: int) -> None:
+    """Begin PyTorch's random numbers of a step anew, others in each process; with one process, they go on.
+
+    Otherwise dropout would leave out the same places in every process, until their parts of a batch differ in size; and
+    a resumed training would need the random state of each, while a checkpoint has the first one's.
+    """
+    if process_count() > 1:
+        drawn = np.random.SeedSequence([seed, step, process_index()]).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn[0]))
+
+
 def wait_for_all() -> None:
     """Wait until every process has reached this call."""
     if process_count() > 1:
@@ -80,6 +91,21 @@ def local_span(global_size: int) -> range:
     return range(edges[process_index()], edges[process_index() + 1])
 
 
+def worked_span(global_size: int) -> range:
+    """`local_span`; where that is empty, a row of another process, because a step needs all processes.
+
+    That row has no effect: `gather` leaves it out, and its loss counts `weight_of_rows`.
+    """
+    own = local_span(global_size)
+    first = min(own.start, global_size - 1)
+    return own or range(first, first + 1)
+
+
+def weight_of_rows(global_size: int) -> int:
+    """What the rows of `worked_span` count in a sum that becomes a mean over processes; 0 for another process's row."""
+    return process_count() if local_span(global_size) else 0
+
+
 def _edges(global_size: int) -> list[int]:
     """Where each process's part of a global batch begins, and where the last one ends."""
     edges: list[int] = np.linspace(0, global_size, process_count() + 1).round().astype(int).tolist()
@@ -90,7 +116,7 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
     """All processes' rows, in the global batch's order.
 
     Args:
-        rows: (b, …), this process's part of the batch.
+        rows: (b, …), this process's part of the batch, by `local_span` or `worked_span`.
         global_size: rows of the global batch.
         differentiable: whether the gradient flows back to the other processes' rows.
     """

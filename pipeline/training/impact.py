@@ -17,7 +17,7 @@ from pipeline.models.towers import LARGEST_LOGIT_SCALE, MatchingModel
 from pipeline.objectives.negative_impact import impact_ratio, impact_weights, pair_losses
 from pipeline.params import Params
 from pipeline.retrieval.relevance import ranking_quality
-from pipeline.runtime.processes import gather, process_count
+from pipeline.runtime.processes import gather, weight_of_rows
 from pipeline.training.siamese import Siamese
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class NegativeImpact:
             lr: this step's learning rate.
         """
         assert batch.entries is not None
-        share = process_count() / batch.global_size  # processes average their gradients
+        share = weight_of_rows(batch.global_size) / batch.global_size  # processes average their gradients
         plain = loss_b.sum() * share
         gradients = torch.autograd.grad(plain, self.siamese.parameters, retain_graph=True, allow_unused=True)
         self.model.eval()  # dropout noise is larger than the change that the ratios measure

@@ -46,7 +46,7 @@ from pipeline.progress import progress
 from pipeline.retrieval.ranks import retrieval_ranks
 from pipeline.retrieval.recall import recalls
 from pipeline.runtime.beside import BatchVectors, Beside, core_is_free
-from pipeline.runtime.processes import gather, local_span, process_count, uniform
+from pipeline.runtime.processes import gather, process_count, seed_own_draws, uniform, weight_of_rows, worked_span
 from pipeline.sampling.candidates import Moment
 from pipeline.sampling.statistics import SimilarityStatistics
 from pipeline.sampling.strategies import cutdown_threshold
@@ -187,6 +187,7 @@ class Training:
 
     def step(self, batch: Batch, *, warming_up: bool, window: Window = ALONE) -> dict[str, Tensor]:
         """One step on this process's part of a batch (see the top of this file); returns its metrics, 0-dimensional."""
+        seed_own_draws(self.params.seed, self.at.step)
         if self.momentum_model is not None and window.first:
             update_momentum(self.momentum_model, self.model, self.params.model.momentum)
         with nullcontext() if window.last else self.accelerator.no_sync(self.prepared):
@@ -209,9 +210,10 @@ class Training:
         images = self.model.normalise(batch.images)  # once, for both kinds of towers
         momentum_pairs = self._beside.start(self._momentum_pairs, images, batch, warming_up)
         part = self.params.train.part
+        largest = -(-batch.global_size // process_count())  # of all processes, which must encode in the same way
         vectors = (
             BatchVectors(self._encode(images, batch.texts), self._beside)
-            if part is None or part >= len(images)
+            if part is None or part >= largest
             else CachedVectors(self._encode, images, batch.texts, part)
         )
         own = Pairs(vectors.image_bD, vectors.text_bD, batch.image_id, batch.caption_id)
@@ -241,14 +243,15 @@ class Training:
             trust_b = trust_M[batch.caption_id]
             loss_b, metrics = loss_b * trust_b, metrics | {"pairs/weight_mean": trust_b.mean()}
         # processes average their gradients: each part must count by its number of pairs
-        loss = loss_b.sum() * process_count() / batch.global_size
+        weight = weight_of_rows(batch.global_size)
+        loss = loss_b.sum() * weight / batch.global_size
         logged = {"train/loss": loss.detach()} | metrics
         if self.impact is not None and batch.entries is not None:
             impact = self.impact(loss_b, batch, rate_of(self.optimiser))
             loss = impact.loss
             logged |= {"pairs/weight_mean": impact.weight.mean(), "pairs/bank_loss": impact.bank_loss.mean()}
         if process_count() > 1:  # the others are means over this process's pairs: they count by its share, as the loss
-            counted = len(images) * process_count() / batch.global_size
+            counted = len(images) * weight / batch.global_size
             logged = {name: value if name == "train/loss" else value * counted for name, value in logged.items()}
         direct = [part for part in (self.model.logit_scale, self.model.logit_bias) if part is not None]
         for parameter in direct:  # DistributedDataParallel waits for a gradient of every parameter
@@ -295,8 +298,7 @@ class Training:
             if self.learned is not None:
                 self.learned.begin_epoch()
         plan = epoch_plan(len(self.train_inputs.caption_image), settings.batch_size, self.params.seed, at.epoch)
-        plan = [batch for batch in plan if len(batch) >= process_count()]
-        spans = [local_span(len(batch)) for batch in plan]
+        spans = [worked_span(len(batch)) for batch in plan]
         validated = {
             math.ceil(len(plan) * part / settings.validations_per_epoch)
             for part in range(1, settings.validations_per_epoch + 1)

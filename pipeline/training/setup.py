@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,14 @@ from pipeline.models.trainable import add_lora, freeze
 from pipeline.objectives.sigmoid import FIRST_BIAS
 from pipeline.params import IN_TRAINING, LossParams, Params
 from pipeline.paths import BANK, BANK_RECORD, EVIDENCE
-from pipeline.runtime.processes import use_threads
+from pipeline.runtime.processes import LONGEST_WAIT, use_threads
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.impact import NegativeImpact
 from pipeline.training.loop import Training
 from pipeline.training.trust import LearnedTrust
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LARGEST_TRUTH = 1 << 30  # entries of the training split's truth held as one table
 
@@ -52,12 +55,10 @@ def open_training(
     Raises:
         InputError: when the hardware lacks the precision, or the stages' outputs do not fit together.
     """
-    from accelerate import Accelerator
-
     if params.train.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("train.precision = 'fp16': needs a GPU; on a CPU use \"no\" or bf16")
     torch.manual_seed(params.seed)
-    accelerator = Accelerator(mixed_precision=params.train.precision, cpu=not torch.cuda.is_available())
+    accelerator = open_accelerator(params.train.precision)
     base = load_base(base_folder, params.model)
     train, val = (
         open_inputs(params.model, features, split_folder, name, augment=augment)
@@ -122,6 +123,14 @@ def open_training(
         save_trained(folder, training.model, params.model, base)
 
     return training, save
+
+
+def open_accelerator(precision: str) -> Accelerator:
+    """Join the processes; they wait as long as the first waits for another run of the same experiment."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    joined = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[joined])
 
 
 def learn_bias(model: MatchingModel, loss: LossParams) -> None:

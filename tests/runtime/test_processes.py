@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,13 +16,15 @@ import pytest
 import torch
 from torch import Tensor, multiprocessing, nn
 
+from pipeline.bank.scoring import learn_before_scoring
 from pipeline.bank.table import Bank
 from pipeline.evidence import listed
 from pipeline.evidence.listed import listed_pairs
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
-from pipeline.runtime.processes import gather_uneven, local_span, uniform
+from pipeline.runtime.processes import gather_uneven, local_span, process_index, uniform, wait_for_all
+from pipeline.training import setup
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.health import means_of
@@ -31,6 +35,8 @@ from pipeline.training.trust import LearnedTrust
 from stages.launch import atomic_folder_of_all
 from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
+from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_training
+from tests.training.test_resume import Clock, assert_same, everything, run_until
 
 pytestmark = pytest.mark.whole
 IMAGES, TEXTS, WIDTH, STEPS, BATCH = 12, 30, 6, 5, 7  # 7 does not divide by 2
@@ -52,6 +58,20 @@ METHODS: dict[str, Changes] = {
     "CRCL": INFONCE | {"memory": {"size": 0}, "pairs": {"weighting": "crcl"}},
     "NPC": NPC,
     "NPC, as published": NPC | {"pairs": {"weighting": "npc", "reweigh": "batch", "siamese_gradient": 2.0}},
+}
+
+SHORT = {"train__epochs": 3, "train__lr": 0.01, "memory__size": 7, "sampler__min_matches": 4}
+LAST_OF_ONE = SHORT | {"train__batch_size": 11, "pairs__bank_epochs": 2, "pairs__batch_size": 11, "pairs__bank_lr": 0.1}
+"""Of twelve pairs the last batch has one."""
+PAIR_WEIGHTS = {"pairs__weighting": "npc", "loss__name": "infonce"}
+RUNS: dict[str, dict[str, Any]] = {
+    "a last batch of one pair": LAST_OF_ONE,
+    "in the batch, a last batch of one pair": LAST_OF_ONE | {"memory__size": 0, "loss__name": "infonce"},
+    "NPC, a last batch of one pair": LAST_OF_ONE | PAIR_WEIGHTS,
+    "NPC, as published, a last batch of one pair": LAST_OF_ONE | PAIR_WEIGHTS | {"pairs__reweigh": "batch"},
+    "batches of one pair": SHORT | {"train__batch_size": 1},
+    "batches of five pairs, of which one process has two, a part, and one three": SHORT
+    | {"train__batch_size": 5, "train__part": 2},
 }
 
 
@@ -111,11 +131,72 @@ def trained(params: Params) -> dict[str, Tensor]:
     return weights | {f"logged {name}": row_S for name, row_S in rows.items()}
 
 
+def trained_for_epochs(changes: dict[str, Any], folder: Path) -> dict[str, Tensor]:
+    """What a whole training of twelve pairs leaves behind."""
+    params = params_with(**changes)
+    torch.manual_seed(params.seed)
+    inputs = frozen_pairs(folder / f"inputs of {process_index()}")
+    training = tiny_training(folder, params, linear_heads(), inputs)
+    at = training.run()
+    losses = torch.tensor([[row["step"], row["train/loss"], row.get("val/rsum", torch.nan)] for row in at.history])
+    return training.model.state_dict() | {"step, loss, validation": losses}
+
+
+def ends_with_dropout(folder: Path) -> dict[str, Any]:
+    """Where a training ends in one go, and where it ends after two kills; of three pairs, one process has two."""
+    ends = {}
+    for name, kills in (("in one go", ()), ("killed", (5, 7))):
+        for last_step in (*kills, None):
+            wait_for_all()  # for the first one's checkpoint
+            params, clock = params_with(**SHORT, train__batch_size=3), Clock()
+            torch.manual_seed(params.seed)
+            inputs = frozen_pairs(folder / f"inputs of {process_index()}")
+            training = tiny_training(folder / name, params, linear_heads(dropout=0.3), inputs, clock)
+            training.resume()
+            run_until(training, clock, last_step, minutes_a_step=1.0)
+        ends[name] = everything(training) | {"generator": None}
+    return ends
+
+
+def left_out(folder: Path, learn: Callable[[MatchingModel, Inputs], object]) -> list[Tensor]:
+    """Which places dropout leaves out in each process, the batches being shared evenly."""
+    torch.manual_seed(0)
+    model = linear_heads(dropout=0.3)
+    zeros: list[Tensor] = []
+    for head in (model.image_head, model.text_head):
+        head[0].register_forward_hook(
+            lambda module, _, out: zeros.append((out == 0).int()) if module.training else None
+        )
+    learn(model, frozen_pairs(folder / f"inputs of {process_index()}"))
+    return list(gather_uneven(torch.cat(zeros)).chunk(2))
+
+
+def learned_for_the_bank(folder: Path) -> dict[str, Tensor]:
+    """The weights with which the bank's pairs are scored."""
+    torch.manual_seed(0)
+    model = linear_heads()
+    learn_before_scoring(model, frozen_pairs(folder / f"inputs of {process_index()}"), params_with(**LAST_OF_ONE).pairs)
+    return model.state_dict()
+
+
 def one_of_two(rank: int, port: int, folder: str) -> None:
     """What each of two gloo processes runs: every method, after one start."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    # the first one waits for the lock of the same experiment, longer than torch would by itself
+    torch.distributed.distributed_c10d.default_pg_timeout = timedelta(seconds=0.1)
+    setup.LONGEST_WAIT = timedelta(minutes=3)  # not a day: a defect must end the test
+    time.sleep(2 - 2 * rank)
+    setup.open_accelerator("no")
     answers: dict[str, dict[str, Any]] = {name: trained(small_params(changes)) for name, changes in METHODS.items()}
+    answers |= {name: trained_for_epochs(changes, Path(folder) / name) for name, changes in RUNS.items()}
+    answers["bank"] = learned_for_the_bank(Path(folder))
+    answers["dropout"] = ends_with_dropout(Path(folder) / "dropout")
+    params = params_with(**SHORT, train__batch_size=4, pairs__bank_epochs=2, pairs__batch_size=4)
+    answers["left out"] = {
+        "train": left_out(Path(folder), lambda *on: tiny_training(Path(folder) / "left out", params, *on).run()),
+        "bank": left_out(Path(folder), lambda *on: learn_before_scoring(*on, params.pairs)),
+    }
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
     listed.BLOCK_PAIRS, listed.BLOCK_CAPTIONS = 10, 5  # two images and half of the captions a block
@@ -153,6 +234,30 @@ def test_two_processes_train_like_one(method: str, of_two: dict[str, dict[str, T
     for name, value in of_one.items():
         apart = 1e-2 if name.endswith("_share") else 1e-6  # a share of all candidates is not the mean of two shares
         torch.testing.assert_close(of_two[method][name], value, rtol=1e-4, atol=apart, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_train_like_one_where_a_batch_has_no_row_for_one_of_them(
+    run: str, of_two: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    of_one = trained_for_epochs(RUNS[run], tmp_path)
+    torch.testing.assert_close(of_two[run], of_one, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def test_two_processes_learn_before_scoring_like_one(of_two: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+    torch.testing.assert_close(of_two["bank"], learned_for_the_bank(tmp_path), rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_with_dropout_end_with_the_same_bits_after_two_kills(of_two: dict[str, Any]) -> None:
+    assert of_two["dropout"]["killed"]["progress"]["step"] == 12
+    assert_same(of_two["dropout"]["killed"], of_two["dropout"]["in one go"])
+
+
+@pytest.mark.parametrize("stage", ["train", "bank"])
+def test_each_process_leaves_out_other_places(stage: str, of_two: dict[str, Any]) -> None:
+    first, second = of_two["left out"][stage]
+    assert first.shape == second.shape and first.any()
+    assert float((first == second).float().mean()) < 0.8, "of two draws with probability 0.3, 0.58 agree"
 
 
 def test_rows_of_any_number_are_gathered(of_two: dict[str, dict[str, Tensor]]) -> None:

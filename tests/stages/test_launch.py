@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from stages import launch
-from tests.stages.running import ROOT, STAGES, refused, run, run_in, work_in, write_tiny_params
+from tests.stages.running import OUTSIDE, ROOT, STAGES, refused, run, run_in, work_in, write_tiny_params
 
 HOLD = """
 import os, sys
@@ -24,6 +25,12 @@ from stages.launch import take_gpus
 take_gpus(int(sys.argv[1]))
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
+"""
+TWO = """
+import click
+from stages.command import stage
+from stages.launch import started_together
+click.command()(stage(lambda: started_together("told", 2)))()
 """
 NPC = {
     "train__epochs": 2,
@@ -164,3 +171,45 @@ def test_an_error_of_another_process_alone_is_reported_too(clone: Path, monkeypa
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("stages.command.FIRST_REPORTS", 0.01)
     assert "train.lr = -1.0" in refused("features")
+
+
+@pytest.fixture
+def of_two(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
+    """Starts a stage of two processes that do what it is told."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/__init__.py").touch()
+
+    def start(does: str) -> subprocess.Popen[str]:
+        (tmp_path / "stages/told.py").write_text(f"import os, signal, time\n{does}\n")
+        environment = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", TWO],  # -P: this process's own `stages` is the repository's
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return start
+
+
+@pytest.mark.end_to_end
+def test_a_process_that_was_killed_is_named(of_two: Callable[[str], subprocess.Popen[str]]) -> None:
+    process = of_two("os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '1' else time.sleep(600)")
+    said, errors = process.communicate(timeout=300)
+    assert (process.returncode, said) == (1, "")
+    assert errors.startswith("error: process 2 of 2 was killed by SIGKILL, ")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.end_to_end
+def test_a_signal_ends_several_processes_as_it_ends_one(of_two: Callable[[str], subprocess.Popen[str]]) -> None:
+    process = of_two("print(os.getpid(), flush=True); time.sleep(600)")
+    pids = [int(line(process.stdout)) for _ in range(2)]
+    process.terminate()
+    said, errors = process.communicate(timeout=300)
+    assert (process.returncode, said, errors) == (128 + signal.SIGTERM, "", "")
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.runtime import processes
-from pipeline.runtime.processes import gather, local_span, uniform
+from pipeline.runtime.processes import gather, local_span, uniform, weight_of_rows, worked_span
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = st.integers(0, 10**9)
@@ -44,15 +44,21 @@ def test_draws_are_fine_enough_for_millions_of_candidates() -> None:
 
 @given(size=st.integers(1, 200), count=st.integers(1, 9))
 def test_spans_partition_the_batch_into_nearly_equal_parts(size: int, count: int) -> None:
-    spans = []
+    spans, worked, weights = [], [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "process_count", lambda: count)
         for index in range(count):
             patch.setattr(processes, "process_index", lambda index=index: index)
             spans.append(local_span(size))
+            worked.append(worked_span(size))
+            weights.append(weight_of_rows(size))
     assert [place for span in spans for place in span] == list(range(size))
     lengths = [len(span) for span in spans]
     assert max(lengths) - min(lengths) <= 1
+    assert [span for span, weight in zip(worked, weights, strict=True) if weight] == [span for span in spans if span]
+    assert all(len(span) == max(1, length) for span, length in zip(worked, lengths, strict=True))
+    assert all(0 <= span.start < span.stop <= size for span in worked)
+    assert set(weights) <= {0, count}
 
 
 def test_one_process_has_everything() -> None:
