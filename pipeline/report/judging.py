@@ -7,6 +7,8 @@ Shapes: P pairs, H strata.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pipeline.data.captions import one_line
 from pipeline.report.labels import Labelled, Verdicts
 from pipeline.report.pair_list import Pair
 from pipeline.retrieval.stratified import Estimate, expected_total, stratified_total
@@ -110,6 +113,25 @@ def proposed(columns: Columns, right: Right, count: int, seed: int) -> list[Pair
         answers[stratum] += 1
     rows = table.iloc[draw.permutation(chosen)] if chosen else table[:0]
     return list(zip(*(rows[name].tolist() for name in ("split", "image", "caption", "probability")), strict=True))
+
+
+def judgments_csv(splits: Mapping[str, Labelled]) -> str:
+    """The answers about these splits, one for each picture and text, with the columns of the page's judgments.csv."""
+    answers: dict[tuple[str, str], tuple[str, ...]] = {}
+    for name, labelled in splits.items():
+        split, judged = labelled.split, labelled.judged
+        if judged is None:
+            continue
+        columns = (judged.image_J, judged.caption_J, judged.match_J, judged.own_J, judged.proposed_J)
+        for image, caption, match, own, proposed in zip(*(column.tolist() for column in columns), strict=True):
+            key = split.images[image], one_line(split.captions[caption].strip())
+            about = "yes" if match else "no", "pair" if own else "match", "proposed" if proposed else "by hand"
+            answers.setdefault(key, (name, *key, *about))
+    written = io.StringIO()
+    rows = csv.writer(written, lineterminator="\n")
+    rows.writerow(["split", "image", "caption", "verdict", "list", "chosen"])
+    rows.writerows(answers.values())
+    return written.getvalue()
 
 
 def strata_of(probability_P: np.ndarray) -> np.ndarray:
