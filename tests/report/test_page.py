@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.splits.format import Split
-from pipeline.data.splits.judgment_file import Judged
+from pipeline.data.splits.judgment_file import Judged, Unsure
 from pipeline.report.findings import Listing
 from pipeline.report.pair_list import PairList, Precision
 from pipeline.report.retrieval import Against, Duel
@@ -356,6 +356,27 @@ def test_every_answer_of_the_data_is_in_the_download_as_it_was_chosen(browser: B
     assert dict(second["verdict"]) == dict(first["verdict"]) | {BLACK: "yes", GREEN: "yes"}
     assert set(second.drop(index=[GREEN])["chosen"]) == {"proposed"}
     assert complaints == []
+
+
+def test_pairs_that_somebody_was_unsure_of_stay_so_and_are_not_proposed_again(browser: Browser, tmp_path: Path) -> None:
+    split = split_of()
+    page = opened(browser, write_page(tmp_path, split, None), [])
+    for question in page.locator("#judge .question").all():
+        question.get_by_role("button", name="unsure").click()
+    first = verdicts(page)
+    assert list(first.values()) == ["unsure"] * 5
+    image = np.array([split.images.index(name) for name, _ in first])
+    caption = np.array([split.captions.index(text) for _, text in first])
+    unsure = Unsure(image, caption, image == caption, np.ones(len(first), bool))
+    none = np.zeros(0, np.int64)
+    answers = Judged(none, none, none > 0, none > 0, none > 0, unsure)
+    page = opened(browser, write_page(tmp_path, split, None, answers), [])
+    again = page.locator("#judge .question").evaluate_all("all => all.map(one => one.dataset)")
+    assert again
+    assert not {(one["image"], one["caption"]) for one in again} & set(first)
+    assert verdicts(page) == first
+    assert set(downloaded(page)["chosen"]) == {"proposed"}
+    assert page.locator('#wrong [value="unsure"][aria-pressed="true"]').count() > 0
 
 
 def test_an_older_answer_of_the_browser_does_not_override_newer_judgments(browser: Browser, tmp_path: Path) -> None:
