@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,9 @@ def test_without_scripts_all_is_there_and_no_form_pretends_to_work(browser: Brow
     page = opened(browser, path, [], scripts=False)
     assert page.locator(FOUND).count() == 5
     assert page.locator("form:visible").count() == 0
+    assert (
+        page.locator("#to-judge, .question, kbd, button, nav a[href='#to-judge']").locator("visible=true").count() == 0
+    )
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -432,6 +436,21 @@ def test_a_browser_that_keeps_nothing_says_so(browser: Browser, tmp_path: Path) 
     page.evaluate("Storage.prototype.setItem = null")
     page.locator("#wrong .question").first.get_by_role("button", name="no").click()
     assert (page.locator(".tally").text_content() or "").endswith("this browser does not keep them: download them")
+
+
+def test_answers_can_be_saved_where_nothing_is_proposed(browser: Browser, tmp_path: Path) -> None:
+    table = pandas.DataFrame({"split": "test", "image": [3, 1], "caption": [3, 1], "trust": [0.1, 0.2]})
+    suspects = Listing(PairList(table, "trust", "by hand", []), None)
+    nothing = replace(
+        suspects, pairs=replace(suspects.pairs, table=table[:0].assign(posterior=0.0, similarity=0.0, mark=""))
+    )
+    path = write_page(tmp_path, split_of(), None, suspects=suspects, false_negatives=nothing)
+    page = opened(browser, path, [])
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    assert page.locator(".tally").text_content() == "1 answers"
+    assert verdicts(page) == {BLACK: "no"}
+    assert page.locator("#to-judge article").count() == 0
 
 
 def test_tens_of_thousands_of_judgments_are_downloaded_too(browser: Browser, tmp_path: Path) -> None:

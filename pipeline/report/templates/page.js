@@ -143,7 +143,7 @@ function show(ids) {
   if (!panel) return;
   const drawn = new Set(all("#judge .question").map((question) => idOf(question.dataset)));
   const done = [...drawn].filter((id) => current(id)?.verdict).length;
-  const said = `${judged().length} answers; ${done} of the ${drawn.size} pairs of this section`;
+  const said = `${judged().length} answers` + (drawn.size ? `; ${done} of the ${drawn.size} pairs of this section` : "");
   panel.querySelector(".tally").value = kept ? said : `${said}; this browser does not keep them: download them`;
 }
 
@@ -173,11 +173,9 @@ function download() {
 
 try { for (const [, row] of JSON.parse(localStorage.getItem(store) ?? "[]")) changed.set(idOf(row), row); } catch { /* none */ }
 for (const question of all(".question")) {
-  question.hidden = false;
   for (const button of all("button", question)) button.addEventListener("click", () => answer(question, button.value));
 }
 if (panel) {
-  panel.hidden = false;
   panel.querySelector("button").addEventListener("click", download);
   panel.querySelector("[type=file]").addEventListener("change", async (event) => {
     const rows = parsed(await event.target.files[0].text());
@@ -185,6 +183,7 @@ if (panel) {
   });
 }
 show(asking.keys());
+for (const part of all("[data-scripted]")) part.hidden = false;
 
 const KEYS = { y: "yes", n: "no", u: "unsure" };
 document.addEventListener("keydown", (event) => {
@@ -194,7 +193,7 @@ document.addEventListener("keydown", (event) => {
   const here = event.target.closest?.(".question");
   if (event.key in KEYS && here) answer(here, KEYS[event.key]);
   if (event.key === "j" || event.key === "k") {
-    const within = here ? here.closest("section") : document.getElementById("to-judge") ?? document;
+    const within = here ? here.closest("section") : document.querySelector("#to-judge:has(.question)") ?? document;
     const seen = all(".question", within).filter((question) => question.offsetParent);
     const place = here ? seen.indexOf(here) + (event.key === "j" ? 1 : -1) : 0;
     seen[Math.max(0, Math.min(place, seen.length - 1))]?.focus();
