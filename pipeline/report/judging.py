@@ -7,6 +7,8 @@ Shapes: P pairs, H strata.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pipeline.data.captions import one_line
 from pipeline.report.labels import Labelled, Verdicts
 from pipeline.report.pair_list import Pair
 from pipeline.retrieval.stratified import Estimate, expected_total, stratified_total
@@ -30,10 +33,13 @@ EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Right:
-    """What a list's pairs are compared with: `truth` and `answers` say which pairs are what the list says they are."""
+    """What a list's pairs are compared with: `truth` and `answers` say which pairs are what the list says they are,
+    `unsure` which ones a person could not answer.
+    """
 
     truth: Callable[[str, np.ndarray, np.ndarray], Verdicts]
     answers: Callable[[str, np.ndarray, np.ndarray, bool], Verdicts]
+    unsure: Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 
 
 def matching(splits: Mapping[str, Labelled]) -> Right:
@@ -41,6 +47,7 @@ def matching(splits: Mapping[str, Labelled]) -> Right:
     return Right(
         lambda name, image_P, caption_P: splits[name].verdicts(image_P, caption_P),
         lambda name, image_P, caption_P, proposed: splits[name].answers(image_P, caption_P, proposed=proposed),
+        lambda name, image_P, caption_P: splits[name].unsure(image_P, caption_P),
     )
 
 
@@ -56,7 +63,7 @@ def mismatched(splits: Mapping[str, Labelled], true_image: Mapping[str, Any]) ->
         known_P, yes_P = splits[name].answers(image_P, caption_P, proposed=proposed)
         return Verdicts(known_P, known_P & ~yes_P)
 
-    return Right(truth, answers)
+    return Right(truth, answers, lambda name, image_P, caption_P: splits[name].unsure(image_P, caption_P))
 
 
 @dataclass(frozen=True)
@@ -92,15 +99,15 @@ def measured(columns: Columns, right: Right) -> Measured:
 
 
 def proposed(columns: Columns, right: Right, count: int, seed: int) -> list[Pair]:
-    """Up to `count` pairs to judge next, drawn at random among those without an answer, in random order.
+    """Up to `count` pairs to judge next, drawn at random among those that nobody has looked at, in random order.
 
-    Each comes from the stratum with the fewest answers so far, so that a few dozen judgments bound the precision at
-    every threshold.
+    A pair that the person was unsure of is not proposed again. Each comes from the stratum with the fewest answers so
+    far, so that a few dozen judgments bound the precision at every threshold.
     """
     draw = np.random.default_rng(seed)
     table = _table(columns, right)
     strata = range(len(EDGES) - 1)
-    stratum_P, open_P = strata_of(table["probability"].to_numpy()), ~table["asked"].to_numpy(bool)
+    stratum_P, open_P = strata_of(table["probability"].to_numpy()), ~table[["asked", "unsure"]].any(axis=1).to_numpy()
     waiting = [draw.permutation(np.flatnonzero((stratum_P == stratum) & open_P))[:count].tolist() for stratum in strata]
     answers = [int(table["drawn"][stratum_P == stratum].sum()) for stratum in strata]
     chosen: list[int] = []
@@ -110,6 +117,30 @@ def proposed(columns: Columns, right: Right, count: int, seed: int) -> list[Pair
         answers[stratum] += 1
     rows = table.iloc[draw.permutation(chosen)] if chosen else table[:0]
     return list(zip(*(rows[name].tolist() for name in ("split", "image", "caption", "probability")), strict=True))
+
+
+def judgments_csv(splits: Mapping[str, Labelled]) -> str:
+    """The answers about these splits, one for each picture and text, with the columns of the page's judgments.csv."""
+    answers: dict[tuple[str, str], tuple[str, ...]] = {}
+    for name, labelled in splits.items():
+        split, judged = labelled.split, labelled.judged
+        if judged is None:
+            continue
+        verdict_J = np.where(judged.match_J, "yes", "no")
+        parts = [(judged.image_J, judged.caption_J, verdict_J, judged.own_J, judged.proposed_J)]
+        if (pairs := judged.unsure) is not None:
+            verdict_U = np.full(len(pairs.image_U), "unsure")
+            parts.append((pairs.image_U, pairs.caption_U, verdict_U, pairs.own_U, pairs.proposed_U))
+        rows = (row for part in parts for row in zip(*(column.tolist() for column in part), strict=True))
+        for image, caption, verdict, own, proposed in rows:
+            key = split.images[image], one_line(split.captions[caption].strip())
+            about = verdict, "pair" if own else "match", "proposed" if proposed else "by hand"
+            answers.setdefault(key, (name, *key, *about))
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["split", "image", "caption", "verdict", "list", "chosen"])
+    table.writerows(answers.values())
+    return written.getvalue()
 
 
 def strata_of(probability_P: np.ndarray) -> np.ndarray:
@@ -125,7 +156,7 @@ def stratum_name(probability: float) -> str:
 
 def _table(columns: Columns, right: Right) -> pandas.DataFrame:
     """A row per pair: `known`, `right` by the truth; `asked`, `yes` by all answers, `drawn`, `drawn_yes` by those to
-    proposed pairs.
+    proposed pairs; `unsure` has no answer.
     """
     import pandas
 
@@ -146,6 +177,7 @@ def _table(columns: Columns, right: Right) -> pandas.DataFrame:
                     "probability": probability_T.double().numpy(),
                     **{"known": truth.known_P, "right": truth.yes_P, "asked": every.known_P, "yes": every.yes_P},
                     **{"drawn": drawn.known_P, "drawn_yes": drawn.yes_P},
+                    "unsure": right.unsure(name, image_P, caption_P),
                 }
             )
         )

@@ -67,6 +67,14 @@ class Labelled:
         labels = self._sorted(judged.image_J[kept_J], judged.caption_J[kept_J], judged.match_J[kept_J])
         return self._look_up(labels, image_P, caption_P)
 
+    def unsure(self, image_P: NDArray[np.int64], caption_P: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The pairs that a person looked at and was unsure of."""
+        if self.judged is None or self.judged.unsure is None:
+            return np.zeros(len(image_P), np.bool_)
+        unsure = self.judged.unsure
+        labels = self._sorted(unsure.image_U, unsure.caption_U, np.ones(len(unsure.image_U), np.bool_))
+        return self._look_up(labels, image_P, caption_P).known_P
+
     @cached_property
     def _by_truth(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         assert self.truth is not None

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.data.splits.format import Split
 from pipeline.files import digest_of
 from pipeline.report.curves import Chart
 from pipeline.report.findings import Listing, one_a_pair
-from pipeline.report.judging import LEVELS
+from pipeline.report.judging import LEVELS, judgments_csv
 from pipeline.report.labels import Labelled
 from pipeline.report.pictures import Picture, Pictures
 from pipeline.report.retrieval import Against, Retrieval
@@ -110,7 +108,7 @@ class Album:
         return self.image(self.split.caption_image[row])
 
 
-def cards(listing: Listing, splits: Mapping[str, Labelled], *, blind: bool = False) -> list[dict[str, Any]]:
+def cards(listing: Listing, *, blind: bool = False) -> list[dict[str, Any]]:
     """A card for each picture of a list, in the order of its first pair: `split`, `image` and its `pairs`.
 
     Each pair has the `chance` by which the page's slider hides it. `blind`: a card for each of the pairs to judge next,
@@ -121,11 +119,9 @@ def cards(listing: Listing, splits: Mapping[str, Labelled], *, blind: bool = Fal
     chosen = {pair[:3] for pair in listing.to_judge}
     for number, row in enumerate(pairs.rows()):
         name, image, caption = row["split"], row["image"], row["caption"]
-        known, yes = splits[name].answers(np.array([image]), np.array([caption]))
         value = float(row[pairs.measure])
         chance = value if pairs.measure in PROBABILITIES else 1 - value
         row |= {
-            "answer": "" if not known[0] else "yes" if yes[0] else "no",
             "chance": chance,
             "stratum": listing.stratum(chance),
             "chosen": "proposed" if (name, image, caption) in chosen else "by hand",
@@ -153,9 +149,10 @@ def render_page(contents: Contents, pictures: Pictures) -> str:
     body = environment.get_template("body.html.j2").render(
         contents=contents,
         albums={name: Album(labelled.split, pictures) for name, labelled in splits.items()},
-        found_cards=cards(found, splits),
-        wrong_cards=cards(wrong, splits),
-        to_judge=cards(found, splits, blind=True) + cards(wrong, splits, blind=True),
+        found_cards=cards(found),
+        wrong_cards=cards(wrong),
+        to_judge=cards(found, blind=True) + cards(wrong, blind=True),
+        given=judgments_csv(splits),
         levels=LEVELS,
         directions=DIRECTIONS,
         marks=MARKS,

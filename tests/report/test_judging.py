@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.data.splits.format import Split
-from pipeline.data.splits.judgment_file import Judged
+from pipeline.data.splits.judgment_file import Judged, Unsure
 from pipeline.report.judging import LEVELS, matching, measured, mismatched, proposed, strata_of
 from pipeline.report.labels import Labelled
 from tests.report.making import truth_of
@@ -78,3 +78,13 @@ def test_proposals_are_spread_over_the_strata_and_never_judged_before() -> None:
     strata = Counter(strata_of(CHANCE.numpy())[[*rows, 0, 1, 2, 59]].tolist())
     assert max(strata.values()) - min(strata.values()) <= 1, "answers so far count"
     assert len(proposed(COLUMNS, right, 500, seed=1)) == IMAGES - 4
+
+
+def test_a_pair_that_somebody_was_unsure_of_is_not_proposed_again_and_not_counted() -> None:
+    image = np.arange(0, IMAGES, 2)
+    unsure = Unsure(image, PLACE.roll(1).numpy()[image], np.zeros(len(image), bool), np.ones(len(image), bool))
+    labelled = {"test": Labelled(SPLIT, None, replace(judged([1], {1}), unsure=unsure))}
+    chosen = [row for _, row, *_ in proposed(COLUMNS, matching(labelled), IMAGES, seed=1)]
+    assert sorted(chosen) == list(range(3, IMAGES, 2))
+    levels = measured(COLUMNS, matching(labelled)).levels
+    assert (levels["asked"][0], levels["yes"][0]) == (1, 1)

@@ -93,41 +93,15 @@ document.addEventListener("click", (event) => {
   else if (dialog.open && (event.target === dialog || event.target.closest("#enlarged"))) dialog.close();
 });
 
-// Judgments: one answer to each picture and caption, wherever the page asks; kept in this browser.
-const questions = all(".question");
+// Judgments: one answer to each picture and caption, wherever the page asks. `given` are those with which the page was
+// made. The browser keeps those that a person `changed` since, each with the verdict that it `was`: where the page was
+// made with another one, that one is newer. An answer that was taken back is kept with the verdict "".
 const main = document.getElementById("main");
+const panel = document.querySelector(".judging");
 const store = `judgments-${main.dataset.key}`;
-const idOf = (question) => JSON.stringify([question.dataset.image, question.dataset.caption]);
-const answers = new Map();
+const COLUMNS = ["split", "image", "caption", "verdict", "list", "stratum", "chosen"];
+const idOf = ({ image, caption }) => JSON.stringify([image.trim(), caption.trim().replace(/\s*[\r\n]+\s*/g, " ")]);
 const escaped = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-
-function shownAnswer(question) {
-  const answer = answers.get(idOf(question))?.verdict ?? "";
-  question.dataset.answer = answer;
-  for (const button of all("button", question)) button.setAttribute("aria-pressed", String(button.value === answer));
-}
-
-function keep() {
-  try { localStorage.setItem(store, JSON.stringify([...answers])); } catch { /* a browser without it: download */ }
-  const panel = document.querySelector(".judging");
-  if (!panel) return;
-  const drawn = new Set(all("#judge .question").map(idOf));
-  const done = [...drawn].filter((id) => answers.has(id)).length;
-  panel.querySelector(".tally").value = `${answers.size} answers; ${done} of the ${drawn.size} pairs of this section`;
-  const columns = ["split", "image", "caption", "verdict", "list", "stratum", "chosen"];
-  const rows = [...answers.values()].map((row) => columns.map((name) => escaped(row[name] ?? "")).join(","));
-  const content = `${columns.join(",")}\n${rows.map((row) => `${row}\n`).join("")}`;
-  panel.querySelector("a").href = `data:text/csv;charset=utf-8,${encodeURIComponent(content)}`;
-}
-
-function answer(question, verdict) {
-  const { image, caption, split, list, stratum, chosen } = question.dataset;
-  const before = answers.get(idOf(question));
-  if (before?.verdict === verdict) answers.delete(idOf(question));
-  else answers.set(idOf(question), { split, image, caption, verdict, list, stratum, chosen: before?.chosen ?? chosen });
-  for (const other of questions) if (idOf(other) === idOf(question)) shownAnswer(other);
-  keep();
-}
 
 function parsed(text) {
   const rows = [[""]];
@@ -144,28 +118,72 @@ function parsed(text) {
   return content.map((row) => Object.fromEntries(header.map((name, column) => [name, row[column]])));
 }
 
-function open(rows) {
-  for (const row of rows) {
-    if (row.image && row.caption && ["yes", "no", "unsure"].includes(row.verdict)) answers.set(JSON.stringify([row.image, row.caption]), row);
-  }
-  questions.forEach(shownAnswer);
-  keep();
+const given = new Map(parsed(document.getElementById("given").textContent).map((row) => [idOf(row), row]));
+const changed = new Map();
+let kept = true; // false where the browser has no place for them, or none left
+const givenVerdict = (id) => given.get(id)?.verdict ?? "";
+const current = (id) => {
+  const change = changed.get(id);
+  return change && (change.was ?? "") === givenVerdict(id) ? change : given.get(id);
+};
+const judged = () => [...new Set([...given.keys(), ...changed.keys()])].map(current).filter((row) => row?.verdict);
+
+const asking = new Map(); // the questions about each picture and caption
+for (const question of all(".question")) {
+  const id = idOf(question.dataset);
+  asking.set(id, [...(asking.get(id) ?? []), question]);
 }
 
-for (const question of questions) {
-  question.hidden = false;
-  const { image, caption, split, list, stratum, chosen, answer: verdict } = question.dataset;
-  if (verdict) answers.set(idOf(question), { split, image, caption, verdict, list, stratum, chosen });
+function show(ids) {
+  for (const id of ids) {
+    const verdict = current(id)?.verdict ?? "";
+    const buttons = (asking.get(id) ?? []).flatMap((question) => all("button", question));
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.value === verdict));
+  }
+  if (!panel) return;
+  const drawn = new Set(all("#judge .question").map((question) => idOf(question.dataset)));
+  const done = [...drawn].filter((id) => current(id)?.verdict).length;
+  const said = `${judged().length} answers` + (drawn.size ? `; ${done} of the ${drawn.size} pairs of this section` : "");
+  panel.querySelector(".tally").value = kept ? said : `${said}; this browser does not keep them: download them`;
+}
+
+function change(rows) {
+  for (const row of rows) {
+    const id = idOf(row), was = givenVerdict(id);
+    const chosen = [row, current(id)].some((one) => one?.chosen === "proposed") ? "proposed" : "by hand";
+    if (row.verdict === was && chosen === (given.get(id)?.chosen ?? chosen)) changed.delete(id);
+    else changed.set(id, { ...row, chosen, was });
+  }
+  try { localStorage.setItem(store, JSON.stringify([...changed])); kept = true; } catch { kept = false; }
+  show(rows.map(idOf));
+}
+
+function answer(question, verdict) {
+  const before = current(idOf(question.dataset))?.verdict;
+  change([{ ...question.dataset, verdict: before === verdict ? "" : verdict }]);
+}
+
+function download() {
+  const lines = [COLUMNS, ...judged().map((row) => COLUMNS.map((name) => escaped(row[name] ?? "")))];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines.map((line) => `${line.join(",")}\n`), { type: "text/csv" }));
+  link.download = "judgments.csv";
+  link.click();
+}
+
+try { for (const [, row] of JSON.parse(localStorage.getItem(store) ?? "[]")) changed.set(idOf(row), row); } catch { /* none */ }
+for (const question of all(".question")) {
   for (const button of all("button", question)) button.addEventListener("click", () => answer(question, button.value));
 }
-try { for (const [id, row] of JSON.parse(localStorage.getItem(store) ?? "[]")) answers.set(id, row); } catch { /* none */ }
-questions.forEach(shownAnswer);
-const panel = document.querySelector(".judging");
 if (panel) {
-  panel.hidden = false;
-  panel.querySelector("[type=file]").addEventListener("change", async (event) => open(parsed(await event.target.files[0].text())));
+  panel.querySelector("button").addEventListener("click", download);
+  panel.querySelector("[type=file]").addEventListener("change", async (event) => {
+    const rows = parsed(await event.target.files[0].text());
+    change(rows.filter((row) => row.image && row.caption && ["yes", "no", "unsure"].includes(row.verdict)));
+  });
 }
-keep();
+show(asking.keys());
+for (const part of all("[data-scripted]")) part.hidden = false;
 
 const KEYS = { y: "yes", n: "no", u: "unsure" };
 document.addEventListener("keydown", (event) => {
@@ -175,7 +193,7 @@ document.addEventListener("keydown", (event) => {
   const here = event.target.closest?.(".question");
   if (event.key in KEYS && here) answer(here, KEYS[event.key]);
   if (event.key === "j" || event.key === "k") {
-    const within = here ? here.closest("section") : document.getElementById("to-judge") ?? document;
+    const within = here ? here.closest("section") : document.querySelector("#to-judge:has(.question)") ?? document;
     const seen = all(".question", within).filter((question) => question.offsetParent);
     const place = here ? seen.indexOf(here) + (event.key === "j" ? 1 : -1) : 0;
     seen[Math.max(0, Math.min(place, seen.length - 1))]?.focus();

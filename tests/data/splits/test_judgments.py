@@ -34,6 +34,10 @@ def test_an_answer_holds_for_every_caption_with_its_words_in_the_pictures_split(
     assert judged is not None
     found = zip(judged.image_J, judged.caption_J, judged.match_J, judged.own_J, judged.proposed_J, strict=True)
     assert sorted(tuple(map(int, row)) for row in found) == [(0, 0, 1, 1, 1), (0, 1, 0, 0, 0), (0, 2, 1, 0, 1)]
+    assert judged.unsure is not None
+    unsure = judged.unsure
+    apart = zip(unsure.image_U, unsure.caption_U, unsure.own_U, unsure.proposed_U, strict=True)
+    assert [tuple(map(int, row)) for row in apart] == [(1, 0, 0, 0), (1, 2, 1, 0)], "for each caption with its words"
     other = read_judged(tmp_path, "test")
     assert other is not None
     assert not len(other.image_J)
