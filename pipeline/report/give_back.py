@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.captions import one_line
 from pipeline.data.images import is_image
 from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.errors import InputError
@@ -116,7 +117,8 @@ def _triplets(pairs: Any, matches: Any, near: Any, draw: random.Random) -> list[
 def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
     """`train.csv` with `filepath` and `title`, between tabs as open_clip expects, and the pictures it names.
 
-    Paths are relative to the folder, so train there.
+    Paths are relative to the folder, so train there. A line break in a caption is a space: not every reader of such
+    tables takes it.
     """
     import pandas
 
@@ -128,14 +130,17 @@ def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
         (folder / paths[name]).write_bytes(content)
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
-        table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"]})
+        table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"].map(one_line)})
         names.append(f"{_split_name(split)}.csv")
         write_text(folder / names[-1], table.to_csv(index=False, sep="\t"))
     return names
 
 
 def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
-    """Tars of `SHARD_PAIRS` pairs, each a picture, its caption in `.txt` and its name and weight in `.json`."""
+    """Tars of `SHARD_PAIRS` pairs, each a picture, its caption in `.txt` and its name and weight in `.json`.
+
+    A line break in a caption is a space: this project's reader takes each line of a `.txt` for a caption.
+    """
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
         for number, start in enumerate(range(0, len(part), SHARD_PAIRS)):
@@ -147,7 +152,7 @@ def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
                     picture = read(image)
                     for suffix, content in (
                         (_suffix(image, picture), picture),
-                        (".txt", caption.encode()),
+                        (".txt", one_line(caption).encode()),
                         (".json", about.encode()),
                     ):
                         member = tarfile.TarInfo(f"{place:09d}{suffix}")

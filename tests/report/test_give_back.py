@@ -200,6 +200,20 @@ def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["open_clip", "webdataset"])
+def test_a_caption_with_line_breaks_stays_one_caption(form: str, report: Path) -> None:
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs.loc[0, "caption"] = "two lines \r\n of one caption"
+    pairs.to_parquet(report / "pairs.parquet")
+    folder, _ = written(report, form)
+    if form == "open_clip":
+        found = read_annotations("table", {"train.csv": folder / "train.csv"}, SOURCES["folder"]).pictures
+        assert found[0].captions == ("two lines of one caption", "a warm square")
+    else:
+        with tarfile.open(folder / "train-00000.tar") as tar:
+            assert tar.extractfile("000000000.txt").read() == b"two lines of one caption"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", ["open_clip", "webdataset"])
 def test_a_picture_whose_name_has_no_suffix_gets_that_of_its_content(form: str, report: Path) -> None:
     data, folder = cleaned(report, 0.5, 0.5), report.parent / form
     data.pairs["image"] = data.pairs["image"].map({name: f"a/00.{name[:-4]}" for name in NAMES})
