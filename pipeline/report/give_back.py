@@ -175,11 +175,20 @@ def write_karpathy(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
 
 
 def write_fne(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
-    """`train.json`, and `val.json` and `test.json` where the data has them, in FNE's layout."""
+    """`train.json`, `val.json` and `test.json` in FNE's layout, which is read only with all three.
+
+    Raises:
+        InputError: when a split has no pair.
+    """
+    if missing := [name for name in SPLITS if name not in set(data.pairs["split"])]:
+        raise InputError(
+            f"fne: train.json, val.json and test.json are read together, and no pair is of {', '.join(missing)}; take "
+            "--format karpathy or pairs"
+        )
     names = []
     parts = defaultdict[str, list[tuple[str, list[str]]]](list)
     for split, image, captions in _pictures(data):
-        parts[_split_name(split)].append((image, captions))
+        parts[split].append((image, captions))
     for split, pictures in parts.items():
         names.append(f"{split}.json")
         write_split(folder / names[-1], Split.of(pictures), one_row_a_caption=split == "train")

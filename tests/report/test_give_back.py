@@ -54,6 +54,16 @@ def test_untrusted_pairs_are_left_out_unless_a_person_says_they_are_right(form: 
     assert pictures(layout, written(report, form)[0]) == KEPT
 
 
+@pytest.mark.parametrize(("kept", "missing"), [(["train", "test"], "val"), ([], "train, val, test")])
+def test_fnes_layout_without_all_splits_is_refused(kept: list[str], missing: str, report: Path) -> None:
+    """This project's reader needs the three files."""
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs = pairs[pairs["split"].isin(kept)] if kept else pairs.assign(split="all")
+    pairs.to_parquet(report / "pairs.parquet")
+    with pytest.raises(InputError, match=f"no pair is of {missing}; take --format karpathy or pairs"):
+        written(report, "fne")
+
+
 def test_with_weights_only_what_a_person_judged_wrong_is_left_out(report: Path) -> None:
     folder, _ = written(report, "pairs", weighted=True)
     table = pandas.read_csv(folder / "captions.csv")
