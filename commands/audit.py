@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 IMAGE, TEXT = "timm/tf_efficientnet_lite0.in1k", "sentence-transformers/all-MiniLM-L6-v2"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+DEFAULTS = Path(__file__).with_suffix(".yaml")
 SHARES = {"val": 0.2, "test": 0.05, "seed": 1}
 """Of images where the data names no split: the posterior is fitted on `val`, and the lists cover all of them."""
 OPTIONS = {
@@ -209,35 +210,31 @@ def _stage(name: str, asked: dict[str, Any], without: str | None = None) -> None
 
 
 def _params(asked: dict[str, Any]) -> dict[str, Any]:
-    """What params.yaml would say: the repository's values, and what an audit needs."""
+    """What params.yaml would say: the defaults, what an audit needs, and the limits of the repository's params.yaml."""
     from pipeline.dependencies import ROOT
     from pipeline.yaml_text import parse_yaml
 
-    path = ROOT / "params.yaml"
-    content: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), path)
+    content: dict[str, Any]
+    content, own = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (DEFAULTS, ROOT / "params.yaml"))
+    content["data"]["limits"] = own["data"]["limits"]  # errors say to raise them there; they change no result
     hub = asked["folder"] is not None and not Path(asked["folder"]).is_dir()
     place = {"name": "hub", "repository": asked["folder"]} if hub else {"name": "folder", "root": _root(asked)}
-    unset = {"root": None, "repository": None, "revision": None, "files": None, "annotations": "auto"}
     if asked["captions"] is not None:
         place["files"] = _name_of(Path(asked["captions"]))
     chosen = {"on_bad_image": "skip", "judgments": asked["judgments"], "split": SHARES}
-    content["data"] |= unset | place | chosen
+    content["data"] |= place | chosen
     content["data"]["columns"] |= _columns(asked["columns"])
-    content["data"]["noise"] |= {"ratio": 0.0, "file": None}
-    content["sampler"] |= {"posterior": "evidence", "prior": "estimated"}
     content["audit"] |= SHOWN
-    evidence: dict[str, Any] = dict.fromkeys(("text", "image", "text_revision", "image_revision"))
-    evidence |= {"kinds": ["words", "phrases"], "seed": 1}
     if asked["model"] is not None:
-        evidence |= {"kinds": ["captions", "similarity", "pictures"], "text": asked["model"], "image": asked["model"]}
+        towers = {"text": asked["model"], "image": asked["model"]}
+        content["evidence"] |= {"kinds": ["captions", "similarity", "pictures"], **towers}
         content["model"] |= {"captions": "raw", "words": 77, "resize": "auto"}
     elif asked["embeddings"] is not None:
-        evidence |= {"kinds": ["captions", "similarity", "pictures"]}
+        content["evidence"] |= {"kinds": ["captions", "similarity", "pictures"]}
         content["model"] |= {"train": "heads"}
     elif not asked["words"]:
         towers = {"text": asked["text_encoder"], "image": asked["image_encoder"]}
-        evidence |= {"kinds": ["captions", "regression", "pictures"], **towers}
-    content["evidence"] = evidence
+        content["evidence"] |= {"kinds": ["captions", "regression", "pictures"], **towers}
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import tarfile
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.captions import one_line
 from pipeline.data.images import is_image
 from pipeline.data.splits.format import SPLITS, Split, write_split
 from pipeline.errors import InputError
@@ -62,8 +64,9 @@ def write_ignore(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
 
 
 def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
-    """`triplets.jsonl` for sentence-transformers: anchor and positive are captions of one picture, the negative of
-    another one that the anchor does not match.
+    """`train.jsonl` and one for each other split, for sentence-transformers: anchor and positive are captions of one
+    picture, the negative of another one of the same split. Neither the negative matches the anchor's picture, nor the
+    anchor a picture that the negative was written for.
 
     A caption that is listed with the anchor's picture, but with a small posterior, is a hard negative and comes first;
     one that may match is none at all.
@@ -72,36 +75,50 @@ def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
         InputError: when no picture has a second caption.
     """
     draw = random.Random(SEED)
-    doubtful = data.near["posterior"] >= MOST_OF_A_NEGATIVE
-    matching, maybe, hard = (_by_image(part) for part in (data.matches, data.near[doubtful], data.near[~doubtful]))
-    every = _rows(data.pairs, "image", "caption")
+    names = []
+    for split, pairs in data.pairs.groupby("split", sort=False):
+        matches, near = (table[table["split"] == split] for table in (data.matches, data.near))
+        rows = _triplets(pairs, matches, near, draw)
+        if rows:
+            names.append(f"{_split_name(split)}.jsonl")
+            write_text(folder / names[-1], "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    if not names:
+        raise InputError("sentence-transformers: no picture has two captions for a triplet; take --format ignore")
+    return names
+
+
+def _triplets(pairs: Any, matches: Any, near: Any, draw: random.Random) -> list[dict[str, str]]:
+    """Those of one split, from its part of each table of `Cleaned`."""
+    doubtful = near["posterior"] >= MOST_OF_A_NEGATIVE
+    captions, hard = _by_image(pairs), _by_image(near[~doubtful])
+    may_match = defaultdict[str, set[str]](set)  # an image's own captions, and all others that may describe it
+    for table in (pairs, matches, near[doubtful]):
+        for image, text in _rows(table, "image", "caption"):
+            may_match[image].add(text)
+    owners = defaultdict[str, list[str]](list)
+    every = _rows(pairs, "image", "caption")
+    for image, text in every:
+        owners[text].append(image)
     rows = []
-    for image, own in _by_image(data.pairs).items():
+    for image, own in captions.items():
         for anchor, positive in zip(own, own[1:] + own[:1], strict=True):
             if anchor == positive:
                 continue
-            never = {*own, *matching[image], *maybe[image]}
-            negative = next((text for text in hard[image] if text not in never), None)
-            for _try in range(100):
-                if negative is not None:
-                    break
-                other, text = draw.choice(every)
-                if other != image and text not in never and anchor not in matching[other]:
-                    negative = text
-            if negative is not None:
+            drawn = (draw.choice(every)[1] for _ in range(100))
+            for negative in itertools.chain(hard[image], drawn):
+                if negative in may_match[image] or any(anchor in may_match[owner] for owner in owners[negative]):
+                    continue
                 rows.append({"anchor": anchor, "positive": positive, "negative": negative})
                 hard[image] = [text for text in hard[image] if text != negative]
-    if not rows:
-        raise InputError("sentence-transformers: no picture has two captions for a triplet; take --format ignore")
-    lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    write_text(folder / "triplets.jsonl", lines)
-    return ["triplets.jsonl"]
+                break
+    return rows
 
 
 def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
     """`train.csv` with `filepath` and `title`, between tabs as open_clip expects, and the pictures it names.
 
-    Paths are relative to the folder, so train there.
+    Paths are relative to the folder, so train there. A line break in a caption is a space: not every reader of such
+    tables takes it.
     """
     import pandas
 
@@ -113,14 +130,17 @@ def write_open_clip(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
         (folder / paths[name]).write_bytes(content)
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
-        table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"]})
+        table = pandas.DataFrame({"filepath": part["image"].map(paths), "title": part["caption"].map(one_line)})
         names.append(f"{_split_name(split)}.csv")
         write_text(folder / names[-1], table.to_csv(index=False, sep="\t"))
     return names
 
 
 def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
-    """Tars of `SHARD_PAIRS` pairs, each a picture, its caption in `.txt` and its name and weight in `.json`."""
+    """Tars of `SHARD_PAIRS` pairs, each a picture, its caption in `.txt` and its name and weight in `.json`.
+
+    A line break in a caption is a space: this project's reader takes each line of a `.txt` for a caption.
+    """
     names = []
     for split, part in data.pairs.groupby("split", sort=False):
         for number, start in enumerate(range(0, len(part), SHARD_PAIRS)):
@@ -132,7 +152,7 @@ def write_webdataset(data: Cleaned, folder: Path, read: ReadImage) -> list[str]:
                     picture = read(image)
                     for suffix, content in (
                         (_suffix(image, picture), picture),
-                        (".txt", caption.encode()),
+                        (".txt", one_line(caption).encode()),
                         (".json", about.encode()),
                     ):
                         member = tarfile.TarInfo(f"{place:09d}{suffix}")
@@ -155,11 +175,20 @@ def write_karpathy(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
 
 
 def write_fne(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
-    """`train.json`, and `val.json` and `test.json` where the data has them, in FNE's layout."""
+    """`train.json`, `val.json` and `test.json` in FNE's layout, which is read only with all three.
+
+    Raises:
+        InputError: when a split has no pair.
+    """
+    if missing := [name for name in SPLITS if name not in set(data.pairs["split"])]:
+        raise InputError(
+            f"fne: train.json, val.json and test.json are read together, and no pair is of {', '.join(missing)}; take "
+            "--format karpathy or pairs"
+        )
     names = []
     parts = defaultdict[str, list[tuple[str, list[str]]]](list)
     for split, image, captions in _pictures(data):
-        parts[_split_name(split)].append((image, captions))
+        parts[split].append((image, captions))
     for split, pictures in parts.items():
         names.append(f"{split}.json")
         write_split(folder / names[-1], Split.of(pictures), one_row_a_caption=split == "train")

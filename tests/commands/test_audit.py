@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pandas
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.audit import main
+from commands.audit import DEFAULTS, main
 from pipeline.data.scenes.scenes import generate
 from pipeline.models.small import word_tokenizer
-from pipeline.params import load_params
+from pipeline.params import dotted, load_params
+from pipeline.report.parameters import MARKER, between_markers
+from tests.data.published import write_params
 from tests.stages.running import ROOT, invoke_with, work_in
 
 PICTURES, CAPTIONS = 40, 4
@@ -221,6 +224,53 @@ def test_errors_name_what_was_given(folder: Path, tmp_path: Path, monkeypatch: p
     result = audit("picures/flickr", "--words", "--to", out)
     assert result.output.startswith("error: FOLDER = 'picures/flickr': is no folder here, and cannot be fetched from")
     assert not out.exists()
+
+
+LEFT: dict[str, Any] = {
+    "data__columns__image": "Datei",
+    "data__columns__caption": "Text",
+    "data__split__val": 0.4,
+    "model__train": "heads",
+    "model__anchor": "cca",
+    "model__words": 2,
+    "pairs__weighting": "osa",
+    "evidence__kinds": ["words", "regression"],
+    "train__epochs": 0,
+    "launch__processes": 2,
+}
+"""What a recipe and an experiment may have left in params.yaml."""
+
+
+def test_an_audit_does_not_depend_on_what_an_experiment_left_in_params_yaml(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(folder, "--words", "--to", tmp_path / "before")
+    write_params(tmp_path, **LEFT)
+    monkeypatch.setattr("pipeline.dependencies.ROOT", tmp_path)
+    said(folder, "--words", "--to", tmp_path / "after")
+    before, after = (pandas.read_parquet(tmp_path / name / "matches.parquet") for name in ("before", "after"))
+    pandas.testing.assert_frame_equal(before, after)
+
+
+def test_an_audit_begins_with_the_documented_defaults() -> None:
+    _, table, _ = between_markers((ROOT / "docs/parameters.md").read_text(encoding="utf-8"), "", MARKER)
+    documented = [tuple(line.split("` | ")[:2]) for line in table.splitlines()[2:]]
+    values = dotted(load_params(DEFAULTS))
+    assert documented == [(f"| `{name}", f"`{'null' if value is None else value}") for name, value in values.items()]
+
+
+def test_limits_of_archives_are_those_of_params_yaml(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says to raise them there."""
+    shutil.make_archive(str(folder / "images"), "zip", folder / "images")
+    shutil.rmtree(folder / "images")
+    write_params(tmp_path, data__limits__members=PICTURES - 1)
+    monkeypatch.setattr("pipeline.dependencies.ROOT", tmp_path)
+    told = f"images.zip: {PICTURES} members, at most {PICTURES - 1} are allowed; raise data.limits.members"
+    assert told in audit(folder, "--words", "--to", tmp_path / "out").output
+    write_params(tmp_path, data__limits__members=PICTURES)
+    said(folder, "--words", "--to", tmp_path / "out")
 
 
 def test_without_evidence_it_does_not_talk_of_a_training(folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_untrusted_pairs_are_left_out_unless_a_person_says_they_are_right(form: 
     assert pictures(layout, written(report, form)[0]) == KEPT
 
 
+@pytest.mark.parametrize(("kept", "missing"), [(["train", "test"], "val"), ([], "train, val, test")])
+def test_fnes_layout_without_all_splits_is_refused(kept: list[str], missing: str, report: Path) -> None:
+    """This project's reader needs the three files."""
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs = pairs[pairs["split"].isin(kept)] if kept else pairs.assign(split="all")
+    pairs.to_parquet(report / "pairs.parquet")
+    with pytest.raises(InputError, match=f"no pair is of {missing}; take --format karpathy or pairs"):
+        written(report, "fne")
+
+
 def test_with_weights_only_what_a_person_judged_wrong_is_left_out(report: Path) -> None:
     folder, _ = written(report, "pairs", weighted=True)
     table = pandas.read_csv(folder / "captions.csv")
@@ -86,16 +96,78 @@ def test_the_ignore_list_holds_the_matches_and_not_what_was_judged_none(report: 
 
 
 def test_sentence_transformers_trains_on_triplets_without_false_negatives(report: Path) -> None:
-    file = written(report, "sentence-transformers")[0] / "triplets.jsonl"
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    grey = ("train", "grey.png", "a grey square", 1.0, "")  # the only negative of its split
+    pandas.concat([pairs, pandas.DataFrame([grey], columns=list(pairs))]).to_parquet(report / "pairs.parquet")
+    file = written(report, "sentence-transformers")[0] / "train.jsonl"
     rows = pandas.read_json(file, lines=True)
     assert list(rows) == ["anchor", "positive", "negative"]
     assert set(rows["anchor"]) == {"a red square", "a warm square"}
-    assert not rows["negative"].isin(["a green square", "a red square", "a warm square"]).any()
+    assert set(rows["negative"]) == {"a grey square"}
     import datasets  # its first import takes seconds
 
     loaded = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(report.parent / "cache"))
     assert loaded.column_names == ["anchor", "positive", "negative"]
     assert len(loaded) == len(rows)
+
+
+SEA = ("the sea", "waves", "water", "a grey sea", "the sea in a storm", "a storm")
+TOLD: list[tuple[object, ...]] = [
+    # split, image, caption, trust, answer
+    ("train", "dog.png", "a dog", 1.0, ""),
+    ("train", "dog.png", "a brown dog", 1.0, ""),
+    ("train", "child.png", "a child", 1.0, ""),
+    ("train", "child.png", "a child in a park", 1.0, ""),
+    *(("train", "sea.png", text, 1.0, "") for text in SEA),
+    ("test", "boat.png", "a boat", 1.0, ""),
+    ("test", "boat.png", "a red boat", 1.0, ""),
+    ("test", "tree.png", "a tree", 1.0, ""),
+]
+
+
+def triplets(report: Path, *found: tuple[object, ...]) -> dict[str, set[tuple[str, str]]]:
+    """Anchors and negatives of each file, of the captions above and these unpaired pairs."""
+    pandas.DataFrame(TOLD, columns=list(pandas.read_parquet(report / "pairs.parquet"))).to_parquet(
+        report / "pairs.parquet"
+    )
+    columns = list(pandas.read_parquet(report / "matches.parquet"))
+    pandas.DataFrame(found, columns=columns).to_parquet(report / "matches.parquet")
+    folder, _ = written(report, "sentence-transformers")
+    tables = {path.name: pandas.read_json(path, lines=True) for path in folder.iterdir()}
+    return {name: set(zip(table["anchor"], table["negative"], strict=True)) for name, table in tables.items()}
+
+
+@pytest.mark.parametrize(("posterior", "answer"), [(0.9, ""), (0.3, ""), (0.02, "yes")])
+def test_an_anchor_that_may_match_the_negatives_picture_has_another_negative(
+    posterior: float, answer: str, report: Path
+) -> None:
+    """`a dog` may describe the picture of the child, in which there is a dog too."""
+    hard = [("train", "dog.png", text, "child.png", 0.02, "") for text in ("a child", "a child in a park")]
+    found = triplets(report, *hard, ("train", "child.png", "a dog", "dog.png", posterior, answer))["train.jsonl"]
+    assert {negative for anchor, negative in found if anchor == "a dog"} <= {*SEA}
+    assert ("a dog", "a child") not in found
+    assert {negative for anchor, negative in found if anchor == "a brown dog"} == {"a child"}
+
+
+def test_listed_captions_that_hardly_match_are_the_first_negatives(report: Path) -> None:
+    listed = (("water", 0.02), ("a storm", 0.05))
+    found = triplets(report, *(("train", "dog.png", text, "sea.png", posterior, "") for text, posterior in listed))
+    of_the_dog = {(anchor, negative) for anchor, negative in found["train.jsonl"] if "dog" in anchor}
+    assert of_the_dog == {("a dog", "water"), ("a brown dog", "a storm")}
+
+
+def test_captions_that_may_match_the_picture_are_no_negatives(report: Path) -> None:
+    listed = ("a child", "a child in a park", *SEA[1:])
+    found = triplets(report, *(("train", "dog.png", text, "", 0.3, "") for text in listed))
+    assert {negative for anchor, negative in found["train.jsonl"] if "dog" in anchor} == {"the sea"}
+
+
+def test_triplets_of_one_split_are_a_file_and_have_no_caption_of_another(report: Path) -> None:
+    found = triplets(report, ("train", "dog.png", "the sea", "sea.png", 0.02, ""))
+    for name, split in (("train.jsonl", "train"), ("test.jsonl", "test")):
+        texts = {text for part, _, text, *_ in TOLD if part == split}
+        assert {text for both in found.pop(name) for text in both} <= texts
+    assert not found
 
 
 def test_without_a_second_caption_there_is_no_triplet(report: Path) -> None:
@@ -135,6 +207,20 @@ def test_webdataset_reads_each_pair_with_its_picture(report: Path) -> None:
     assert [text for _, text, _ in read] == train
     assert read[0][0].getpixel((5, 5)) == (255, 0, 0)
     assert read[0][2] == {"image": "red.png", "weight": 1.0}
+
+
+@pytest.mark.parametrize("form", ["open_clip", "webdataset"])
+def test_a_caption_with_line_breaks_stays_one_caption(form: str, report: Path) -> None:
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs.loc[0, "caption"] = "two lines \r\n of one caption"
+    pairs.to_parquet(report / "pairs.parquet")
+    folder, _ = written(report, form)
+    if form == "open_clip":
+        found = read_annotations("table", {"train.csv": folder / "train.csv"}, SOURCES["folder"]).pictures
+        assert found[0].captions == ("two lines of one caption", "a warm square")
+    else:
+        with tarfile.open(folder / "train-00000.tar") as tar:
+            assert tar.extractfile("000000000.txt").read() == b"two lines of one caption"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("form", ["open_clip", "webdataset"])
