@@ -100,7 +100,7 @@ def fne_weights(
         known_positive_BC,
         statistics,
         false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior),
-        statistics.positive.count > min_matches,
+        torch.as_tensor(statistics.positive.count > min_matches),  # evaluation gives numbers
         cutdown=cutdown,
         alpha=alpha,
         suspect=suspect,
