@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.report.labels import Labelled, Verdicts
 from pipeline.report.pair_list import Pair
-from pipeline.retrieval.stratified import Estimate, expected_total, stratified_total
+from pipeline.retrieval.stratified import expected_total, stratified_total
+from pipeline.retrieval.uncertainty import Estimate
 
 if TYPE_CHECKING:
     import pandas
