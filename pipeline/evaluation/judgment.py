@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from pipeline.retrieval.relevance import judged_precision_at_r, known_ranks, pre
 from pipeline.retrieval.uncertainty import JUDGED_RANK, intervals
 from pipeline.sampling.posterior import false_negative_posterior
 from pipeline.sampling.strategies import fne_weights
-from pipeline.training.record import Moment, PopulationRecord, SamplerRecord
+from pipeline.training.record import Moment, SamplerRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -187,19 +186,8 @@ def judgment_intervals(judgment: Judgment, replicates: int, seed: int) -> dict[s
 
 def posterior(similarity: Tensor, moment: Moment, sampler: SamplerRecord) -> Tensor:
     """The false-negative posterior from a run's statistics at a moment of its training, float64."""
-    statistics = _statistics(moment)
+    statistics = moment.statistics
     return false_negative_posterior(similarity.double(), statistics.positive, statistics.negative, sampler.prior)
-
-
-def _statistics(moment: Moment) -> Any:
-    """A run's recorded statistics, with the attributes of `SimilarityStatistics` that the posterior reads."""
-
-    def population(recorded: PopulationRecord) -> SimpleNamespace:
-        numbers = {name: getattr(recorded, name) for name in ("mean", "variance", "count")}
-        return SimpleNamespace(**{name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()})
-
-    recorded = moment.statistics
-    return SimpleNamespace(positive=population(recorded.positive), negative=population(recorded.negative))
 
 
 def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) -> pandas.DataFrame:
@@ -212,11 +200,12 @@ def similarity_curves(encoded: Encoded, moment: Moment, sampler: SamplerRecord) 
     low = min(torch.cat([matched_M, mismatch_M]).min().item(), HIGHEST_LOW)
     edges = np.linspace(low, 1.0, CURVE_POINTS + 1)
     centre_C = torch.from_numpy((edges[1:] + edges[:-1]) / 2)
+    statistics: Any = moment.statistics  # numbers with the names that `fne_weights` reads
     weight_1C = fne_weights(
         centre_C[None],
         matched_M.double().mean()[None],
         torch.zeros(1, CURVE_POINTS, dtype=torch.bool),
-        _statistics(moment),
+        statistics,
         cutdown=sampler.cutdown,
         alpha=sampler.alpha,
         prior=sampler.prior,

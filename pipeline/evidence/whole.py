@@ -36,12 +36,5 @@ def write_audited(folder: Path, splits: dict[str, Split], train: Split, seed: in
 
 
 def united(splits: dict[str, Split]) -> Split:
-    """The images and captions of all splits, one split after the other."""
-    images = [name for split in splits.values() for name in split.images]
-    captions = [text for split in splits.values() for text in split.captions]
-    owners: list[int] = []
-    first = 0
-    for split in splits.values():
-        owners += [first + row for row in split.caption_image]
-        first += len(split.images)
-    return Split(tuple(images), tuple(captions), tuple(owners))
+    """The images of all splits with their captions, one split after the other."""
+    return Split.of([picture for split in splits.values() for picture in split.pictures()])

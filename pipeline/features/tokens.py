@@ -6,7 +6,7 @@ Shapes: B captions of a batch, M captions, L tokens, W features.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,24 +17,13 @@ from pipeline.models.towers import Tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pipeline.models.build import ModelRecord
+    from pipeline.params import ModelParams
+
+    CaptionSettings = ModelParams | ModelRecord
+
 MOST_TOKENS = 512  # of a caption, if the tokenizer has no limit (transformers then gives 10^30)
 BATCH = 64
-
-
-class CaptionSettings(Protocol):
-    """How captions are prepared: a part of section `model` of params.yaml, and of a trained model's record."""
-
-    @property
-    def words(self) -> int:
-        """The number of words kept of a cleaned caption."""
-
-    @property
-    def captions(self) -> str:
-        """cleaned, or raw (as published)."""
-
-    @property
-    def pooling(self) -> str:
-        """masked_mean or mean_all."""
 
 
 def tokenised(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], settings: CaptionSettings) -> list[Tensor]:

@@ -23,7 +23,7 @@ from pipeline.report.lists import every_match, every_pair, false_negative_table,
 from pipeline.report.page import Contents, Statement, count, render_page
 from pipeline.report.pair_list import CUTOFFS, Pair, PairList
 from pipeline.report.pictures import Pictures
-from pipeline.retrieval.stratified import Estimate
+from pipeline.retrieval.uncertainty import Estimate
 
 FACTS = "audit.json"
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from pipeline.data.captions import one_line
 from pipeline.report.labels import Labelled, Verdicts
 from pipeline.report.pair_list import Pair
-from pipeline.retrieval.stratified import Estimate, expected_total, stratified_total
+from pipeline.retrieval.stratified import expected_total, stratified_total
+from pipeline.retrieval.uncertainty import Estimate
 
 if TYPE_CHECKING:
     import pandas

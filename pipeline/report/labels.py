@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from pipeline.data.splits.format import Split
 from pipeline.data.splits.judgment_file import Judged
 from pipeline.data.splits.truth_file import Truth
+
+if TYPE_CHECKING:
+    import pandas
 
 Mark = Literal["own", "true", "false", "unjudged", "unknown"]
 VERDICTS: dict[Mark, bool] = {"true": True, "false": False}
@@ -64,7 +67,7 @@ class Labelled:
             return _none(len(image_P))
         judged = self.judged
         kept_J = judged.proposed_J if proposed else np.ones(len(judged.image_J), np.bool_)
-        labels = self._sorted(judged.image_J[kept_J], judged.caption_J[kept_J], judged.match_J[kept_J])
+        labels = self._labels(judged.image_J[kept_J], judged.caption_J[kept_J], judged.match_J[kept_J])
         return self._look_up(labels, image_P, caption_P)
 
     def unsure(self, image_P: NDArray[np.int64], caption_P: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -72,35 +75,29 @@ class Labelled:
         if self.judged is None or self.judged.unsure is None:
             return np.zeros(len(image_P), np.bool_)
         unsure = self.judged.unsure
-        labels = self._sorted(unsure.image_U, unsure.caption_U, np.ones(len(unsure.image_U), np.bool_))
+        labels = self._labels(unsure.image_U, unsure.caption_U, np.ones(len(unsure.image_U), np.bool_))
         return self._look_up(labels, image_P, caption_P).known_P
 
     @cached_property
-    def _by_truth(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _by_truth(self) -> pandas.Series:
         assert self.truth is not None
-        return self._sorted(self.truth.image_P, self.truth.caption_P, self.truth.true_P)
+        return self._labels(self.truth.image_P, self.truth.caption_P, self.truth.true_P)
 
-    def _sorted(
+    def _labels(
         self, image_P: NDArray[np.int64], caption_P: NDArray[np.int64], yes_P: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The labelled pairs as sorted numbers, and whether each matches."""
-        key_P = image_P * len(self.split.captions) + caption_P
-        order_P = key_P.argsort(kind="stable")
-        return key_P[order_P], yes_P[order_P]
+    ) -> pandas.Series:
+        """1 or 0 by the number of the pair; of two labels of a pair, the last."""
+        import pandas
 
-    def _look_up(
-        self,
-        labels: tuple[NDArray[np.int64], NDArray[np.bool_]],
-        image_P: NDArray[np.int64],
-        caption_P: NDArray[np.int64],
-    ) -> Verdicts:
-        key_L, yes_L = labels
-        if not len(key_L):
-            return _none(len(image_P))
-        wanted_P = image_P.astype(np.int64) * len(self.split.captions) + caption_P
-        place_P = key_L.searchsorted(wanted_P, side="right") - 1  # of two labels, the last
-        known_P = (place_P >= 0) & (key_L[place_P] == wanted_P)
-        return Verdicts(known_P, known_P & yes_L[place_P])
+        labels = pandas.Series(yes_P.astype(np.int8), index=self._number(image_P, caption_P))
+        return labels[~labels.index.duplicated(keep="last")]
+
+    def _look_up(self, labels: pandas.Series, image_P: NDArray[np.int64], caption_P: NDArray[np.int64]) -> Verdicts:
+        found_P = labels.reindex(self._number(image_P, caption_P), fill_value=-1).to_numpy()
+        return Verdicts(found_P >= 0, found_P == 1)
+
+    def _number(self, image_P: NDArray[np.int64], caption_P: NDArray[np.int64]) -> NDArray[np.int64]:
+        return image_P.astype(np.int64) * len(self.split.captions) + caption_P
 
 
 def _none(pairs: int) -> Verdicts:

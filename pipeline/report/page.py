@@ -90,9 +90,7 @@ class Album:
     def __init__(self, split: Split, pictures: Pictures) -> None:
         self.split = split
         self._pictures = pictures
-        self._captions: list[list[str]] = [[] for _ in split.images]
-        for caption, image in zip(split.captions, split.caption_image, strict=True):
-            self._captions[image].append(caption)
+        self._captions = [captions for _, captions in split.pictures()]
 
     def image(self, row: int) -> Shown:
         """The image of this row."""

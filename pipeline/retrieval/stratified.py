@@ -5,22 +5,12 @@ Shapes: H strata.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.retrieval.uncertainty import LEVEL
+from pipeline.retrieval.uncertainty import LEVEL, Estimate
 
 DRAWS = 20_000
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def stratified_total(size_H: ArrayLike, asked_H: ArrayLike, yes_H: ArrayLike, seed: int = 1) -> Estimate:
@@ -38,8 +28,6 @@ def stratified_total(size_H: ArrayLike, asked_H: ArrayLike, yes_H: ArrayLike, se
         seed: of the draws.
     """
     size, asked, yes = (np.asarray(part, np.int64) for part in (size_H, asked_H, yes_H))
-    if not len(size):
-        return Estimate(0.0, 0.0, 0.0)
     no, rest, draw = asked - yes, size - asked, np.random.default_rng(seed)
 
     def total(alpha: np.ndarray, beta: np.ndarray, sure: np.ndarray, share: float) -> np.ndarray:

@@ -39,8 +39,8 @@ class Interval(NamedTuple):
     high: float
 
 
-class Difference(NamedTuple):
-    """A metric of one run minus that of another, with its percentile interval."""
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
 
     value: float
     low: float
@@ -69,7 +69,7 @@ def intervals(queries: pandas.DataFrame, replicates: int, seed: int) -> dict[str
 
 def paired_differences(
     runs: Sequence[pandas.DataFrame], baselines: Sequence[pandas.DataFrame], replicates: int, seed: int
-) -> dict[str, Difference]:
+) -> dict[str, Estimate]:
     """Each metric of some runs minus the baseline's, all on the same resampled queries.
 
     Each side may have several runs, one per training seed; metrics are averaged over them. The interval covers other
@@ -88,7 +88,7 @@ def paired_differences(
     point, point_baseline = (_mean_of([figures(table) for table in side]) for side in sides)
     values, values_baseline = (_mean_of([_replicates(table, replicates, seed) for table in side]) for side in sides)
     return {
-        name: Difference(float(point[name] - point_baseline[name]), *_percentiles(apart_B))
+        name: Estimate(float(point[name] - point_baseline[name]), *_percentiles(apart_B))
         for name in values
         if name in values_baseline and not _unknown(apart_B := values[name] - values_baseline[name])
     }

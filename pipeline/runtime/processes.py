@@ -122,10 +122,7 @@ def gather(rows: Tensor, global_size: int, *, differentiable: bool = False) -> T
     """
     if process_count() == 1:
         return rows
-    sizes = np.diff(_edges(global_size)).tolist()
-    padded = torch.cat([rows, rows.new_zeros((max(sizes) - len(rows), *rows.shape[1:]))]).contiguous()
-    parts: tuple[Tensor, ...] = _AllGather.apply(padded if differentiable else padded.detach())
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    return _all_rows(rows if differentiable else rows.detach(), np.diff(_edges(global_size)).tolist())
 
 
 def gather_uneven(rows: Tensor) -> Tensor:
@@ -134,10 +131,13 @@ def gather_uneven(rows: Tensor) -> Tensor:
         return rows
     counts = [torch.zeros(1, dtype=torch.long) for _ in range(process_count())]
     distributed.all_gather(counts, torch.tensor([len(rows)]))
-    sizes = [int(count) for count in counts]
-    padded = torch.cat([rows, rows.new_zeros((max(sizes) - len(rows), *rows.shape[1:]))])
-    parts = [torch.empty_like(padded) for _ in sizes]
-    distributed.all_gather(parts, padded)
+    return _all_rows(rows, [int(count) for count in counts])
+
+
+def _all_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """All processes' rows, of which each has one of `sizes`; what they exchange is padded to the largest."""
+    padded = torch.cat([rows, rows.new_zeros((max(sizes) - len(rows), *rows.shape[1:]))]).contiguous()
+    parts: tuple[Tensor, ...] = _AllGather.apply(padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 

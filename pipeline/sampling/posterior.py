@@ -15,11 +15,11 @@ class Normal(Protocol):
     """Mean and variance of a population of similarities, as 0-dimensional tensors or numbers."""
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Tensor | float:
         """μ."""
 
     @property
-    def variance(self) -> Tensor:
+    def variance(self) -> Tensor | float:
         """σ², unbiased."""
 
 
@@ -38,9 +38,10 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
     Returns:
         The same shape, in [0, 1], never NaN for finite similarities; at least float32.
     """
-    similarity = _at_least_float32(similarity)
+    # 1 / σ² of a narrow population overflows float16
+    similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
     positive_variance, negative_variance = (
-        _at_least_float32(torch.as_tensor(population.variance)).clamp(min=SMALLEST_VARIANCE)
+        torch.as_tensor(population.variance, dtype=torch.float64).clamp(min=SMALLEST_VARIANCE)
         for population in (positive, negative)
     )
     # few operations on `similarity`: each is a pass over all candidates
@@ -48,8 +49,3 @@ def false_negative_posterior(similarity: Tensor, positive: Normal, negative: Nor
     above = (similarity - negative.mean).square() * (1 / (2 * negative_variance))
     below = (similarity - positive.mean).square() * (1 / (2 * positive_variance))
     return torch.sigmoid(above - below + constant)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    """1 / σ² of a narrow population overflows float16."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

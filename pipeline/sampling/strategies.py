@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,37 +33,14 @@ def cutdown_threshold(positive_mean: Mean, cutdown: float) -> Mean:
 class SamplerSettings(Protocol):
     """The settings of a strategy, as in `pipeline.params.SamplerParams`."""
 
-    @property
-    def strategy(self) -> str:
-        """fne, hardest, semi_hard, random, all, or the name of `weigh`."""
-
-    @property
-    def cutdown(self) -> float:
-        """Distance below μ+ from which a candidate is too simple."""
-
-    @property
-    def alpha(self) -> float:
-        """α: how fast a weight falls."""
-
-    @property
-    def suspect_alpha(self) -> float | None:
-        """α of suspects; None: `alpha`."""
-
-    @property
-    def prior(self) -> float | str:
-        """K of the posterior of the similarity; "estimated": there is one from evidence."""
-
-    @property
-    def suspect(self) -> float:
-        """Posterior above which a candidate is suspected."""
-
-    @property
-    def drop(self) -> float | None:
-        """Posterior above which a candidate is never a negative; None: never dropped."""
-
-    @property
-    def min_matches(self) -> int:
-        """The posterior of the similarity is used only after more positives than this."""
+    strategy: Any  # fne, hardest, semi_hard, random, all, or the name of `weigh`
+    cutdown: float  # distance below μ+ from which a candidate is too simple
+    alpha: float  # how fast a weight falls
+    suspect_alpha: float | None  # alpha of suspects; None: `alpha`
+    prior: Any  # K of the posterior of the similarity; "estimated": there is one from evidence
+    suspect: float  # posterior above which a candidate is suspected
+    drop: float | None  # posterior above which a candidate is never a negative; None: never dropped
+    min_matches: int  # the posterior of the similarity is used only after more positives than this
 
 
 @dataclass(frozen=True)
@@ -123,7 +100,7 @@ def fne_weights(
         known_positive_BC,
         statistics,
         false_negative_posterior(similarity_BC, statistics.positive, statistics.negative, prior),
-        statistics.positive.count > min_matches,
+        torch.as_tensor(statistics.positive.count > min_matches),  # evaluation gives numbers
         cutdown=cutdown,
         alpha=alpha,
         suspect=suspect,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,9 +149,7 @@ def sampling_by_epoch(path: Path) -> pandas.DataFrame:
     return means.rename(columns=lambda name: name.removeprefix("sampler/")).reset_index()
 
 
-def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    content = io.StringIO()
-    writer = csv.DictWriter(content, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, content.getvalue())
+def _write_rows(path: Path, columns: list[str], rows: Sequence[dict[str, Any]]) -> None:
+    import pandas
+
+    write_text(path, pandas.DataFrame(rows, columns=columns).to_csv(index=False))

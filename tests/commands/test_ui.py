@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import requests
 
 from pipeline.tracking import Tracker, experiments
-from tests.stages.running import invoke_with, start, work_in, write_tiny_params
+from tests.stages.running import free_port, invoke_with, start, work_in, write_tiny_params
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LISTENING = "0A"
@@ -65,16 +64,10 @@ def metrics_of(run_id: str, address: str) -> list[str]:
     return [metric["key"] for metric in answer["data"]["mlflowGetRun"]["run"]["data"]["metrics"]]
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def test_a_misspelt_experiment_is_named_and_not_made(clone: Path) -> None:
     write_tiny_params(clone)
     Tracker("fne")
-    result = invoke_with("ui", "--no-open", "--port", free_port(), "--experiment", "tpyo")
+    result = invoke_with("ui", "--no-open", "--port", str(free_port()), "--experiment", "tpyo")
     there = f"sqlite:///{clone}/mlflow.db"
     assert result.output == f"error: no experiment 'tpyo' in {there}; experiments there: fne\n"
     assert experiments() == ["fne"]
@@ -95,7 +88,7 @@ def test_it_opens_the_view_on_this_machine_alone_and_ends_with_its_command(
     tracker.log_rows([{"step": 1, "test/rsum": 300.0}])
     tracker.finish()
     run_id = tracker.run_id
-    port = int(free_port())
+    port = free_port()
     command = start("ui", "--no-open", "--port", str(port))
     try:
         give_up = time.monotonic() + UP

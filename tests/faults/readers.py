@@ -26,7 +26,6 @@ from pipeline.data.acquire.scan import Scan
 from pipeline.data.acquire.sources import SOURCES
 from pipeline.data.archives import check_archive
 from pipeline.data.images import check_image, decode
-from pipeline.data.scenes.scenes import generate
 from pipeline.data.splits.annotations import read_annotations
 from pipeline.data.splits.format import SPLITS, Split, read_split, write_split
 from pipeline.data.splits.noise import make_noise, noisy
@@ -121,12 +120,6 @@ def _coco() -> dict[str, bytes]:
         rows = [{"image_id": number, "caption": f"A dog number {number} ."} for number in range(3)]
         files[f"captions_{part}2014.json"] = json.dumps({"images": images, "annotations": rows}).encode()
     return files
-
-
-def _scenes() -> bytes:
-    scenes = generate(DEFAULTS.data.scenes.model_copy(update={"captions": 2}), 1, 4)
-    rows = [scene.to_json() for scene in scenes]
-    return json.dumps({"train": rows[:2], "val": rows[2:3], "test": rows[3:]}).encode()
 
 
 def _flickr8k() -> dict[str, bytes]:
@@ -265,7 +258,6 @@ def readers() -> list[Reader]:
         Reader("a tar shard", {"a.tar": _tar()}, _shards),
         Reader("base64 lines", {"train_imgs.tsv": base64_lines, "train_texts.jsonl": texts}, _shards),
         Reader("Flickr8k's text and judgments", _flickr8k(), _layout("flickr8k", "flickr8k")),
-        Reader("scenes.json", {"scenes.json": _scenes()}, _layout("scenes", "scenes"), 40),
         Reader("a noise index", {"noise.npy": _npy(numpy.arange(12)[::-1].copy())}, _noise("noise.npy")),
         Reader("noisy captions", {"noise.txt": "\n".join(TRAIN.captions[::-1]).encode()}, _noise("noise.txt")),
         Reader("params.yaml", {"params.yaml": PARAMS.read_bytes()}, lambda at: load_params(at / "params.yaml"), 25),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,12 +10,14 @@ from pipeline.features import tokens
 from pipeline.features.tokens import encoded_captions, padded, tokenised
 from pipeline.models.small import word_tokenizer
 from pipeline.models.towers import Tokens
+from pipeline.params import ModelParams
+from tests.training.making import params_with
 
 CAPTIONS = ["A red, dot!", "dot", "the red dot is red", "red red"]
 
 
-def settings(*, captions: str = "cleaned", pooling: str = "masked_mean") -> SimpleNamespace:
-    return SimpleNamespace(words=3, captions=captions, pooling=pooling)
+def settings(*, captions: str = "cleaned", pooling: str = "masked_mean") -> ModelParams:
+    return params_with(model__words=3, model__captions=captions, model__pooling=pooling).model
 
 
 def test_captions_are_cleaned_to_so_many_words_unless_they_are_wanted_raw() -> None:

@@ -70,9 +70,3 @@ def test_each_fold_is_ranked_as_if_it_were_alone(captions: list[int], folds: int
         alone = retrieval_ranks(image_ND[rows], text_MD[mine], owner[mine] - rows[0])
         assert (i2t.tolist(), t2i.tolist()) == (alone[0].tolist(), alone[1].tolist())
     assert start == images
-
-
-@pytest.mark.parametrize("folds", [0, 4])
-def test_a_fold_needs_an_image(folds: int) -> None:
-    with pytest.raises(ValueError, match=f"^{folds} folds of 3 images: each fold needs at least one$"):
-        folded_ranks(torch.eye(3), torch.eye(3), torch.arange(3), folds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,7 +22,7 @@ from pipeline.evidence.listed import listed_pairs
 from pipeline.features.inputs import Batch, Entries, Inputs
 from pipeline.models.towers import MatchingModel
 from pipeline.params import Params, parse_params
-from pipeline.runtime.processes import gather_uneven, local_span, process_index, uniform, wait_for_all
+from pipeline.runtime.processes import gather_uneven, local_span, process_index, wait_for_all
 from pipeline.training import setup
 from pipeline.training.accumulation import window_of
 from pipeline.training.checkpoint import Checkpoint
@@ -35,6 +34,7 @@ from pipeline.training.trust import LearnedTrust
 from stages.launch import atomic_folder_of_all
 from tests.evidence.test_listed import fitted, split_evidence
 from tests.paper import paper_content
+from tests.stages.running import free_port
 from tests.training.making import frozen_pairs, linear_heads, params_with, tiny_training
 from tests.training.test_resume import Clock, assert_same, everything, run_until
 
@@ -211,13 +211,6 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def free_port() -> int:
-    """A port on this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Losses and weights of each method, trained by two processes."""
@@ -274,15 +267,3 @@ def test_two_processes_list_what_one_lists(of_two: dict[str, dict[str, Tensor]])
     of_one = listed_pairs(evidence, fitted(evidence))
     assert len(of_one["image_P"]) > 0
     assert all(torch.equal(of_two["listed"][name], part_P) for name, part_P in of_one.items())
-
-
-def test_a_draw_depends_on_seed_and_step_alone() -> None:
-    assert torch.equal(uniform(1, 2, 8), uniform(1, 2, 8))
-    assert not torch.equal(uniform(1, 2, 8), uniform(1, 3, 8))
-    assert not torch.equal(uniform(1, 2, 8), uniform(2, 2, 8))
-
-
-def test_draws_stay_strictly_between_0_and_1() -> None:
-    drawn = uniform(3, 4, 1_000_000)
-    assert drawn.min() > 0
-    assert drawn.max() < 1

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import resource
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -47,6 +48,13 @@ TINY_SCENES: dict[str, Any] = {
     "data__scenes__test": 6,
     "data__scenes__size": 32,
 }
+
+
+def free_port() -> int:
+    """A port on this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def work_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

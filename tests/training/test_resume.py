@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.features.inputs import Batch
 from pipeline.training.loop import Training
 from tests.training.making import frozen_pairs, linear_heads, linear_towers, params_with, prepared_pairs, tiny_training
@@ -167,11 +166,3 @@ def test_dropout_draws_anew_at_every_step(tmp_path: Path) -> None:
         training.run()
         losses.append([row["train/loss"] for row in training.at.history])
     assert losses[0] != losses[1], "otherwise the case `dropout` above proves nothing"
-
-
-def test_a_checkpoint_that_is_cut_off_is_named(tmp_path: Path) -> None:
-    open_run("heads", tmp_path, Clock()).run()
-    whole = (tmp_path / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"state\.pt: not a readable checkpoint .* delete it to start over"):
-        open_run("heads", tmp_path, Clock()).resume()

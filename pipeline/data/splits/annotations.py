@@ -175,20 +175,6 @@ def _read_sidecar(files: Files, _: Source) -> Iterator[Row]:
         yield Row(image, tuple(filter(None, read_lines(file))), splits[folders[image]], str(file))
 
 
-def _read_scenes(files: Files, _: Source) -> Iterator[Row]:
-    from pipeline.data.scenes.scenes import Scene
-
-    file = files["scenes.json"]
-    content = read_json(file)
-    try:
-        scenes = [(split, index, Scene.from_json(row)) for split in SPLITS for index, row in enumerate(content[split])]
-    except (LookupError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not what stage download writes ({reason}); run that stage again") from None
-    for split, index, scene in scenes:
-        yield Row(scene_name(split, index), scene.captions, split, str(file))
-
-
 def scene_name(split: str, index: int) -> str:
     """The member name of a generated picture; `index` counts from 0 within its split."""
     return f"{split}/{index:05d}.png"
@@ -208,5 +194,4 @@ _READERS: dict[str, Callable[[Files, Source], Iterator[Row]]] = {
     "scan": _read_scan,
     "coco": _read_coco,
     "sidecar": _read_sidecar,
-    "scenes": _read_scenes,
 }

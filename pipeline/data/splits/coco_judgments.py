@@ -8,13 +8,12 @@ of ids: COCO's image ids (`cocoid`) and caption ids (`sentid`). FNE's and SCAN's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 from pipeline.data.acquire.layouts import Files
 from pipeline.data.splits.format import Split
 from pipeline.data.text import read_json
-from pipeline.errors import InputError
 
 POOLED = (
     "ECCV Caption and CxC by the package eccv-caption: pairs that people confirmed, out of those that models or "
@@ -32,11 +31,7 @@ Row = tuple[str, int, int, float, str]  # split, image, caption, relevance and s
 
 
 def coco_truth(files: Files, splits: Mapping[str, Split]) -> list[Row]:
-    """The rows of truth.parquet; none if the file has no COCO ids, such as Flickr30K's.
-
-    Raises:
-        InputError: when the file has COCO ids and the package eccv-caption is not installed.
-    """
+    """The rows of truth.parquet; none if the file has no COCO ids, such as Flickr30K's."""
     images, captions = _places(files, splits)
     if not images:
         return []
@@ -77,9 +72,6 @@ def _places(files: Files, splits: Mapping[str, Split]) -> tuple[dict[int, Place]
 
 def _judgments(name: str) -> dict[str, list[int]]:
     """One of the package's files, without importing the package, which would read all files and print warnings."""
-    try:
-        path = Path(str(distribution("eccv-caption").locate_file(f"eccv_caption/data/{name}")))
-    except PackageNotFoundError:
-        raise InputError("MS-COCO's graded truth needs the package eccv-caption: pip install eccv-caption") from None
+    path = Path(str(distribution("eccv-caption").locate_file(f"eccv_caption/data/{name}")))
     judgments: dict[str, list[int]] = read_json(path)
     return judgments
