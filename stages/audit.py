@@ -107,7 +107,8 @@ def audited_run(params: Params, command: str, other: Against | None = None) -> t
             metrics=metrics,
             intervals=read_record(INTERVALS) if INTERVALS.exists() else {},
             published=[
-                {"method": row.method, **row.recalls, "noise": row.noise, "source": row.source, "remark": row.remark}
+                {"method": row.method, **row.recalls, "rsum": row.rsum}
+                | {"noise": row.noise, "source": row.source, "remark": row.remark}
                 for row in published(params.data.name, params.evaluate.folds)
             ],
             charts=charts,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas
 import pytest
 
+from pipeline.retrieval.published import published
 from tests.paper import PAPER
 from tests.stages.running import refused, run, write_tiny_params
 
@@ -48,6 +50,18 @@ def test_without_evidence_the_lists_come_from_the_trained_similarity_on_test(rea
     assert set(wrong["measure"]) == {"similarity"}
     assert found["trust"].isna().all()
     assert "there is no evidence (evidence.kinds)" in Path("report/index.html").read_text()
+
+
+def test_published_rows_have_their_sum_also_where_only_the_sum_was_published(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*published("flickr30k"), *published("mscoco", 5)]
+    monkeypatch.setattr("pipeline.retrieval.published.published", lambda *_: rows)
+    run("audit")
+    shown = re.findall(r'<tr class="published">(.*?)</tr>', Path("report/index.html").read_text(), re.DOTALL)
+    sums = [re.findall("<td>(.*?)</td>", row)[-1] for row in shown]
+    assert sums == ["" if row.rsum is None else f"{row.rsum:.1f}" for row in rows]
+    assert {"544.2", "526.3", ""} <= set(sums), "six recalls, a sum alone, and a recall known to be wrong"
 
 
 def test_evidence_about_another_split_is_refused(ready: Path) -> None:
