@@ -78,11 +78,11 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 def posterior_note(similarity: pandas.DataFrame) -> str:
     """The posterior's maximum over the similarities that occur, and whether it falls after it."""
-    posterior, at = similarity["posterior"], similarity["similarity"]
     seen = similarity[(similarity["matched"] > 0) | (similarity["unmatched"] > 0)]
+    posterior, at = seen["posterior"], seen["similarity"]
     highest = float(at.iloc[int(posterior.argmax())])
     note = f"The posterior reaches {posterior.max():.2g}, at similarity {highest:.2f}."
-    beyond = seen[seen["similarity"] > highest]["posterior"]
+    beyond = posterior[at > highest]
     if len(beyond) and beyond.iloc[-1] < FALLS * posterior.max():
         note += (
             " It falls again above that: matched pairs spread less than their nearest mismatches here, and both are "

@@ -27,6 +27,12 @@ def test_the_note_says_when_the_posterior_falls_again() -> None:
     assert "falls again" not in posterior_note(curves_of([0.0, 0.1, 0.6]))
 
 
+def test_the_notes_maximum_is_over_the_similarities_that_occur() -> None:
+    curves = curves_of([0.0, 0.2, 0.1, 1.0])  # the curve goes on beyond all pairs
+    curves.loc[3, ["matched", "unmatched"]] = 0.0
+    assert posterior_note(curves).startswith("The posterior reaches 0.2, at similarity 0.10. It falls again")
+
+
 def test_a_run_has_the_charts_that_its_records_allow_and_the_same_records_make_the_same_bytes() -> None:
     charts = run_charts(curves_of([0.0, 0.1, 0.6]), RECORD, RECORD, threshold=0.1)
     assert [chart.title for chart in charts[1:]] == ["Training loss"], "no validation has a number"
