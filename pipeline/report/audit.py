@@ -86,7 +86,8 @@ def statements(found: Findings) -> list[Statement]:
         summed = f"by the sum of their probabilities {_with_interval(expected)}"
         if levels["known"][0] and levels["known"][0] == levels["pairs"][0]:
             among = f"among the {count(levels['pairs'][0])} with a probability of at least 0.01"
-            said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {summed}"))
+            of_all = f"by the sum of all probabilities, also lower ones, {_with_interval(expected)}"
+            said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {of_all}"))
         elif listing.measured.judged:
             total = listing.measured.judged[0]["total"]
             words = (
