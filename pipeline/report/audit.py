@@ -72,7 +72,7 @@ def statements(found: Findings) -> list[Statement]:
     said = []
     if matches.measured is None or wrong.measured is None:
         why = "no image has a second caption for the words to be compared with, or there are too few images"
-        by_model = f"the lists are of {found.evidence.how}"
+        by_model = f"the list of false negatives is of {found.evidence.how}, that of wrong pairs of {wrong.pairs.how}"
         return [Statement("–", f"No evidence about this data: {by_model if len(matches.pairs.table) else why}.")]
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)

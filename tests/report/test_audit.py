@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas
 import torch
 
@@ -34,3 +36,13 @@ def test_where_the_truth_is_known_the_sum_is_said_to_be_of_more_pairs_than_those
         assert said.figure == right
         assert "in truth, among the 2 with a probability of at least 0.01" in said.words
         assert "; by the sum of all probabilities, also lower ones, 2 (95 %" in said.words
+
+
+def test_without_evidence_each_list_has_its_own_source() -> None:
+    evidence = ListedEvidence({}, {}, math.nan, "test pairs by the posterior")
+    suspects = Listing(listed("weight", "the training pairs that counted least"), None)
+    (said,) = statements(Findings(evidence, SPLITS, Listing(listed("posterior", evidence.how), None), suspects))
+    assert said.words == (
+        "No evidence about this data: the list of false negatives is of test pairs by the posterior, "
+        "that of wrong pairs of the training pairs that counted least."
+    )
