@@ -127,13 +127,12 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
     from pipeline.evaluation.unpaired import unpaired_pairs
     from pipeline.evidence.table import match_chance
     from pipeline.paths import EVIDENCE, HISTORY, SIMILARITY, SPLIT, VALIDATION
-    from pipeline.report.curves import NOT_USED, SIMILARITY_COLUMNS, run_charts
+    from pipeline.report.curves import SIMILARITY_COLUMNS, rule_note, run_charts
     from pipeline.report.maps import embedding_map, precision_recall
     from pipeline.training.record import read_rows
 
     curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
     charts = run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold)
-    note = NOT_USED if params.sampler.posterior == "evidence" else ""
     made = [embedding_map(embedded)]  # None where there are too few images
     if embedded.truth is not None:
         encoded = Encoded(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
@@ -142,7 +141,7 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
             encoded, embedded.truth, partial(posterior, moment=run.best, sampler=run.sampler), chance
         )
         made.append(precision_recall(pairs.scores(), pairs.true_P))
-    return charts, note, [drawn for drawn in made if drawn is not None]
+    return charts, rule_note(params), [drawn for drawn in made if drawn is not None]
 
 
 if __name__ == "__main__":

@@ -70,11 +70,14 @@ def test_evidence_about_another_split_is_refused(ready: Path) -> None:
 
 
 @pytest.mark.parametrize(("posterior", "prior"), [("evidence", "estimated"), ("similarity", 100.0)])
-def test_the_chart_says_where_the_sampler_had_another_posterior(posterior: str, prior: object, ready: Path) -> None:
+def test_the_chart_says_where_the_sampler_had_another_rule(posterior: str, prior: object, ready: Path) -> None:
     write_tiny_params(ready, sampler__posterior=posterior, sampler__prior=prior)
     run("audit")
-    said = "took its posterior from the evidence instead" in Path("report/index.html").read_text()
+    said = "drawn here are those of FNE&#39;s own rule" in Path("report/index.html").read_text()
     assert said == (posterior == "evidence")
+    write_tiny_params(ready, sampler__posterior=posterior, sampler__prior=prior, sampler__strategy="all")
+    run("audit")
+    assert "(sampler.strategy: all) has neither this weight nor this cut-down" in Path("report/index.html").read_text()
 
 
 def test_its_last_lines_compare_the_run_with_the_previous_one(ready: Path) -> None:
