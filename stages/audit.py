@@ -107,7 +107,8 @@ def audited_run(params: Params, command: str, other: Against | None = None) -> t
             metrics=metrics,
             intervals=read_record(INTERVALS) if INTERVALS.exists() else {},
             published=[
-                {"method": row.method, **row.recalls, "noise": row.noise, "source": row.source, "remark": row.remark}
+                {"method": row.method, **row.recalls, "rsum": row.rsum}
+                | {"noise": row.noise, "source": row.source, "remark": row.remark}
                 for row in published(params.data.name, params.evaluate.folds)
             ],
             charts=charts,
@@ -126,13 +127,12 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
     from pipeline.evaluation.unpaired import unpaired_pairs
     from pipeline.evidence.table import match_chance
     from pipeline.paths import EVIDENCE, HISTORY, SIMILARITY, SPLIT, VALIDATION
-    from pipeline.report.curves import NOT_USED, SIMILARITY_COLUMNS, run_charts
+    from pipeline.report.curves import SIMILARITY_COLUMNS, rule_note, run_charts
     from pipeline.report.maps import embedding_map, precision_recall
     from pipeline.training.record import read_rows
 
     curves = read_rows(SIMILARITY, SIMILARITY_COLUMNS)
     charts = run_charts(curves, read_rows(HISTORY), read_rows(VALIDATION), run.threshold)
-    note = NOT_USED if params.sampler.posterior == "evidence" else ""
     made = [embedding_map(embedded)]  # None where there are too few images
     if embedded.truth is not None:
         encoded = Encoded(embedded.image_ND, embedded.text_MD, embedded.caption_image_M)
@@ -141,7 +141,7 @@ def _charts(params: Params, embedded: Embedded, run: Run) -> tuple[list[Chart], 
             encoded, embedded.truth, partial(posterior, moment=run.best, sampler=run.sampler), chance
         )
         made.append(precision_recall(pairs.scores(), pairs.true_P))
-    return charts, note, [drawn for drawn in made if drawn is not None]
+    return charts, rule_note(params), [drawn for drawn in made if drawn is not None]
 
 
 if __name__ == "__main__":

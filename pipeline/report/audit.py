@@ -72,7 +72,7 @@ def statements(found: Findings) -> list[Statement]:
     said = []
     if matches.measured is None or wrong.measured is None:
         why = "no image has a second caption for the words to be compared with, or there are too few images"
-        by_model = f"the lists are of {found.evidence.how}"
+        by_model = f"the list of false negatives is of {found.evidence.how}, that of wrong pairs of {wrong.pairs.how}"
         return [Statement("–", f"No evidence about this data: {by_model if len(matches.pairs.table) else why}.")]
     splits = [found.splits[name].split for name in found.evidence.pairs]
     unpaired = sum((len(split.images) - 1) * len(split.captions) for split in splits)
@@ -86,7 +86,8 @@ def statements(found: Findings) -> list[Statement]:
         summed = f"by the sum of their probabilities {_with_interval(expected)}"
         if levels["known"][0] and levels["known"][0] == levels["pairs"][0]:
             among = f"among the {count(levels['pairs'][0])} with a probability of at least 0.01"
-            said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {summed}"))
+            of_all = f"by the sum of all probabilities, also lower ones, {_with_interval(expected)}"
+            said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {of_all}"))
         elif listing.measured.judged:
             total = listing.measured.judged[0]["total"]
             words = (

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from pipeline.params import Params
+
 SIMILARITY_COLUMNS = ("similarity", "matched", "unmatched", "posterior", "weight")
 FALLS = 0.9  # a posterior that ends below this share of its maximum gets a remark
 WIDE, NARROW = (4.6, 3.4), (4.6, 2.8)  # inches; on a phone, text shrinks by only a quarter
@@ -20,9 +22,17 @@ TRAINING = (
     ("validation", "val_rsum", "Validation: sum of the six recalls", "rsum, percent"),
     ("history", "sampler/false_negative_share", "Sampled negatives that match in truth", "share"),
 )
-NOT_USED = (
+OTHER_POSTERIOR = (
     "The sampler of this run took its posterior from the evidence instead: the posterior and the weight drawn here "
     "are those of FNE's own rule."
+)
+OTHER_STRATEGY = (
+    "The sampler of this run (sampler.strategy: {}) has neither this weight nor this cut-down: the posterior, "
+    "the weight and the cut-down drawn here are those of FNE's own rule."
+)
+UNTRAINED = (
+    "Nothing was trained and nothing sampled: the posterior, the weight and the cut-down drawn here are what FNE's own "
+    "rule makes of the validation split's similarities."
 )
 
 
@@ -69,6 +79,15 @@ def run_charts(
     return charts
 
 
+def rule_note(params: Params) -> str:
+    """What the run had instead of FNE's rule, which the chart of the similarity draws; empty if it had this rule."""
+    if params.train.epochs == 0 or params.model.weights is not None:
+        return UNTRAINED
+    if params.sampler.strategy != "fne":
+        return OTHER_STRATEGY.format(params.sampler.strategy)
+    return OTHER_POSTERIOR if params.sampler.posterior == "evidence" else ""
+
+
 def new_figure(size: tuple[float, float]) -> Figure:
     """An empty figure of the page, of this size in inches."""
     from matplotlib.figure import Figure
@@ -78,11 +97,11 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 def posterior_note(similarity: pandas.DataFrame) -> str:
     """The posterior's maximum over the similarities that occur, and whether it falls after it."""
-    posterior, at = similarity["posterior"], similarity["similarity"]
     seen = similarity[(similarity["matched"] > 0) | (similarity["unmatched"] > 0)]
+    posterior, at = seen["posterior"], seen["similarity"]
     highest = float(at.iloc[int(posterior.argmax())])
     note = f"The posterior reaches {posterior.max():.2g}, at similarity {highest:.2f}."
-    beyond = seen[seen["similarity"] > highest]["posterior"]
+    beyond = posterior[at > highest]
     if len(beyond) and beyond.iloc[-1] < FALLS * posterior.max():
         note += (
             " It falls again above that: matched pairs spread less than their nearest mismatches here, and both are "

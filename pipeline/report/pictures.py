@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 QUALITY = 70  # of WebP
-MOST_BYTES = 2_800_000  # of all pictures; base64 adds a third, and the page is to stay below 5 MB
+MOST_BYTES = 2_800_000  # of all pictures; base64 adds a third, and the page has below 5 MB by default
 SMALLEST_SIDE = 48
 TRIES = 4
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas
 import pytest
 
+from pipeline.retrieval.published import published
 from tests.paper import PAPER
 from tests.stages.running import refused, run, write_tiny_params
 
@@ -50,17 +52,32 @@ def test_without_evidence_the_lists_come_from_the_trained_similarity_on_test(rea
     assert "there is no evidence (evidence.kinds)" in Path("report/index.html").read_text()
 
 
+def test_published_rows_have_their_sum_also_where_only_the_sum_was_published(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*published("flickr30k"), *published("mscoco", 5)]
+    monkeypatch.setattr("pipeline.retrieval.published.published", lambda *_: rows)
+    run("audit")
+    shown = re.findall(r'<tr class="published">(.*?)</tr>', Path("report/index.html").read_text(), re.DOTALL)
+    sums = [re.findall("<td>(.*?)</td>", row)[-1] for row in shown]
+    assert sums == ["" if row.rsum is None else f"{row.rsum:.1f}" for row in rows]
+    assert {"544.2", "526.3", ""} <= set(sums), "six recalls, a sum alone, and a recall known to be wrong"
+
+
 def test_evidence_about_another_split_is_refused(ready: Path) -> None:
     (ready / "evidence/train/pairs.safetensors").write_bytes((ready / "evidence/val/pairs.safetensors").read_bytes())
     assert "evidence/train/pairs.safetensors: not of the 12 images and 60 captions of train.json" in refused("audit")
 
 
 @pytest.mark.parametrize(("posterior", "prior"), [("evidence", "estimated"), ("similarity", 100.0)])
-def test_the_chart_says_where_the_sampler_had_another_posterior(posterior: str, prior: object, ready: Path) -> None:
+def test_the_chart_says_where_the_sampler_had_another_rule(posterior: str, prior: object, ready: Path) -> None:
     write_tiny_params(ready, sampler__posterior=posterior, sampler__prior=prior)
     run("audit")
-    said = "took its posterior from the evidence instead" in Path("report/index.html").read_text()
+    said = "drawn here are those of FNE&#39;s own rule" in Path("report/index.html").read_text()
     assert said == (posterior == "evidence")
+    write_tiny_params(ready, sampler__posterior=posterior, sampler__prior=prior, sampler__strategy="all")
+    run("audit")
+    assert "(sampler.strategy: all) has neither this weight nor this cut-down" in Path("report/index.html").read_text()
 
 
 def test_its_last_lines_compare_the_run_with_the_previous_one(ready: Path) -> None:
