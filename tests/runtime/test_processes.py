@@ -163,10 +163,14 @@ def left_out(folder: Path, learn: Callable[[MatchingModel, Inputs], object]) -> 
     torch.manual_seed(0)
     model = linear_heads(dropout=0.3)
     zeros: list[Tensor] = []
-    for head in (model.image_head, model.text_head):
-        head[0].register_forward_hook(
-            lambda module, _, out: zeros.append((out == 0).int()) if module.training else None
-        )
+
+    def watch(dropout: nn.Module, _: object, found: Tensor) -> None:
+        if dropout.training:
+            zeros.append((found == 0).int())
+
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.register_forward_hook(watch)
     learn(model, frozen_pairs(folder / f"inputs of {process_index()}"))
     return list(gather_uneven(torch.cat(zeros)).chunk(2))
 
@@ -194,8 +198,8 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     answers["dropout"] = ends_with_dropout(Path(folder) / "dropout")
     params = params_with(**SHORT, train__batch_size=4, pairs__bank_epochs=2, pairs__batch_size=4)
     answers["left out"] = {
-        "train": left_out(Path(folder), lambda *on: tiny_training(Path(folder) / "left out", params, *on).run()),
-        "bank": left_out(Path(folder), lambda *on: learn_before_scoring(*on, params.pairs)),
+        "train": left_out(Path(folder), lambda model, on: tiny_training(Path(folder), params, model, on).run()),
+        "bank": left_out(Path(folder), lambda model, on: learn_before_scoring(model, on, params.pairs)),
     }
     rows = torch.full((3 - 2 * rank, 2), rank, dtype=torch.int32)  # three of the first process, one of the second
     answers["uneven"] = {"rows": gather_uneven(rows), "none": gather_uneven(rows[: 3 * rank])}
