@@ -82,7 +82,7 @@ def test_an_unknown_key_is_named_with_its_nearest_valid_name(name: str, value: A
         ("train__batch_size", 0, "greater than or equal to 1"),
         ("launch__processes", 0, "greater than or equal to 1"),
         ("sampler__strategy", "fnee", "'fne', 'hardest', 'semi_hard', 'random', 'all'"),
-        ("loss__name", "minus", "'triplet', 'hinge', 'infonce'"),
+        ("loss__name", "minus", "'triplet', 'hinge', 'hinge_mean', 'infonce'"),
         ("loss__name", "mine.", "or String should match pattern '^mine"),
         ("train__precision", "fp32", "'no', 'bf16' or 'fp16'"),
         ("tracking__experiment", "a/b", "should match pattern"),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from pipeline.retrieval.uncertainty import LEVEL, Estimate
 
-DRAWS = 20_000
+DRAWS = 5_000
 
 
 def stratified_total(size_H: ArrayLike, asked_H: ArrayLike, yes_H: ArrayLike, seed: int = 1) -> Estimate:

@@ -24,10 +24,10 @@ def test_the_interval_holds_the_true_total_nineteen_times_in_twenty(
     draw, size_H = np.random.default_rng(0), np.array(size)
     true_H, asked_H = np.round(size_H * share).astype(int), np.minimum(answers, size_H)
     held = 0
-    for trial in range(60):
+    for trial in range(40):
         found = stratified_total(size_H, asked_H, draw.hypergeometric(true_H, size_H - true_H, asked_H), seed=trial)
         held += found.low <= true_H.sum() <= found.high
-    assert held >= 57
+    assert held >= 38
 
 
 def test_answers_of_one_kind_reach_the_end_of_the_interval() -> None:

@@ -205,7 +205,7 @@ def test_a_process_that_was_killed_is_named(of_two: Callable[[str], subprocess.P
 
 @pytest.mark.end_to_end
 def test_a_signal_ends_several_processes_as_it_ends_one(of_two: Callable[[str], subprocess.Popen[str]]) -> None:
-    process = of_two("print(os.getpid(), flush=True); time.sleep(600)")
+    process = of_two("print(f'{os.getpid()}\\n', end='', flush=True); time.sleep(600)")
     pids = [int(line(process.stdout)) for _ in range(2)]
     process.terminate()
     said, errors = process.communicate(timeout=300)
