@@ -17,7 +17,7 @@ from pipeline.data.images import ImageArchive
 from pipeline.data.splits.format import Split
 from pipeline.errors import InputError
 from pipeline.evidence.captions import centred_captions
-from pipeline.evidence.moments import mean_direction
+from pipeline.evidence.moments import Frame, mean_direction
 from pipeline.evidence.regression import fit_ridge, out_of_fold_images
 from pipeline.features.pixels import PixelSettings, encoded_images
 from pipeline.features.precision import Precision, in_precision, precision_on
@@ -68,8 +68,12 @@ def write_vectors(
         write_rows(folder / "train", "images", out_of_fold_images(*pairs, folds=FOLDS, seed=params.evidence.seed))
         for name in pictures.keys() - {"train"}:
             write_rows(folder / name, "images", ridge.image(pictures[name]))
-        write_rows(folder / "train", "pictures", normalize(ridge.frame.image(pictures["train"].float()), dim=1))
+        write_rows(folder / "train", "pictures", pictures["train"], partial(_standardised, frame=ridge.frame))
     return sources
+
+
+def _standardised(image_BW: Tensor, frame: Frame) -> Tensor:
+    return normalize(frame.image(image_BW.float()), dim=1)
 
 
 def _check_widths(image_NW: Tensor, caption_MV: Tensor) -> None:
