@@ -216,7 +216,8 @@ def _params(asked: dict[str, Any]) -> dict[str, Any]:
 
     content: dict[str, Any]
     content, own = (parse_yaml(path.read_text(encoding="utf-8"), path) for path in (DEFAULTS, ROOT / "params.yaml"))
-    content["data"]["limits"] = own["data"]["limits"]  # errors say to raise them there; they change no result
+    if isinstance(own.get("data"), dict):
+        content["data"]["limits"] |= own["data"].get("limits", {})  # errors say to raise them there
     hub = asked["folder"] is not None and not Path(asked["folder"]).is_dir()
     place = {"name": "hub", "repository": asked["folder"]} if hub else {"name": "folder", "root": _root(asked)}
     if asked["captions"] is not None:

@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,26 +59,26 @@ def started_together(stage: str, processes: int) -> bool:
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", f"stages.{stage}"]))
     except ChildFailedError as error:
-        _report_kill(error.failures.values(), processes)
-        raise SystemExit(max(1, error.get_first_failure()[1].exitcode)) from None
+        first = error.get_first_failure()[1]  # the launcher has ended the others
+        _report_kill(first, processes)
+        raise SystemExit(max(1, first.exitcode)) from None
     except SignalException as error:  # the launcher has ended the processes; as `stages.command` ends a single one
         raise SystemExit(128 + error.sigval) from None
     return True
 
 
-def _report_kill(failures: Iterable[ProcessFailure], processes: int) -> None:
+def _report_kill(failure: ProcessFailure, processes: int) -> None:
     """A process that was killed could not report it.
 
     Raises:
-        InputError: when one was.
+        InputError: when it was.
     """
-    for failure in failures:
-        if failure.exitcode < 0:
-            memory = ", as Linux does where memory is short" if failure.exitcode == -signal.SIGKILL else ""
-            raise InputError(
-                f"process {failure.local_rank + 1} of {processes} was killed by {failure.signal_name()}{memory}; "
-                "run the same command again"
-            )
+    if failure.exitcode < 0:
+        memory = ", as Linux does where memory is short" if failure.exitcode == -signal.SIGKILL else ""
+        raise InputError(
+            f"process {failure.local_rank + 1} of {processes} was killed by {failure.signal_name()}{memory}; "
+            "run the same command again"
+        )
 
 
 @contextmanager

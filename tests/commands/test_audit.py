@@ -271,6 +271,8 @@ def test_limits_of_archives_are_those_of_params_yaml(
     assert told in audit(folder, "--words", "--to", tmp_path / "out").output
     write_params(tmp_path, data__limits__members=PICTURES)
     said(folder, "--words", "--to", tmp_path / "out")
+    (tmp_path / "params.yaml").write_text("data: {name: scenes}\n")
+    said(folder, "--words", "--to", tmp_path / "out")
 
 
 def test_without_evidence_it_does_not_talk_of_a_training(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_published_rows_have_their_sum_also_where_only_the_sum_was_published(
     sums = [re.findall("<td>(.*?)</td>", row)[-1] for row in shown]
     assert sums == ["" if row.rsum is None else f"{row.rsum:.1f}" for row in rows]
     assert {"544.2", "526.3", ""} <= set(sums), "six recalls, a sum alone, and a recall known to be wrong"
+
+
+def test_a_truth_that_ranks_one_direction_alone_is_shown(ready: Path) -> None:
+    metrics = json.loads((ready / "metrics.json").read_text())
+    del metrics["test"]["truth"]["t2i"]
+    (ready / "metrics.json").write_text(json.dumps(metrics))
+    run("audit")
+    assert (ready / "report/index.html").read_text().count("R-precision") == 1
 
 
 def test_evidence_about_another_split_is_refused(ready: Path) -> None:

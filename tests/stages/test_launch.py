@@ -204,6 +204,15 @@ def test_a_process_that_was_killed_is_named(of_two: Callable[[str], subprocess.P
 
 
 @pytest.mark.end_to_end
+def test_processes_that_the_launcher_ends_are_not_reported_as_killed(
+    of_two: Callable[[str], subprocess.Popen[str]],
+) -> None:
+    process = of_two("raise SystemExit(3) if os.environ['RANK'] == '0' else time.sleep(600)")
+    assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 3
+
+
+@pytest.mark.end_to_end
 def test_a_signal_ends_several_processes_as_it_ends_one(of_two: Callable[[str], subprocess.Popen[str]]) -> None:
     process = of_two("print(f'{os.getpid()}\\n', end='', flush=True); time.sleep(600)")
     pids = [int(line(process.stdout)) for _ in range(2)]

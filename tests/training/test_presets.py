@@ -14,6 +14,7 @@ from pipeline.data.splits.format import read_split
 from pipeline.errors import InputError
 from pipeline.evidence.lookup import KnownPairs
 from pipeline.evidence.table import match_chance
+from pipeline.features.shards import all_features
 from pipeline.params import Loss, Strategy, Target
 from pipeline.training.presets import given
 from tests.stages.running import invoke, write_tiny_params
@@ -96,6 +97,19 @@ def test_an_image_s_other_captions_are_pulled_and_pushed_in_the_denominator() ->
     torch.testing.assert_close(loss_b[0], slow)
 
 
+def test_decl_divides_by_all_that_it_takes() -> None:
+    """At the first step it takes all: the mean hinge over the other three pairs, also those that keep the margin."""
+    batch = pairs([1, 2, 3, 4], 0)
+    loss_b, _ = loss_of(objective(loss="hinge_mean", strategy="decl", known_positives="identity"), batch)
+    similarity_bb = batch.image @ batch.text.T
+    slow = torch.zeros(4)
+    for way_bb in (similarity_bb, similarity_bb.T):
+        hinge_bb = (0.2 + way_bb - way_bb.diagonal()[:, None]).relu().fill_diagonal_(0)
+        assert (hinge_bb == 0).sum() > 4
+        slow += hinge_bb.sum(dim=1) / 3
+    torch.testing.assert_close(loss_b, slow)
+
+
 @pytest.mark.parametrize("name", ["infonce", "sigmoid"])
 def test_a_target_of_the_own_pair_alone_is_no_target(name: str) -> None:
     batch = pairs([1, 2, 3], 0)
@@ -123,6 +137,9 @@ def test_a_training_reads_what_stage_evidence_wrote(heads_clone: Path, tmp_path:
     asked += [{"sampler__strategy": "lg"}, soft | {"targets__name": "xclr"}, soft | {"targets__name": "cusa"}]
     asked.append(soft | {"targets__name": "cusa", "sampler__strategy": "gist", "sampler__guide": "posterior"})
     opened = [open_tiny_training(heads_clone, tmp_path, **encoded, **changes) for changes in asked]
+    compared = opened[-1].objective.known
+    assert isinstance(compared, KnownPairs) and compared.picture_NW is not None
+    assert torch.equal(compared.picture_NW, all_features(heads_clone / "evidence/train", "pictures")), "not regressed"
     shared = {**encoded, "evidence__kinds": ["similarity"]}
     write_tiny_params(heads_clone, **shared)
     assert invoke("evidence").exit_code == 0
