@@ -69,7 +69,7 @@ def main(
         )
     click.echo(
         f"{to}: {', '.join([*names, 'README.md'])}: {len(data.pairs)} pairs kept, {len(data.removed)} left out, "
-        f"{len(data.matches)} matches added"
+        f"{len(data.matches)} unpaired matches known"
     )
 
 

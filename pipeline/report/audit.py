@@ -89,11 +89,13 @@ def statements(found: Findings) -> list[Statement]:
             of_all = f"by the sum of all probabilities, also lower ones, {_with_interval(expected)}"
             said.append(Statement(count(levels["right"][0]), f"{what} {verb} in truth, {among}; {of_all}"))
         elif listing.measured.judged:
-            total = listing.measured.judged[0]["total"]
-            words = (
-                f"{what} {verb}, of {of}, by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
-            )
-            said.append(Statement(count(total.value), words))
+            total, asked_about = listing.measured.judged[0]["total"], listing.measured.judged[0]["pairs"]
+            by = f"by your judgments of pairs drawn at random: {_with_interval(total)}; {summed}"
+            if listing is matches:  # the other pairs, of low probability, are not listed and not drawn
+                listed = f"among the {count(asked_about)} of {of} that the evidence lists"
+                said.append(Statement(f"≥ {count(total.value)}", f"{what} {verb}: so many {listed}, {by}"))
+            else:
+                said.append(Statement(count(total.value), f"{what} {verb}, of {of}, {by}"))
         elif listing is matches and found.evidence.is_bound:
             why = "a lower bound, because the share of matches is estimated from below"
             said.append(Statement(f"≥ {count(expected.value)}", f"{what} {probably}, of {of}: {summed}; {why}"))

@@ -81,8 +81,8 @@ def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
         "",
         f"- {len(data.removed)} of {len(data.removed) + len(data.pairs)} pairs are left out: judged wrong, or trusted "
         f"less than {data.least_trust:g} by the evidence.",
-        f"- {len(data.matches)} images and captions that were not paired count as matches: judged to match, or with a "
-        f"posterior of at least {data.least_posterior:g}.",
+        f"- {len(data.matches)} images and captions that were not paired are known to match: judged so, or with a "
+        f"posterior of at least {data.least_posterior:g}. docs/audit.md says what a format makes of them.",
         f"- Of these decisions a person made {removed} and {added}; of the kept pairs {kept} were looked at. All "
         "others come from the evidence alone.",
         "",
@@ -96,7 +96,7 @@ def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
     ]
     posterior = data.matches["posterior"].dropna()
     if len(posterior):
-        lines.append(f"- By their posteriors {posterior.sum():.0f} of the {len(posterior)} added matches are right.")
+        lines.append(f"- By their posteriors {posterior.sum():.0f} of the {len(posterior)} matches are right.")
     if len(data.removed):
         wrong = (1 - data.removed["trust"].dropna()).sum()
         lines.append(f"- By their trust {wrong:.0f} of the {len(data.removed)} pairs left out are wrong.")

@@ -9,6 +9,7 @@ from pipeline.tracking.naming import EVALUATED, PARENT, SEED_NAME
 from pipeline.tracking.runs import search
 
 MOST = 8  # parameters that one line names
+SAME_RESULT = "launch.processes"  # changes nothing but rounding and dropout
 TAGS = {"data.digest": "the data", "code.digest": "the code"}
 
 
@@ -27,7 +28,7 @@ def difference(run: Run, previous: Run) -> str:
     now, before = run.data.params, previous.data.params
     changed = [
         f"{name} {before.get(name, 'missing')} → {now.get(name, 'missing')}"
-        for name in sorted((now.keys() | before.keys()) - {SEED_NAME})
+        for name in sorted((now.keys() | before.keys()) - {SEED_NAME, SAME_RESULT})
         if now.get(name) != before.get(name)
     ]
     more = len(changed) - MOST

@@ -241,9 +241,9 @@ def test_a_picture_whose_name_has_no_suffix_gets_that_of_its_content(form: str, 
 def test_the_card_says_what_was_removed_and_how_sure_that_is(report: Path) -> None:
     card = data_card(cleaned(report, 0.5, 0.5), "pairs", ["captions.csv"], "python -m commands.clean")
     assert "2 of 7 pairs are left out" in card
-    assert "2 images and captions that were not paired count as matches" in card
+    assert "2 images and captions that were not paired are known to match" in card
     assert "a person made 1 and 1; of the kept pairs 1 were looked at" in card
-    assert "By their posteriors 1 of the 2 added matches are right" in card
+    assert "By their posteriors 1 of the 2 matches are right" in card
     assert "3: pairs probably match" in card
 
 

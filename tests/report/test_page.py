@@ -316,6 +316,8 @@ def test_answers_of_the_data_are_there_from_the_start(browser: Browser, tmp_path
     page = opened(browser, write_page(tmp_path, split_of(), None, judged), [])
     assert page.locator('#wrong .question button[value="no"][aria-pressed="true"]').count() == 1
     assert "share" in page.locator("#suspects .judged").inner_text()
+    assert "Nobody has judged" not in page.locator("#false-negatives").inner_text()
+    assert "any, all listed" in page.locator("#suspects .judged").inner_text()
 
 
 def judged(*rows: tuple[int, int, bool], proposed: bool = True) -> Judged:

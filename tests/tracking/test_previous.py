@@ -38,7 +38,7 @@ def test_the_first_run_is_compared_with_nothing() -> None:
 
 def test_it_names_what_changed_and_the_difference() -> None:
     outcome("one", 221.31)
-    assert outcome("two", 224.25, sampler__cutdown=0.1, data__root="/cars") == (
+    assert outcome("two", 224.25, sampler__cutdown=0.1, data__root="/cars", launch__processes=2) == (
         "two",
         "compared with one: data.root null → /cars, sampler.cutdown 0.2 → 0.1; test rsum 221.3 → 224.2 (+2.9)",
     )

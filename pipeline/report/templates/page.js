@@ -57,7 +57,7 @@ for (const form of all("[data-filters]")) {
     const words = field("words").value.toLowerCase().split(/\s+/).filter(Boolean);
     const choice = field("choice") ? field("choice").value : "";
     const least = slider && slider.value > 0 ? at[slider.value] : -1;
-    let shown = 0;
+    let shown = 0, below = 0;
     for (const item of items) {
       const text = item.dataset.text.toLowerCase();
       const hit = (!choice || item.dataset.choice === choice) && words.every((word) => text.includes(word)) &&
@@ -65,8 +65,10 @@ for (const form of all("[data-filters]")) {
       item.hidden = !hit;
       item.toggleAttribute("data-out", !hit);
       shown += hit;
+      below += hit && slider && item.dataset.chance < at[0];
     }
-    form.querySelector(".shown").value = `${shown} of the ${items.length} ${form.dataset.noun} on this page`;
+    const said = `${shown} of the ${items.length} ${form.dataset.noun} on this page`;
+    form.querySelector(".shown").value = below ? `${said}, ${below} of them with a lower probability` : said;
     if (slider) measured();
     for (const [pager, again] of pagers) if (pager === list || list.contains(pager)) again();
   }
