@@ -10,7 +10,7 @@ import pytest
 from pipeline.data.splits.format import read_split
 from pipeline.data.splits.judgment_file import read_judged
 from pipeline.files import read_record
-from tests.report.test_page import CHROMIUM
+from tests.report.browsing import CHROMIUM
 from tests.stages.running import run, write_tiny_params
 
 pytestmark = [pytest.mark.browser, pytest.mark.end_to_end]
