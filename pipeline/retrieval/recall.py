@@ -24,9 +24,12 @@ def recall_at(ranks: Tensor, cutoff: int) -> float:
 
 
 def recalls(i2t_N: Tensor, t2i_M: Tensor) -> dict[str, float]:
-    """R@1, R@5 and R@10 in both directions and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`."""
+    """R@1, R@5 and R@10 in both directions and their sum, in percent: `{"i2t_R1": …, "t2i_R10": …, "rsum": …}`.
+
+    The sum is rounded to 1e-9: equal hits give equal sums, and MLflow, which keeps ten digits, the same one.
+    """
     values = [recall_at(ranks, cutoff) for ranks in (i2t_N, t2i_M) for cutoff in CUTOFFS]
-    return {**dict(zip(recall_names(), values, strict=True)), "rsum": sum(values)}
+    return {**dict(zip(recall_names(), values, strict=True)), "rsum": round(sum(values), 9)}
 
 
 def report_recalls(report: Mapping[str, Any]) -> list[Any]:
