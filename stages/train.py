@@ -110,6 +110,12 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
     send(at.history)
     where = f"in epoch {at.best['epoch'] + 1} of {at.epoch}" if at.epoch else "nothing trained"
     click.echo(f"best validation: rsum {at.best_rsum:.1f}, {where}")
+    if at.best["epoch"] < params.train.warmup_epochs < at.epoch:
+        click.echo(
+            "warning: that is an epoch of the warm-up (train.warmup_epochs): sampler.strategy, loss.name and "
+            "targets.name had no effect on the weights that are kept; the last epoch's are evaluated beside them",
+            err=True,
+        )
 
 
 def _name_data(tracker: Tracker, params: Params) -> None:

@@ -67,3 +67,11 @@ def test_best_and_last_weights_are_kept_and_evaluated_each_with_its_own_statisti
     best = encoded(TRAINED, "test")
     vectors = load_file(EVALUATION / EMBEDDINGS.name)
     torch.testing.assert_close(vectors, {"image_ND": best.image_ND, "text_MD": best.text_MD})
+
+
+def test_where_validation_keeps_weights_of_the_warm_up_train_says_that_no_method_made_them(heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads", train__epochs=2, train__lr=1e-12)  # no later one is better
+    said = run("train")
+    assert "in epoch 1 of 2\nwarning: that is an epoch of the warm-up" in said
+    write_tiny_params(heads_clone, model__train="heads", train__epochs=2, train__lr=1e-12, train__warmup_epochs=0)
+    assert "warning" not in run("train")
