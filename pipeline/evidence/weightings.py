@@ -118,8 +118,8 @@ def log_normalisers(
 
 
 def nearest_pairs(image_NV: Tensor, caption_MV: Tensor, caption_image_M: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The pairs of the k + 1 nearest images of each image, (N, k + 1), and of the k nearest *other* captions of each
-    caption, (M, k); fewer where there are not as many.
+    """The k + 1 pairs with the images nearest to each image, (N, k + 1), and the k *other* pairs with the captions nearest
+    to each caption, (M, k); fewer where there are not as many.
     """
     k = min(k, len(caption_MV) - 1)
     by_image = [
@@ -143,8 +143,8 @@ def lemon_scores(
 ) -> Tensor:
     """LEMoN's score of each caption with an image (Zhang et al. 2025); higher means more probably wrong.
 
-    With d one minus the cosine, x and y the pair's vectors, (x_n, y_n) the pairs of the k nearest images of x and
-    (x_m, y_m) those of the k nearest captions of y, the pair itself left out:
+    With d one minus the cosine, x and y the pair's vectors, (x_n, y_n) the k pairs with the images nearest to x and
+    (x_m, y_m) those with the captions nearest to y, the pair itself left out:
 
         d(x, y) + β mean_n e^(-τ1 d(x, x_n)) e^(-τ2 d(x_n, y_n)) d(y, y_n)
                 + γ mean_m e^(-τ1 d(y, y_m)) e^(-τ2 d(x_m, y_m)) d(x, x_m)
