@@ -32,8 +32,11 @@ def main(
 ) -> None:
     """Write the data that REPORT is about (a folder of `commands.audit`; report/ by default), and a card of it.
 
-    A person's judgments count before the evidence. Pictures are read from --images, else from data/raw/images.zip.
+    A person's judgments count before the evidence. Pictures are read from --images (the audited FOLDER, or that of
+    its pictures), else from data/raw/images.zip.
     """
+    from pipeline.data.acquire.layouts import ImageFiles
+    from pipeline.data.acquire.sources import SOURCES
     from pipeline.data.images import ImageArchive
     from pipeline.files import atomic_folder, write_text
     from pipeline.paths import IMAGES, REPORT
@@ -50,14 +53,19 @@ def main(
             f"--format {form}: holds the pictures too: name their folder with --images. If they are in shards or on "
             "the hub, run the pipeline on them (data.name: folder or hub), then this command without REPORT"
         )
-    archive = ImageArchive(IMAGES)
+    archive, source = ImageArchive(IMAGES), SOURCES["folder"]
+    files = ImageFiles(source.identity)
+    if images is not None:  # found as the audit found them: also by a near name
+        for place in source.image_folders:
+            files.add_folder(images / place, images)
 
     def read(name: str) -> bytes:
         if images is None:
             return archive.read(name)
-        place = images / name
+        if (image := files.find(name)) is None:
+            raise InputError(f"--images {images}: {name!r} is none of its {len(files)} images; unpack archives first")
         try:
-            return place.read_bytes()
+            return image.read()
         except OSError as error:
             raise InputError(f"--images {images}: {name}: {error.strerror}") from None
 

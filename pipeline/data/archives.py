@@ -29,7 +29,8 @@ def checked_name(name: str, place: str) -> str:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or re.search(r"\\|\0|^[A-Za-z]:", name):
         raise InputError(
-            f"{place}: the name {name!r} leaves its folder; allowed are relative names such as 'a/b.jpg' without '..'"
+            f"{place}: the name {name!r} leaves its folder; allowed are relative names such as 'a/b.jpg' without '..' "
+            "and without a backslash"
         )
     return "/".join(parts)
 

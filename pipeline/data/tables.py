@@ -48,6 +48,8 @@ def open_table(file: Traversable, wanted: ColumnsParams = ANY) -> Table | str:
             names, pixels = parquet_columns(file)
         else:
             names = list(next((row for _, row in _json_rows(file)), {}))
+            if not names:
+                return f"{place}: no list of objects; COCO's and Karpathy's files are known by their names"
         columns = choose_columns(names, wanted)
         return Table(file, columns, "") if columns.complete and not pixels else refusal(place, names, wanted)
     with file.open("rb") as handle:

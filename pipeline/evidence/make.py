@@ -34,6 +34,7 @@ from pipeline.evidence.table import (
     pair_weights,
     quality_of,
     read_pictures,
+    used_kinds,
 )
 from pipeline.evidence.trust import trust_by
 from pipeline.evidence.weightings import weighting_trust
@@ -116,6 +117,12 @@ def described(record: Mapping[str, Any]) -> list[str]:
     if "posterior" not in record:
         lines = lines or ["val.json has too few images to compare"]
         return [*lines, "no evidence: it suspects, drops and lists no pair"]
+    used = used_kinds(record)
+    lines += [
+        f"{kind} left out of the posterior: not higher in val.json where pairs match"
+        for kind in record["kinds"]
+        if kind not in used and record["seen"][kind]
+    ]
     if record["auc"] < LEAST_AUC:
         lines.append(
             f"warning: it hardly tells the pairs of val.json from random ones (AUC {record['auc']:.2f}, below "
@@ -126,7 +133,7 @@ def described(record: Mapping[str, Any]) -> list[str]:
     if "trust" in train:
         lines.append(f"AUC of the trust against the known noise {train['trust']['auc']:.3f}")
     return [
-        f"evidence from {', '.join(record['kinds'])}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
+        f"evidence from {', '.join(used)}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
         f"matches; {train['listed']} of {train['pairs']} training pairs may; mean trust {train['trust_mean']:.3f}",
         *lines,
     ]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,14 @@ def read_posterior(folder: Path) -> tuple[list[str], Posterior]:
             f"{path}: this data has no evidence of evidence.kinds {record.get('kinds')}; without a second caption for "
             "an image only regression exists: change evidence.kinds, or what needs it (pairs.weighting, sampler.guide)"
         ) from None
+
+
+def used_kinds(record: Mapping[str, Any]) -> list[str]:
+    """The kinds in `evidence.json` that the posterior uses: `fit_posterior` leaves out one that hardly any pair has, or
+    that is not higher where pairs match.
+    """
+    means = record["posterior"]["positive"]["mean"]
+    return [kind for kind, mean in zip(record["kinds"], means, strict=True) if mean is not None]
 
 
 def has_evidence(folder: Path) -> bool:

@@ -20,7 +20,8 @@ def write_given(folder: Path, splits: Mapping[str, Split], file: Path) -> None:
     """Write the vectors in an `.npz` as frozen features of the splits.
 
     The file holds `image` (N, W) with `image_name` (N,), and `text` (M, V) with `caption` (M,), the caption's text.
-    Names and texts are those of the data set, in any order; what the data set lacks is left out.
+    Names and texts are those of the data set, in any order; blanks around them do not count, as the reader of captions
+    strips them. What the data set lacks is left out.
 
     Raises:
         InputError: for an array that is missing or of a wrong shape or type, a number that is not finite, or an image
@@ -28,7 +29,7 @@ def write_given(folder: Path, splits: Mapping[str, Split], file: Path) -> None:
     """
     arrays = _read(file)
     for side, kind in (("image", "images"), ("text", "captions")):
-        row_of = {name: row for row, name in enumerate(arrays[ARRAYS[side]].tolist())}
+        row_of = {name.strip(): row for row, name in enumerate(arrays[ARRAYS[side]].tolist())}
         for split, content in splits.items():
             wanted = getattr(content, kind)
             missing = next((name for name in wanted if name not in row_of), None)

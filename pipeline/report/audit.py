@@ -165,16 +165,19 @@ def facts(contents: Contents, found: Findings) -> dict[str, Any]:
 
 
 def said(found: Findings) -> list[str]:
-    """Two lines about the lists, for the terminal."""
+    """Two lines for the terminal: how many pairs each list has, and how many such pairs are expected in all."""
     lines = []
-    for listing, what, right, about in (
-        (found.false_negatives, "likely false negatives", "match", "at least" if found.evidence.is_bound else "about"),
-        (found.suspects, "suspects", "are wrong", "about"),
+    bound = "at least" if found.evidence.is_bound else "about"
+    for listing, what, right, about, sought in (
+        (found.false_negatives, "possible false negatives", "match", bound, "matches"),
+        (found.suspects, "suspects", "are wrong", "about", "wrong pairs"),
     ):
         pairs = listing.pairs
         precision = f"; {', '.join(map(str, pairs.precision))} {right} in truth" if pairs.precision else ""
-        expected = f"; {about} {count(listing.measured.expected.value)} expected in all" if listing.measured else ""
-        lines.append(f"{len(pairs.table)} {what}{precision}{expected}")
+        expected = ""
+        if listing.measured is not None:
+            expected = f"; {about} {count(listing.measured.expected.value)} {sought} expected in all"
+        lines.append(f"{len(pairs.table)} {what} listed{precision}{expected}")
     return lines
 
 

@@ -94,11 +94,14 @@ def data_card(data: Cleaned, form: str, files: list[str], command: str) -> str:
         "",
         *(f"- {statement}" for statement in data.facts["statements"]),
     ]
-    posterior = data.matches["posterior"].dropna()
-    if len(posterior):
-        lines.append(f"- By their posteriors {posterior.sum():.0f} of the {len(posterior)} matches are right.")
-    if len(data.removed):
-        wrong = (1 - data.removed["trust"].dropna()).sum()
-        lines.append(f"- By their trust {wrong:.0f} of the {len(data.removed)} pairs left out are wrong.")
+    matches, dropped = (table[table["answer"] == ""] for table in (data.matches, data.removed))
+    if len(matches):
+        right = matches["posterior"].sum()
+        lines.append(f"- Of the {len(matches)} matches that nobody judged, {right:.0f} are right by their posteriors.")
+    if len(dropped):
+        wrong = (1 - dropped["trust"]).sum()
+        lines.append(
+            f"- Of the {len(dropped)} pairs left out that nobody judged, {wrong:.0f} are wrong by their trust."
+        )
     lines.append("- Probabilities are as right as the evidence is calibrated; judge a sample in the report to check.")
     return "\n".join(lines) + "\n"

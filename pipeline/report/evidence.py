@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,15 @@ from torch import Tensor
 
 from pipeline.data.splits.format import Split
 from pipeline.evidence.kinds import SplitEvidence
-from pipeline.evidence.table import LEAST_AUC, RECORD, evidence_prior, has_evidence, open_evidence, read_pairs
+from pipeline.evidence.table import (
+    LEAST_AUC,
+    RECORD,
+    evidence_prior,
+    has_evidence,
+    open_evidence,
+    read_pairs,
+    used_kinds,
+)
 from pipeline.files import read_record
 from pipeline.params import SamplerParams
 
@@ -29,6 +37,8 @@ class ListedEvidence:
     kinds: str = ""
     is_bound: bool = False
     """Whether 1/K was estimated: then it is a lower bound of the share that matches."""
+    used: Sequence[str] = ()
+    """The kinds that the posterior uses."""
 
     @property
     def trust(self) -> dict[str, Tensor]:
@@ -50,9 +60,9 @@ def read_evidence(
         return ListedEvidence({}, {}, math.nan, how)
     names = [name for name in splits if chosen in (name, "all")]
     estimated = sampler.posterior == "similarity" or sampler.prior == "estimated"
-    prior = evidence_prior(sampler, folder)
+    prior, used = evidence_prior(sampler, folder), used_kinds(record)
     how = (
-        f"highest posterior first, by the evidence ({', '.join(record['kinds'])}) in {', '.join(names)}, without any "
+        f"highest posterior first, by the evidence ({', '.join(used)}) in {', '.join(names)}, without any "
         f"training; prior: one pair in {prior:.0f} matches ({'estimated' if estimated else 'sampler.prior'})"
     )
     pairs = {name: read_pairs(folder, name, splits[name]) for name in names}
@@ -61,6 +71,6 @@ def read_evidence(
         for name in names
     }
     encoders = ", ".join(dict.fromkeys(Path(encoder["name"]).name for encoder in record["encoders"].values()))
-    kinds_said = ", ".join(record["kinds"]) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
+    kinds_said = ", ".join(used) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
     is_bound = estimated and record["auc"] >= LEAST_AUC
-    return ListedEvidence(pairs, opened, prior, how, kinds_said, is_bound)
+    return ListedEvidence(pairs, opened, prior, how, kinds_said, is_bound, used)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from pipeline.evidence.kinds import ABOUT_THE_PAIR
 from pipeline.report.evidence import ListedEvidence
 from pipeline.report.judging import Columns, Measured, Right, matching, measured, mismatched, proposed, stratum_name
 from pipeline.report.labels import Labelled
@@ -61,7 +62,10 @@ def listings(
 ) -> tuple[Listing, Listing]:
     """Both lists with the reasons for each pair, what is known of all pairs, and what to judge next."""
     contents = {name: labelled.split for name, labelled in splits.items()}
-    lists = [explained(pairs, evidence.opened, contents) for pairs in (false_negatives, suspects)]
+    lists = [  # the trust looks at what is about the pair itself
+        explained(pairs, evidence.opened, contents, kinds)
+        for pairs, kinds in ((false_negatives, evidence.used), (suspects, ABOUT_THE_PAIR))
+    ]
     if not evidence.pairs:
         return Listing(lists[0], None), Listing(lists[1], None)
     columns = match_columns(evidence), wrong_columns(evidence, splits)

@@ -5,7 +5,7 @@ The caption itself is never compared with itself: where it is one of the image's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 
@@ -50,11 +50,15 @@ def reasons(evidence: SplitEvidence, split: Split, image: int, caption: int) -> 
     return found
 
 
-def explained(pairs: PairList, evidence: Mapping[str, SplitEvidence], splits: Mapping[str, Split]) -> PairList:
-    """The list with the reasons of each pair; none where the split has no evidence."""
+def explained(
+    pairs: PairList, evidence: Mapping[str, SplitEvidence], splits: Mapping[str, Split], kinds: Collection[str]
+) -> PairList:
+    """The list with the reasons of each pair; none where the split has no evidence. `kinds`: those that ordered it."""
     columns = zip(*(pairs.table[name] for name in ("split", "image", "caption")), strict=True)
     found = [
-        reasons(evidence[name], splits[name], image, caption) if name in evidence else []
+        [reason for reason in reasons(evidence[name], splits[name], image, caption) if reason.kind in kinds]
+        if name in evidence
+        else []
         for name, image, caption in columns
     ]
     return replace(pairs, reasons=found)

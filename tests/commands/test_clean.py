@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
+import pandas
+import pytest
+
 from tests.data.brought import parquet_numbered
-from tests.report.making import write_audit
+from tests.report.making import write_audit, write_pictures
 from tests.stages.running import STAGES, invoke_with, run, write_tiny_params
 
 
@@ -26,6 +30,28 @@ def test_a_folder_of_somebody_elses_is_not_replaced_and_an_earlier_one_is(tmp_pa
     (target / ".git").mkdir()
     assert "holds files that this command did not write" in invoke_with("clean", *options).output
     assert (target / ".git").exists()
+
+
+@pytest.mark.parametrize("place", ["images", "."])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ""])
+def test_pictures_are_found_as_the_audit_found_them(suffix: str, place: str, tmp_path: Path) -> None:
+    """In the audited folder or its images/, under names in another case or without a suffix in the table."""
+    report, folder = write_audit(tmp_path / "report"), tmp_path / "shop"
+    archive = write_pictures(tmp_path)
+    (folder / place).mkdir(parents=True)
+    for name in archive.names:
+        (folder / place / name.upper()).write_bytes(archive.read(name))
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs["image"] = pairs["image"].str.replace(".png", suffix)
+    pairs.to_parquet(report / "pairs.parquet")
+    options = ["--format", "webdataset", "--to", str(tmp_path / "clean"), "--images", str(folder)]
+    result = invoke_with("clean", str(report), *options)
+    assert result.exit_code == 0, result.output
+    with tarfile.open(tmp_path / "clean/val-00000.tar") as tar:
+        assert tar.extractfile("000000000.png").read() == archive.read("blue.png")  # type: ignore[union-attr]
+    (folder / place / "BLUE.PNG").unlink()
+    said = invoke_with("clean", str(report), *options).output
+    assert said.startswith(f"error: --images {folder}: 'blue{suffix}' is none of its 3 images; unpack")
 
 
 def test_pictures_in_shards_are_given_back_by_the_pipeline(clone: Path, tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_every_row_says_where_it_stands_also_after_a_field_of_two_lines(tmp_path
     assert [row.place for row in found] == [f"{tmp_path}/a.csv: line {line}" for line in (2, 5)]
 
 
+def test_cocos_annotations_under_another_name_are_refused_with_a_hint(tmp_path: Path) -> None:
+    """Their columns are none, and all names of columns would follow."""
+    (tmp_path / "annotations.json").write_text('{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}')
+    refused = open_table(tmp_path / "annotations.json")
+    assert refused == (
+        f"{tmp_path}/annotations.json: no list of objects; COCO's and Karpathy's files are known by their names"
+    )
+
+
 def test_the_split_is_a_column(tmp_path: Path) -> None:
     assert rows(tmp_path, "a.csv", "image,caption,split\n0.jpg,a dog,validation\n")[0].split == "val"
     assert rows(tmp_path, "b.csv", "image,caption\n0.jpg,a dog\n")[0].split is None

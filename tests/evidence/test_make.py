@@ -14,8 +14,8 @@ from pipeline.data.splits.format import Split, read_split, write_split
 from pipeline.data.splits.truth_file import read_noise, read_truth
 from pipeline.errors import InputError
 from pipeline.evidence.kinds import SplitEvidence
-from pipeline.evidence.make import _fitted
-from pipeline.evidence.posterior import Posterior
+from pipeline.evidence.make import _fitted, described
+from pipeline.evidence.posterior import Posterior, fit_posterior
 from pipeline.evidence.table import (
     PUBLISHED_PRIOR,
     evidence_prior,
@@ -24,6 +24,7 @@ from pipeline.evidence.table import (
     read_pairs,
     read_posterior,
     trust_quality,
+    used_kinds,
 )
 from pipeline.evidence.words import WordCoverage
 from pipeline.retrieval.relevance import ranking_quality
@@ -121,6 +122,7 @@ def test_a_data_set_with_one_caption_an_image_says_what_there_is_none_of(heads_c
     write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["captions", "regression"])
     said = run("features", "evidence")
     assert "no captions: no image has a second caption" in said
+    assert "evidence from regression: at least 1 in" in said
     write_tiny_params(heads_clone, model__train="heads", evidence__kinds=["words"])
     assert "no evidence: it suspects, drops and lists no pair" in run("evidence")
     split, ids = read_split(Path("data/split/train.json")), torch.arange(5)
@@ -143,6 +145,20 @@ def test_evidence_that_tells_nothing_suspects_nobody_and_says_so(
     assert "warning: it hardly tells the pairs of val.json from random ones (AUC 0." in said
     assert read_posterior(EVIDENCE)[1].prior == PUBLISHED_PRIOR
     assert len(read_pairs(EVIDENCE, "train", read_split(Path("data/split/train.json")))["image_P"]) == 0
+
+
+def test_a_kind_that_is_not_higher_where_pairs_match_is_no_evidence() -> None:
+    draw = torch.Generator().manual_seed(1)
+    positive_KF, negative_KF = (torch.randn(500, 2, generator=draw, dtype=torch.float64) for _ in range(2))
+    posterior = fit_posterior(positive_KF + torch.tensor([2.0, -2.0]), negative_KF, prior=100)
+    record = {
+        **{"kinds": ["words", "phrases"], "seen": {"words": 1.0, "phrases": 1.0}, "encoders": {}, "auc": 0.9},
+        **{"posterior": posterior.as_numbers(), "train": {"listed": 1, "pairs": 2, "trust_mean": 0.9}},
+    }
+    assert used_kinds(record) == ["words"]
+    first, *others = described(record)
+    assert first.startswith("evidence from words: at least 1 in 100 ")
+    assert others == ["phrases left out of the posterior: not higher in val.json where pairs match"]
 
 
 def fitted_to_words(captions: list[str], image_M: torch.Tensor) -> tuple[Posterior, float]:

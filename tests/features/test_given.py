@@ -36,6 +36,13 @@ def test_each_split_has_its_own_rows_in_its_own_order(tmp_path: Path) -> None:
             assert torch.equal(found, torch.tensor([vectors[one] for one in wanted])), (name, kind)
 
 
+def test_blanks_around_a_text_do_not_count(tmp_path: Path) -> None:
+    """The reader of captions strips them, and the file has the texts of the table as it was."""
+    np.savez(tmp_path / "raw.npz", **arrays(caption=np.array([" four", "three  ", "two", "\tone\n"])))
+    write_given(tmp_path / "features", SPLITS, tmp_path / "raw.npz")
+    assert all_features(tmp_path / "features/test", "captions").tolist() == [TEXTS["one"], TEXTS["four"]]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

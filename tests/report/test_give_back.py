@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +240,16 @@ def test_a_picture_whose_name_has_no_suffix_gets_that_of_its_content(form: str, 
 
 
 def test_the_card_says_what_was_removed_and_how_sure_that_is(report: Path) -> None:
-    card = data_card(cleaned(report, 0.5, 0.5), "pairs", ["captions.csv"], "python -m commands.clean")
+    data = cleaned(report, 0.5, 0.5)
+    card = data_card(data, "pairs", ["captions.csv"], "python -m commands.clean")
     assert "2 of 7 pairs are left out" in card
     assert "2 images and captions that were not paired are known to match" in card
     assert "a person made 1 and 1; of the kept pairs 1 were looked at" in card
-    assert "By their posteriors 1 of the 2 matches are right" in card
+    assert "Of the 1 matches that nobody judged, 1 are right by their posteriors." in card
+    assert "Of the 1 pairs left out that nobody judged, 1 are wrong by their trust." in card, "a lie was judged wrong"
     assert "3: pairs probably match" in card
+    tables = {name: getattr(data, name).assign(answer="yes") for name in ("matches", "removed")}
+    assert "nobody judged" not in data_card(replace(data, **tables), "pairs", ["captions.csv"], "")
 
 
 def test_a_folder_without_an_audit_is_refused(tmp_path: Path) -> None:
