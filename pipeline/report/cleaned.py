@@ -19,14 +19,14 @@ class Cleaned:
     """Audited data and how it was cleaned.
 
     `pairs` has `split`, `image`, `caption` and `weight` of the kept ones; `removed` those left out; `matches` has
-    `split`, `image`, `caption`, `written_for` and `posterior` of the unpaired ones that count as matches; `near` the
-    other listed unpaired pairs.
+    `split`, `image`, `caption`, `written_for`, `posterior` and `answer` of the unpaired ones that count as matches;
+    `others` those of the other listed unpaired pairs.
     """
 
     pairs: pandas.DataFrame
     removed: pandas.DataFrame
     matches: pandas.DataFrame
-    near: pandas.DataFrame
+    others: pandas.DataFrame
     facts: dict[str, Any]
     least_trust: float
     least_posterior: float
@@ -62,7 +62,7 @@ def cleaned(report: Path, least_trust: float, least_posterior: float, *, weighte
         pairs[kept].reset_index(drop=True),
         pairs[~kept].reset_index(drop=True),
         found[match].reset_index(drop=True),
-        found[~match & (found["answer"] != "no")].reset_index(drop=True),
+        found[~match].reset_index(drop=True),
         facts,
         least_trust,
         least_posterior,

@@ -20,7 +20,6 @@ from pipeline.files import atomic_path, write_json, write_text
 from pipeline.report.cleaned import Cleaned
 
 SHARD_PAIRS = 10_000  # of a webdataset's tar
-MOST_OF_A_NEGATIVE = 0.1  # posterior of a hard negative
 SEED = 1  # of the negatives of triplets
 
 ReadImage = Callable[[str], bytes]
@@ -68,8 +67,9 @@ def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     picture, the negative of another one of the same split. Neither the negative matches the anchor's picture, nor the
     anchor a picture that the negative was written for.
 
-    A caption that is listed with the anchor's picture, but with a small posterior, is a hard negative and comes first;
-    one that may match is none at all.
+    A caption that a person judged not to match the anchor's picture is a hard negative and comes first. Any other one
+    that is listed with it is no negative, however small its posterior: the prior is a lower bound, so that many listed
+    pairs match.
 
     Raises:
         InputError: when no picture has a second caption.
@@ -77,8 +77,8 @@ def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     draw = random.Random(SEED)
     names = []
     for split, pairs in data.pairs.groupby("split", sort=False):
-        matches, near = (table[table["split"] == split] for table in (data.matches, data.near))
-        rows = _triplets(pairs, matches, near, draw)
+        matches, others = (table[table["split"] == split] for table in (data.matches, data.others))
+        rows = _triplets(pairs, matches, others, draw)
         if rows:
             names.append(f"{_split_name(split)}.jsonl")
             write_text(folder / names[-1], "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
@@ -87,12 +87,12 @@ def write_triplets(data: Cleaned, folder: Path, _: ReadImage) -> list[str]:
     return names
 
 
-def _triplets(pairs: Any, matches: Any, near: Any, draw: random.Random) -> list[dict[str, str]]:
+def _triplets(pairs: Any, matches: Any, others: Any, draw: random.Random) -> list[dict[str, str]]:
     """Those of one split, from its part of each table of `Cleaned`."""
-    doubtful = near["posterior"] >= MOST_OF_A_NEGATIVE
-    captions, hard = _by_image(pairs), _by_image(near[~doubtful])
+    wrong = others["answer"] == "no"
+    captions, hard = _by_image(pairs), _by_image(others[wrong])
     may_match = defaultdict[str, set[str]](set)  # an image's own captions, and all others that may describe it
-    for table in (pairs, matches, near[doubtful]):
+    for table in (pairs, matches, others[~wrong]):
         for image, text in _rows(table, "image", "caption"):
             may_match[image].add(text)
     owners = defaultdict[str, list[str]](list)

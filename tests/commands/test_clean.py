@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import tarfile
 from pathlib import Path
 
 import pandas
 import pytest
+from click.testing import CliRunner
 
+from commands.audit import main as audit
+from pipeline.data.scenes.scenes import generate, truth
+from pipeline.params import load_params
 from tests.data.brought import parquet_numbered
 from tests.report.making import write_audit, write_pictures
-from tests.stages.running import STAGES, invoke_with, run, write_tiny_params
+from tests.stages.running import ROOT, STAGES, invoke_with, run, write_tiny_params
 
 
 def test_a_folder_of_somebody_elses_is_not_replaced_and_an_earlier_one_is(tmp_path: Path) -> None:
@@ -64,3 +70,25 @@ def test_pictures_in_shards_are_given_back_by_the_pipeline(clone: Path, tmp_path
     assert invoke_with("clean", *options).exit_code == 0
     found = {path.read_bytes() for path in Path("clean/images").iterdir() if path.suffix == ".jpg"}
     assert found == set(shards.content.values())
+
+
+def test_the_negatives_of_generated_scenes_are_not_more_often_true_than_random_ones(clone: Path) -> None:
+    scenes = generate(load_params(ROOT / "params.yaml").data.scenes, 3, 150)
+    texts = [text for scene in scenes for text in scene.captions]
+    owner = [number for number, scene in enumerate(scenes) for _ in scene.captions]
+    (clone / "mine/images").mkdir(parents=True)
+    for number, scene in enumerate(scenes):
+        scene.image(32).save(clone / f"mine/images/{number}.png")
+    table = pandas.DataFrame({"image": [f"{number}.png" for number in owner], "caption": texts})
+    table.to_csv("mine/captions.csv", index=False)
+    assert CliRunner().invoke(audit, ["mine", "--words", "--to", "report"]).exit_code == 0
+    assert invoke_with("clean", "report", "--format", "sentence-transformers", "--to", "clean").exit_code == 0
+
+    rows = [json.loads(line) for line in Path("clean/train.jsonl").read_text().splitlines()]
+    matches = truth(texts, scenes)  # (captions, pictures)
+    of = {pair: number for number, scene in enumerate(scenes) for pair in itertools.permutations(scene.captions, 2)}
+    picture = [of[row["anchor"], row["positive"]] for row in rows]
+    negative = [texts.index(row["negative"]) for row in rows]
+    random_share = (matches.sum() - len(texts)) / (matches.size - len(texts))
+    assert len(rows) > 0.9 * len(texts)
+    assert matches[negative, picture].mean() < random_share
