@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pipeline.data.images import decode
+from pipeline.data.images import decode, upright_rgb
 from pipeline.errors import InputError
 from pipeline.evaluation.embedding import Embedder
 from pipeline.paths import BASE, LAST
@@ -28,7 +28,7 @@ class Model:
         self._embedder = embedder
 
     def encode_image(self, pictures: Sequence[Path | str | Image]) -> Tensor:
-        """Unit vectors (B, D) of pictures: files, or opened by PIL.
+        """Unit vectors (B, D) of pictures: files, or opened by PIL; the EXIF orientation is applied to both.
 
         Raises:
             InputError: naming a file that is missing or is no picture.
@@ -73,7 +73,7 @@ def load(place: str | Path = "models/trained", base: str | Path | None = None) -
 
 def _picture(one: Any) -> Image:
     if not isinstance(one, str | Path):
-        return one.convert("RGB")
+        return upright_rgb(one, getattr(one, "filename", "") or "a picture opened by PIL")
     try:
         return decode(Path(one).read_bytes(), str(one))
     except OSError as error:

@@ -42,12 +42,25 @@ def decode(content: bytes, name: str) -> Image.Image:
         InputError: naming the image, if it does not decode, or if its values have no known range.
     """
     try:
-        with _opened(content) as image:
-            image.load()  # first: this rotates a TIFF, and a PNG's EXIF may follow its pixels
-            turn = _turn(image)
-            picture = _as_rgb(image)
-            return picture if turn is None else picture.transpose(turn)
+        opened = _opened(content)
     except Exception as error:  # Pillow's readers raise many types on damaged content
+        raise _bad_image(name, error) from None
+    with opened as image:
+        return upright_rgb(image, name)
+
+
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """An opened picture as `decode` returns it: RGB, rotated by its EXIF orientation.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    try:
+        image.load()  # first: this rotates a TIFF, and a PNG's EXIF may follow its pixels
+        turn = _turn(image)
+        picture = _as_rgb(image)
+        return picture if turn is None else picture.transpose(turn)
+    except Exception as error:
         raise _bad_image(name, error) from None
 
 

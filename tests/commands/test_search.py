@@ -8,11 +8,13 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import mlflow.pyfunc
+import numpy
 import pandas
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
+from PIL import Image
 
 import pipeline
 from commands.search import main
@@ -79,6 +81,18 @@ def test_the_towers_of_heads_are_beside_them_wherever_the_model_is(
     for name in ("models/trained", "models/trained/last"):
         assert pipeline.load(finished / name).encode_text(["red"]).shape == expected.shape
     assert torch.equal(pipeline.load(finished / "models/trained").encode_text(["red"]), expected)
+
+
+def test_a_picture_opened_by_pil_is_encoded_as_its_file(finished: Path, tmp_path: Path) -> None:
+    gradient, exif = Image.linear_gradient("L"), Image.Exif()
+    exif[0x0112] = 6  # the orientation of a picture taken with the camera on its side
+    gradient.save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(numpy.asarray(gradient).astype(numpy.uint16) << 8).save(tmp_path / "deep.png")
+    model = pipeline.load()
+    files = [tmp_path / "turned.jpg", tmp_path / "deep.png"]
+    assert torch.equal(model.encode_image([Image.open(path) for path in files]), model.encode_image(files))
+    with pytest.raises(InputError, match="32 bits a pixel"):
+        model.encode_image([gradient.convert("F")])
 
 
 def test_a_sentence_finds_images_best_first(split: Split) -> None:
