@@ -94,7 +94,8 @@ def make(folder: Path, images: int) -> None:
             write_shards(
                 folder / FEATURES / name, kind, number, lambda part: {"feature": torch.randn(len(part), WIDTH)}, iter
             )
-    settings = model.model_dump(include={"train", "image_size", "features_dtype", "features_precision"})
+    shared = {"train", "image_size", "words", "captions", "features_dtype", "features_precision"}
+    settings = model.model_dump(include=shared)
     write_json(folder / FEATURES / "features.json", settings | {"resize": "square", "pad": tokenizer.pad_token_id})
 
 

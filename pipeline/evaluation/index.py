@@ -50,8 +50,7 @@ def split_index(params: Params, names: Sequence[str]) -> Index:
     def encode() -> dict[str, Tensor]:
         encoded = []
         for name in names:
-            trained_as = params.model.model_copy(update={"pooling": read_model_record(TRAINED).pooling})
-            inputs = open_inputs(trained_as, FEATURES, SPLIT, name)
+            inputs = open_inputs(params.model, FEATURES, SPLIT, name, trained=read_model_record(TRAINED))
             model = load_trained(TRAINED, inputs.feature_widths).to(own_device())
             encoded.append(encode_split(model, inputs, params.evaluate.batch_size, name))
         images, texts = (torch.cat(parts).cpu() for parts in zip(*encoded, strict=True))

@@ -21,6 +21,7 @@ from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import MappedFeatures, PackedShards, feature_shards
 from pipeline.features.tokens import fixed_length, padded
 from pipeline.files import read_record
+from pipeline.models.build import ModelRecord
 from pipeline.models.normalisation import Resize
 from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
@@ -148,20 +149,40 @@ class Inputs:
         return pixels
 
 
-def open_inputs(model: ModelParams, features: Path, split_folder: Path, name: str, *, augment: bool = False) -> Inputs:
+def open_inputs(
+    model: ModelParams,
+    features: Path,
+    split_folder: Path,
+    name: str,
+    *,
+    augment: bool = False,
+    trained: ModelRecord | None = None,
+) -> Inputs:
     """One split's inputs.
+
+    Args:
+        model: section `model` of params.yaml.
+        features: what stage `features` made.
+        split_folder: what stage `split` made.
+        name: the split's.
+        augment: augment training images.
+        trained: the record of a trained model, if the inputs are for it: what it says replaces `model`.
 
     Raises:
         InputError: when `features` was made for other parameters.
     """
     path = features / "features.json"
     manifest = read_record(path, "features")
-    for key in ("train", "image_size", "resize", "features_dtype", "features_precision"):
+    own = {} if trained is None else trained.model_dump(include=set(ModelParams.model_fields))
+    model = model.model_copy(update=own)
+    for key in ("train", "image_size", "resize", "words", "captions", "features_dtype", "features_precision"):
         wanted = getattr(model, key)
         if manifest.get(key) != wanted and (key, wanted) != ("resize", "auto"):
-            raise InputError(
-                f"{path}: made for model.{key} {manifest.get(key)}, params.yaml says {wanted}; run `dvc repro features`"
-            )
+            made = f"{path}: made for model.{key} {manifest.get(key)}"
+            if key in own:
+                back = "set it back in params.yaml and run `dvc repro features`"
+                raise InputError(f"{made}, models/trained for {wanted}; {back}, or train")
+            raise InputError(f"{made}, params.yaml says {wanted}; run `dvc repro features`")
     pad = manifest.get("pad")
     if not isinstance(pad, int):
         raise InputError(f"{path}: pad = {pad!r}, expected the tokenizer's padding id; run `dvc repro features`")

@@ -76,6 +76,8 @@ def make_features(
         "computed_in": precision,
         "image_size": model.image_size,
         "resize": resize,
+        "words": model.words,
+        "captions": model.captions,
         "pad": base.tokenizer.pad_token_id,
         "mean": list(mean),
         "std": list(std),

@@ -118,6 +118,16 @@ def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -
         return image.get_image_features(**pixels).pooler_output, texts
 
 
+def test_recalls_of_an_earlier_training_are_not_written_beside_later_weights(ready: Path) -> None:
+    write_tiny_params(ready, seed=2)
+    run("train")
+    said = invoke_with("export", "--to", "out", "--format", "transformers")
+    assert said.output == "error: metrics.json: not of the training in models/trained; run `dvc repro evaluate`\n"
+    assert not Path("out").exists()
+    run("evaluate")
+    assert invoke_with("export", "--to", "out", "--format", "transformers").exit_code == 0
+
+
 def test_the_card_of_published_weights_says_what_their_captions_need_and_no_training(ready: Path) -> None:
     for path, value in (("train/run.json", {"published": {"kind": "fne"}}), (RECORD, {"pooling": "mean_all"})):
         record = json.loads(Path(path).read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import mlflow.pyfunc
@@ -29,7 +30,7 @@ from pipeline.params import load_params
 from pipeline.report.search_page import Match, write_search_page
 from pipeline.serving import Matcher, example
 from pipeline.tracking import store_uri
-from tests.stages.running import STAGES, run_in
+from tests.stages.running import STAGES, run, run_in, write_tiny_params
 
 TRAINED, BASE = Path("models/trained"), Path("models/base")
 
@@ -113,6 +114,21 @@ def test_a_picture_finds_captions(archive: ImageArchive, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert sorted(line.split("\t")[3] for line in result.stdout.splitlines()[:-1]) == sorted(split.captions)
     assert page.read_text().count("data:image/jpeg;base64,") == len(split.captions) + 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_size", 16), ("captions", "raw")])
+def test_features_that_were_remade_for_other_parameters_than_the_model_s_are_refused(
+    name: str, value: Any, ready: Path
+) -> None:
+    expected = search("a red circle").stdout
+    write_tiny_params(ready, **{"model__train": load_params().model.train, f"model__{name}": value})
+    assert search("a red circle").stdout == expected, "the features are still the model's"
+    run("features")
+    was = {"image_size": 32, "captions": "cleaned"}[name]
+    assert search("a red circle").output == (
+        f"error: features/features.json: made for model.{name} {value}, models/trained for {was}; set it back in "
+        "params.yaml and run `dvc repro features`, or train\n"
+    )
 
 
 @pytest.mark.parametrize(
