@@ -43,6 +43,7 @@ QUERIES = EVALUATION / "ranks.parquet"
 LAST_METRICS = EVALUATION / "last.json"  # as METRICS, of the last epoch's weights
 INTERVALS = EVALUATION / "intervals.json"
 EMBEDDINGS = EVALUATION / "embeddings.safetensors"
+EVALUATED = EVALUATION / "evaluated.json"
 SIMILARITY = EVALUATION / "similarity.csv"
 
 REPORT = Path("report")
