@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, needs_extra
+from pipeline.models.anchor import Anchored
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.dual import PADDED_TO_THE_END
 from pipeline.models.heads import Head, Standardise
@@ -67,11 +68,12 @@ def write_sentence_transformers(trained: Path, base: Path, folder: Path) -> list
             f"{trained}: sentence-transformers computes other vectors (lowest cosine {lowest:.4f}), as it pools or "
             "pads differently: use onnx"
         )
+    text = "prepared(caption)" if record.captions == "cleaned" else "caption"
     return [
         "from sentence_transformers import SentenceTransformer",
         'model = SentenceTransformer(".")',
-        "vectors = model.encode([picture]), model.encode([caption])  # a picture of PIL and a text, to unit vectors",
         *caption_lines(record),
+        f"vectors = model.encode([picture]), model.encode([{text}])  # a picture of PIL and a text, to unit vectors",
     ]
 
 
@@ -118,6 +120,10 @@ def _layers(trained: Path, side: str, head: nn.Module) -> list[Any]:
         return []
     if isinstance(head, nn.Linear):
         return [dense(head, nn.Identity())]
+    if isinstance(head, Anchored):
+        raise InputError(
+            f"{trained}: has a head over an anchor, which sentence-transformers has no modules for: use onnx"
+        )
     if type(head) is not Head:
         raise InputError(
             f"{trained}: its {side} head is {type(head).__name__}, which sentence-transformers has no modules for: "

@@ -16,6 +16,7 @@ from pipeline.files import write_json
 from pipeline.models.build import ModelRecord, load_end_to_end, read_model_record
 from pipeline.models.clip import VISION
 from pipeline.models.dual import PADDED_TO_THE_END, PARTS, is_dual_encoder, whole_class
+from pipeline.models.heads import Head
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.towers import MatchingModel, Tokens
 
@@ -35,9 +36,10 @@ def write_transformers(trained: Path, base: Path, folder: Path) -> list[str]:
     changed = [name for name, head in model.heads.items() if next(head.parameters(), None) is not None]
     if changed:
         part = "head" if record.train == "heads" else "projection"
+        held = not is_joined(source) and type(model.heads[changed[0]]) in (Head, nn.Linear)
+        formats = "sentence-transformers or onnx" if held else "onnx"
         raise InputError(
-            f"{trained}: has a {part} over its {changed[0]} tower, which no class of transformers has: use "
-            "sentence-transformers or onnx"
+            f"{trained}: has a {part} over its {changed[0]} tower, which no class of transformers has: use {formats}"
         )
     return write_towers(model, source, record, folder)
 
@@ -79,10 +81,16 @@ def write_towers(model: MatchingModel, source: Pretrained, record: ModelRecord, 
 
 
 def caption_lines(record: ModelRecord) -> list[str]:
-    """Comments for the loading lines: what is done to captions before the text tower; nothing if nothing is."""
+    """What is done to captions before the text tower, for the loading lines; nothing if nothing is."""
     lines = []
     if record.captions == "cleaned":
-        lines.append(f"# captions: in lower case, without punctuation, their first {record.words} words")
+        lines += [  # `data.captions.clean_caption` in lines that need no package
+            "# the text tower knows captions as this makes them:",
+            "def prepared(caption):",
+            """    text = caption.lower().translate(str.maketrans("", "", ",.'!?\\"()*#:;~"))""",
+            '    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")',
+            f'    return " ".join(text.split()[:{record.words}])',
+        ]
     if record.pooling == "mean_all":  # as `features.tokens.padded` does
         length = f'padding="max_length", truncation=True, max_length={record.words}'
         lines.append(f"# tokens: tokenizer(captions, {length})")
@@ -196,9 +204,19 @@ def write_onnx(trained: Path, base: Path, folder: Path) -> list[str]:
         assert program is not None
         program.save(folder / f"{name}.onnx")
     source.tokenizer.save_pretrained(folder)
+    size = record.image_size
+    way = f"both sides to {size}, bicubic"
+    if record.resize == "crop":
+        way = f"shorter side to {size}, bicubic; then the {size} × {size} in the centre"
+    padded = ['# tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="np")']
     return [
         "from onnxruntime import InferenceSession",
+        "from transformers import AutoTokenizer",
         'image, text = InferenceSession("image.onnx"), InferenceSession("text.onnx")',
-        f"# image takes uint8 RGB pixels (B, 3, {record.image_size}, {record.image_size}); both give unit vectors",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
         *caption_lines(record),
+        *(padded if record.pooling != "mean_all" else []),
+        f"# pixels: uint8 RGB (B, 3, {size}, {size}), upright pictures resized ({way})",
+        '# unit vectors: image.run(None, {"pixels": pixels})[0] and, of tokens as int64,',
+        '# text.run(None, {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]})[0]',
     ]

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import InputError
 from pipeline.files import read_record
-from pipeline.tracking.store import open_client, read_uri, reason, without_password
+from pipeline.tracking.store import NAMED, SQLITE, open_client, read_uri, reason, without_password
 
 RSUM, DATA, BEST = "val_rsum", "val_data", "best"
 """A version's tags, and the alias of the version with the highest rsum on the newest version's validation data."""
@@ -123,6 +123,9 @@ def registered_folder(uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     store = read_uri()
+    database = store.removeprefix(SQLITE)
+    if store != database and not Path(database.partition("?")[0]).exists():  # MLflow would make an empty one
+        raise InputError(f"{uri}: {database}: not found; run in the repository's root, or set {NAMED}")
     try:
         client = open_client(store)
         name, _, alias = uri.removeprefix("models:/").partition("@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 import pipeline
+from pipeline.data.captions import clean_caption
 from pipeline.data.splits.format import read_split
 from pipeline.errors import InputError
 from pipeline.features.pixels import Resize, square_pixels
@@ -26,6 +28,7 @@ from tests.models.test_dual import published
 from tests.stages.running import ROOT, invoke_with, run, write_tiny_params
 
 RECORD = "models/trained/model.json"
+TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 def test_a_noisy_split_of_scenes_is_exported(clone: Path) -> None:
@@ -91,12 +94,18 @@ def test_the_trained_model_is_loaded_by_transformers_and_by_onnx(kind: str, clon
     shutil.copytree("out", "onnx")  # an earlier export is replaced
     assert invoke_with("export", "--to", "onnx", "--format", "onnx").exit_code == 0
     for made in (card, Path("onnx/README.md").read_text()):
-        assert ("# captions: in lower case" in made) == (kind == "vit_bert")
+        assert ("def prepared(caption):" in made) == (kind == "vit_bert")
+    assert f"({'shorter side' if kind == 'SiglipModel' else 'both sides'} to 32, bicubic" in made
     assert not list(Path("onnx").rglob("*.safetensors"))
     resize: Resize = "crop" if kind == "SiglipModel" else "square"
     pixels = torch.stack([square_pixels(one, 32, resize) for one in pictures]).numpy()
     outputs: Any = ReferenceEvaluator("onnx/image.onnx").run(None, {"pixels": pixels})
     torch.testing.assert_close(torch.tensor(outputs[0]), vectors[0], rtol=1e-3, atol=1e-4)
+    (line,) = (line for line in made.splitlines() if line.startswith("# tokens = "))
+    said: Any = {"tokenizer": AutoTokenizer.from_pretrained("onnx"), "captions": ["a red dot", "a"]}
+    tokens = eval(line.removeprefix("# tokens = "), said)  # noqa: S307  (our own line)
+    outputs = ReferenceEvaluator("onnx/text.onnx").run(None, {name: tokens[name] for name in TEXT_INPUTS})
+    torch.testing.assert_close(torch.tensor(outputs[0]), vectors[1], rtol=1e-3, atol=1e-4)
 
 
 def transformers_vectors(folder: Path, pictures: list[Image.Image], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,7 +145,10 @@ def test_the_card_of_published_weights_says_what_their_captions_need_and_no_trai
     card = Path("out/README.md").read_text()
     assert "- weights: FNE's, as published; nothing was trained here\n- image tower: " in card
     assert "epochs" not in card and "best validation" not in card
-    assert "# captions: in lower case, without punctuation, their first 30 words\n" in card
+    lines = card[card.index("def prepared(caption):") : card.index("# tokens: ")]
+    exec(lines, scope := dict[str, Any]())  # noqa: S102  (our own lines)
+    for caption in ("a T-shirt/I-beam & <person>", " ‘A’\tb,c! " * 40, string.punctuation, ""):
+        assert scope["prepared"](caption) == clean_caption(caption, 30)
     (line,) = (line for line in card.splitlines() if line.startswith("# tokens: "))
     assert "(of a caption: over all positions, also of padding)" in card
     tokenizer, captions = AutoTokenizer.from_pretrained("out/text"), ["a red dot", "a", "a red dot " * 12]
@@ -155,11 +167,16 @@ def test_a_folder_of_somebody_elses_is_not_replaced(clone: Path) -> None:
     assert (clone / "mine/README.md").exists()
 
 
-def test_heads_are_refused_by_transformers_and_nothing_is_written(heads_clone: Path) -> None:
-    write_tiny_params(heads_clone, model__train="heads")
-    run("train", "evaluate")
-    said = invoke_with("export", "--to", "out", "--format", "transformers")
-    assert said.output.startswith("error: models/trained: has a head over its image tower, which no class of")
+@pytest.mark.parametrize(("anchor", "formats"), [("none", "sentence-transformers or onnx"), ("cca", "onnx")])
+def test_heads_are_refused_by_transformers_and_nothing_is_written(anchor: str, formats: str, heads_clone: Path) -> None:
+    write_tiny_params(heads_clone, model__train="heads", model__anchor=anchor)
+    run("evidence", "train", "evaluate")
+    said = invoke_with("export", "--to", "out", "--format", "transformers").output
+    assert said.startswith("error: models/trained: has a head over its image tower, which no class of")
+    assert said.endswith(f"use {formats}\n")
+    if anchor != "none":
+        said = invoke_with("export", "--to", "out", "--format", "sentence-transformers").output
+        assert said.startswith("error: models/trained: has a head over an anchor, ") and said.endswith("use onnx\n")
     assert not Path("out").exists()
 
 
@@ -169,7 +186,7 @@ def test_heads_are_exported_as_modules_of_sentence_transformers(heads_clone: Pat
     said = invoke_with("export", "--to", "out", "--format", "sentence-transformers")
     assert said.exit_code == 0, said.output
     card = Path("out/README.md").read_text()
-    assert "library_name: sentence-transformers" in card and "their first 30 words" in card
+    assert "library_name: sentence-transformers" in card and "model.encode([prepared(caption)])" in card
     library, own = SentenceTransformer("out", device="cpu"), pipeline.load("models/trained")
     found = library.encode(["a red dot", "a"], convert_to_tensor=True)
     torch.testing.assert_close(found, own.encode_text(["a red dot", "a"]), rtol=1e-3, atol=1e-4)
@@ -184,7 +201,9 @@ def test_the_readme_s_lines_run(ready: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.strip().split(" ", 1)[1] in scope["captions"]
 
 
-def test_the_best_version_has_the_alias_and_a_description(ready: Path) -> None:
+def test_the_best_version_has_the_alias_and_a_description(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     write_tiny_params(ready, tracking__model="kept")
     run("evaluate")
     client = MlflowClient(tracking_uri=store_uri())
@@ -196,3 +215,7 @@ def test_the_best_version_has_the_alias_and_a_description(ready: Path) -> None:
     torch.testing.assert_close(found, pipeline.load("models/trained").encode_text(["a red circle"]))
     with pytest.raises(InputError, match=r"^models:/kept@worst: not read from"):
         pipeline.load("models:/kept@worst")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(InputError, match=r"mlflow\.db: not found; run in the repository's root, or set MLFLOW_T"):
+        pipeline.load("models:/kept@best")
+    assert not list(Path().iterdir())
