@@ -57,16 +57,18 @@ def main(
     from pipeline.data.splits.format import SPLITS
     from pipeline.evaluation.embedding import Embedder
     from pipeline.evaluation.index import folder_index, split_index
-    from pipeline.paths import BASE, TRAINED
+    from pipeline.files import read_record
+    from pipeline.paths import BASE, SOURCE, TRAINED
     from pipeline.report.search_page import Match, write_search_page
 
     query = None if image_path is None else decode(_content(image_path), str(image_path))
     embedder = Embedder(TRAINED, BASE)
     if folder is not None:
-        index, place = folder_index(folder, embedder), str(folder)
+        index, place = folder_index(folder, embedder, lambda note: click.echo(printable(note), err=True)), str(folder)
     else:
         index = split_index(params, SPLITS if split_name == "all" else [split_name])
-        place = f"the {split_name} split of {params.data.name}" if split_name != "all" else f"all of {params.data.name}"
+        name = read_record(SOURCE, "download")["name"]
+        place = f"the {split_name} split of {name}" if split_name != "all" else f"all of {name}"
     split = index.split
 
     def answer(sentence: str) -> None:

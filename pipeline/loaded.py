@@ -31,12 +31,20 @@ class Model:
         """Unit vectors (B, D) of pictures: files, or opened by PIL; the EXIF orientation is applied to both.
 
         Raises:
-            InputError: naming a file that is missing or is no picture.
+            InputError: naming a file that is missing or is no picture; for a single picture that is no list.
         """
+        if isinstance(pictures, str | Path) or hasattr(pictures, "convert"):
+            raise InputError("encode_image: expected a list of pictures, found one")
         return self._embedder.images([_picture(one) for one in pictures])
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Unit vectors (B, D) of sentences."""
+        """Unit vectors (B, D) of sentences.
+
+        Raises:
+            InputError: for a single sentence that is no list.
+        """
+        if isinstance(sentences, str):
+            raise InputError("encode_text: expected a list of sentences, found one")
         return self._embedder.captions(list(sentences))
 
     def search(self, query: str | Path | Image, among: Tensor, top: int = 10) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ Shapes: N images, M captions, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,11 +61,11 @@ def split_index(params: Params, names: Sequence[str]) -> Index:
     return Index(united(splits), kept["image_ND"], kept["text_MD"], ImageArchive(IMAGES).decode)
 
 
-def folder_index(folder: Path, embedder: Embedder) -> Index:
-    """The pictures below a folder of one's own, without captions.
+def folder_index(folder: Path, embedder: Embedder, warn: Callable[[str], None]) -> Index:
+    """The pictures below a folder of one's own, without captions. Those that do not decode are skipped, with a warning.
 
     Raises:
-        InputError: when there is none, or one does not decode.
+        InputError: when there is no picture, or none that decodes.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_image(path.name)]
     if not files:
@@ -72,13 +73,25 @@ def folder_index(folder: Path, embedder: Embedder) -> Index:
 
     def encode() -> dict[str, Tensor]:
         starts = range(0, len(files), BATCH)
-        parts = [
-            embedder.images([_opened(path) for path in files[start : start + BATCH]])
-            for start in progress(starts, label="pictures", total=len(starts), rows=BATCH)
-        ]
-        return {"image_ND": torch.cat(parts)}
+        parts, rows = [], list[int]()
+        for start in progress(starts, label="pictures", total=len(starts), rows=BATCH):
+            pictures = []
+            for row in range(start, min(start + BATCH, len(files))):
+                with suppress(InputError):
+                    pictures.append(_opened(files[row]))
+                    rows.append(row)
+            parts.append(embedder.images(pictures))
+        return {"image_ND": torch.cat(parts), "row_N": torch.tensor(rows, dtype=torch.long)}
 
-    image_ND = _kept(files, encode)["image_ND"]
+    kept = _kept(files, encode)
+    image_ND = kept["image_ND"]
+    if len(image_ND) < len(files):
+        readable = set(kept["row_N"].tolist())
+        damaged = [path for row, path in enumerate(files) if row not in readable]
+        if not readable:
+            _opened(files[0])  # says what is wrong with it
+        warn(f"skipped: {len(damaged)} of {len(files)} pictures do not decode; the first is {damaged[0]}")
+        files = [path for row, path in enumerate(files) if row in readable]
     split = Split.of([(str(path), [""]) for path in files])
     return Index(split, image_ND, torch.empty(0, image_ND.shape[1]), lambda name: _opened(Path(name)))
 

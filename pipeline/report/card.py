@@ -54,13 +54,14 @@ def model_card(
     origin = "".join(
         f"- {side} tower: `{told['name']}`, revision {told['revision'] or 'none'}\n" for side, told in towers.items()
     )
+    folds = f" Means over {params['evaluate.folds']} folds." if params["evaluate.folds"] > 1 else ""
     return (
         f"---\nlibrary_name: {library}\npipeline_tag: zero-shot-image-classification\ntags: [image-text-retrieval]\n"
         "license: other\n---\n\n"
         f"# Image-text matching on {source.get('title', params['data.name'])}\n\n"
         f"{markdown(table, parameters=1)}\n\n"
         "R@K is the share of queries with a right answer among the first K, in percent (i2t: image to text); rsum is "
-        f"their sum. Means over {params['evaluate.folds']} folds.\n\n## Method\n\n"
+        f"their sum.{folds}\n\n## Method\n\n"
         + "".join(f"- {name}: {value}\n" for name, value in method.items())
         + origin
         + "\n## Data and licence\n\n"

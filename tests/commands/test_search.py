@@ -114,6 +114,7 @@ def test_a_picture_finds_captions(archive: ImageArchive, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert sorted(line.split("\t")[3] for line in result.stdout.splitlines()[:-1]) == sorted(split.captions)
     assert page.read_text().count("data:image/jpeg;base64,") == len(split.captions) + 1
+    assert "the val split of scenes" in page.read_text()
 
 
 @pytest.mark.parametrize(("name", "value"), [("image_size", 16), ("captions", "raw")])
@@ -247,3 +248,28 @@ def test_ones_own_pictures_are_searched(split: Split, archive: ImageArchive, tmp
     assert f"among 3 images of {tmp_path / 'own'}" in (tmp_path / "page.html").read_text()
     (tmp_path / "none").mkdir()
     assert "no picture in it" in search("red", "--folder", str(tmp_path / "none")).output
+
+
+def test_a_damaged_picture_of_one_s_own_is_left_out_with_a_warning(archive: ImageArchive, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("a.png", "c.png"):
+        (tmp_path / "own" / name).write_bytes(archive.read(archive.names[0]))
+    (tmp_path / "own/b.png").write_bytes(b"cut off")
+    for _ in ("new", "kept"):
+        result = search("red", "--folder", str(tmp_path / "own"))
+        assert {line.split("\t")[2] for line in result.stdout.splitlines()} == {
+            str(tmp_path / "own" / name) for name in ("a.png", "c.png")
+        }
+        assert f"skipped: 1 of 3 pictures do not decode; the first is {tmp_path / 'own/b.png'}\n" in result.stderr
+    for name in ("a.png", "c.png"):
+        (tmp_path / "own" / name).unlink()
+    assert "b.png: does not decode" in search("red", "--folder", str(tmp_path / "own")).output
+
+
+def test_a_single_picture_or_sentence_is_no_list(finished: Path) -> None:
+    model = pipeline.load()
+    for one in ("a.png", Path("a.png"), Image.new("RGB", (8, 8))):
+        with pytest.raises(InputError, match="expected a list of pictures"):
+            model.encode_image(one)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected a list of sentences"):
+        model.encode_text("red")
