@@ -44,11 +44,12 @@ def _q(target: str, name: str | None = None, *values: Any, **more: Any) -> Metho
 
 
 EVIDENCE = {"sampler__posterior": "evidence", "sampler__prior": "estimated"}
+ANCHOR = ("model.anchor_weight", (0.1, 0.3, 0.6))
 MARGIN = ("loss.margin", (0.1, 0.2, 0.4))
 METHODS: dict[str, Method] = {
     BASELINE: Method("baseline", {}),
     "InfoNCE, memory": Method("baseline", {"memory.size": 1024}),
-    "InfoNCE over CCA": Method("baseline", {"model.anchor": "cca"}, ("model.anchor_weight", (0.1, 0.3, 0.6))),
+    "InfoNCE over CCA": Method("baseline", {"model.anchor": "cca"}, ANCHOR),
     "CCA, nothing trained": Method("baseline", {"model.anchor": "cca", "train.epochs": 0, "train.warmup_epochs": 0}),
     "triplet, hardest": Method("baseline", {"loss.name": "triplet", "sampler.strategy": "hardest"}, MARGIN),
     "FNE": _w("fne", "loss.margin", 0.1, 0.2, 0.4, loss__name="triplet", memory__size=1024),
@@ -89,6 +90,7 @@ METHODS: dict[str, Method] = {
             "CRCL": "crcl",
         }.items()
     },
+    "trust by evidence over CCA": Method("t", {"pairs.weighting": "evidence", "model.anchor": "cca"}, ANCHOR),
     "NPC": Method("t", {"pairs.weighting": "npc", "pairs.bank_epochs": 1, "train.warmup_epochs": 0}),
 }
 SHARED: dict[str, Any] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.field_methods import BASELINE, CELLS, CLEAN, HARD, METHODS, NOUN, SHUFFLED, methods_of
 from benchmarks.field_table import CONTRIBUTED, tables
-from benchmarks.results import difference, markdown, mean
+from benchmarks.results import difference, markdown, mean, of_the_warm_up
 from pipeline.comparison.paired import Difference, over_seeds
 from pipeline.files import atomic_path
 from pipeline.retrieval.published import TABLE, published
@@ -80,6 +81,7 @@ def _cell(runs: pandas.DataFrame, study: str, cell: str) -> str:
         [
             name,
             _group(name),
+            _chosen(runs, final, name),
             *(mean(final, name, column) for column in (*SUMS, "mAP")),
             _auc(final, name),
             f"{final.loc[final['method'] == name, 'processor_seconds'].astype(float).mean():.0f}",
@@ -87,10 +89,30 @@ def _cell(runs: pandas.DataFrame, study: str, cell: str) -> str:
         ]
         for name in methods
     ]
-    header = ["method", "", *SUMS.values(), "mAP@R", "AUC", "s", *(f"{name} − {BASELINE}" for name in SUMS.values())]
+    differences = [f"{name} − {BASELINE}" for name in SUMS.values()]
+    header = ["method", "", "chosen", *SUMS.values(), "mAP@R", "AUC", "s", *differences]
     seeds = sorted(final.groupby("method")["seed"].nunique().unique())
     count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    return f"## {TITLES[study]}: {cell}\n\nMean over {count} and 95 % t-interval.\n\n" + markdown(header, rows, texts=2)
+    title = f"## {TITLES[study]}: {cell}\n\nMean over {count} and 95 % t-interval.\n\n"
+    return title + markdown(header, rows, texts=3) + of_the_warm_up(final)
+
+
+def _chosen(runs: pandas.DataFrame, final: pandas.DataFrame, method: str) -> str:
+    """What validation chose of the method's own parameter: ↓ its lowest value, ↑ its highest, "any": all were equal."""
+    first = final[final["method"] == method].iloc[0]
+    same = (runs["study"] == first["study"]) & (runs["case"] == first["case"]) & (runs["method"] == method)
+    tried = runs[same & (runs["phase"] == "tune")]
+    settings = [json.loads(text) for text in tried["overrides"]]
+    varied = [name for name in settings[0] if len({str(each[name]) for each in settings}) > 1] if settings else []
+    if len(varied) != 1:
+        return ""
+    if tried["val_rsum"].nunique() == 1:
+        return "any"
+    values, chosen = [each[varied[0]] for each in settings], json.loads(first["overrides"])[varied[0]]
+    if isinstance(chosen, str):
+        return chosen
+    edge = " ↓" if chosen == min(values) else " ↑" if chosen == max(values) else ""
+    return f"{varied[0].rpartition('.')[2]} {chosen:g}{edge}"
 
 
 def _auc(final: pandas.DataFrame, method: str) -> str:

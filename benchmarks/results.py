@@ -27,7 +27,7 @@ EARLIER = {
     "scenes-noise": "Generated scenes with wrong pairs: CLIP and NPC",
 }
 TITLES = EARLIER | {name: study.title for name, study in STUDIES.items()}
-ORDER = ("scenes", "cutdown", "flickr8k", "flickr8k-towers", "scenes-noise", "flickr8k-noise")
+ORDER = ("scenes", "scenes-equal", "cutdown", "flickr8k", "flickr8k-towers", "scenes-noise", "flickr8k-noise")
 TRUTH = {
     "judged/rsum": "judged rsum",
     "truth/i2t/mAP@R": "i2t mAP@R",
@@ -36,6 +36,7 @@ TRUTH = {
     "evidence/auc": "evidence AUC",
     "sampler/false_negative_share": "true among sampled, %",
 }
+WARM_UP = 1  # epochs, where a trial does not change train.warmup_epochs
 COMPARED = ("rsum", "judged/rsum", "truth/i2t/mAP@R", "truth/t2i/mAP@R")
 
 
@@ -85,7 +86,7 @@ def study_tables(study: Study, runs: pandas.DataFrame) -> str:
             names = [*recall_names("/"), "rsum", *known]
             rows = [[method, *(mean(final, method, f"{part}/{name}") for name in names)] for method in methods]
             title = f"Test split, {weights}; mean over {_seeds(final)} and 95 % t-interval:\n\n"
-            parts.append(title + markdown(header, rows))
+            parts.append(title + markdown(header, rows) + (of_the_warm_up(final) if part == "best" else ""))
         if baseline in methods and len(methods) > 1:
             compared = [
                 (f"{part}/{name}", f"{title}, {part}")
@@ -130,10 +131,26 @@ def _tuning(study: Study, runs: pandas.DataFrame) -> str:
         chosen = json.loads(str(means.idxmax()))
         tuned = {name: chosen[name] for name in ("loss.temperature", "loss.margin", *study.grid) if name in chosen}
         settings = ", ".join(f"{name} {value:g}" for name, value in tuned.items())
-        rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`"])
+        by = " by its warm-up" if _kept_early(tried[tried["overrides"] == means.idxmax()]).all() else ""
+        rows.append([method, str(len(means)), f"{means.max():.1f}", f"{means.median():.1f}", f"`{settings}`{by}"])
     return "Chosen by the validation split (sum of its recalls), with another seed:\n\n" + markdown(
         ["method", "settings tried", "best", "median", "chosen"], rows
     )
+
+
+def of_the_warm_up(final: pandas.DataFrame) -> str:
+    """A paragraph that names the methods whose best validation was in the warm-up; empty if there is none."""
+    early = final[_kept_early(final)].groupby("method", sort=False).size()
+    told = [f"{method} ({count} of {(final['method'] == method).sum()} seeds)" for method, count in early.items()]
+    if not told:
+        return ""
+    return f"\nWeights of the warm-up, on which the method had no effect yet: {'; '.join(told)}.\n"
+
+
+def _kept_early(runs: pandas.DataFrame) -> pandas.Series:
+    """Whether the best validation of each row was in the warm-up."""
+    epochs = runs["overrides"].map(lambda text: json.loads(text).get("train.warmup_epochs", WARM_UP))
+    return runs["best_epoch"].astype(float) <= epochs
 
 
 def _seeds(final: pandas.DataFrame) -> str:

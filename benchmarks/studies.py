@@ -153,6 +153,13 @@ STUDIES = {
         points=4,
         per_seed=("base.seed",),
     ),
+    "scenes-equal": Study(
+        title="Generated scenes: FNE and the hardest negatives, equal settings",
+        settings=PAPER | {"memory.size": 1024, "data.scenes.val": 1000, "base.epochs": 3, "loss.margin": 0.2},
+        cases={f"learning rate {rate}": {"train.lr": float(rate)} for rate in ("2.5e-5", "1e-4")},
+        methods={"triplet, hardest": HARDEST | TRIPLET, "triplet, FNE": FNE | TRIPLET},
+        per_seed=("base.seed",),
+    ),
     "flickr8k": Study(
         title="Flickr8k, heads over frozen towers",
         recipe="flickr8k-fne",

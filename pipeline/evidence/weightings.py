@@ -118,7 +118,7 @@ def log_normalisers(
 
 
 def nearest_pairs(image_NV: Tensor, caption_MV: Tensor, caption_image_M: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k + 1 pairs with the images nearest to each image, (N, k + 1), and the k *other* pairs with the captions nearest
+    """Pairs: the k + 1 with the images nearest to each image, (N, k + 1), and the k *others* with the captions nearest
     to each caption, (M, k); fewer where there are not as many.
     """
     k = min(k, len(caption_MV) - 1)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from pipeline.features.pixels import square_pixels
 from pipeline.features.shards import MappedFeatures, PackedShards, feature_shards
 from pipeline.features.tokens import fixed_length, padded
 from pipeline.files import read_record
-from pipeline.models.build import ModelRecord
 from pipeline.models.normalisation import Resize
 from pipeline.models.towers import Tokens
 from pipeline.params import ModelParams
+
+if TYPE_CHECKING:
+    from pipeline.models.build import ModelRecord
 
 EntryRows = tuple[np.ndarray, np.ndarray]
 """For each of M training pairs: the caption rows of the clean pairs in NPC's bank for its image, for its caption."""
