@@ -144,7 +144,8 @@ def of_the_warm_up(final: pandas.DataFrame) -> str:
     told = [f"{method} ({count} of {(final['method'] == method).sum()} seeds)" for method, count in early.items()]
     if not told:
         return ""
-    return f"\nWeights of the warm-up, on which the method had no effect yet: {'; '.join(told)}.\n"
+    what = "Weights of the warm-up, which has the batch alone and the loss that `train.warmup` names"
+    return f"\n{what}: {'; '.join(told)}.\n"
 
 
 def _kept_early(runs: pandas.DataFrame) -> pandas.Series:

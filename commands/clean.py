@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -62,8 +62,11 @@ def main(
     def read(name: str) -> bytes:
         if images is None:
             return archive.read(name)
-        if (image := files.find(name)) is None:
-            raise InputError(f"--images {images}: {name!r} is none of its {len(files)} images; unpack archives first")
+        if (image := files.find(name)) is None or not _in_its_folder(image.place, name):
+            raise InputError(
+                f"--images {images}: {name!r} is none of its {len(files)} images; name the folder that was audited, "
+                "and unpack archives first"
+            )
         try:
             return image.read()
         except OSError as error:
@@ -79,6 +82,12 @@ def main(
         f"{to}: {', '.join([*names, 'README.md'])}: {len(data.pairs)} pairs kept, {len(data.removed)} left out, "
         f"{len(data.matches)} unpaired matches known"
     )
+
+
+def _in_its_folder(place: str, name: str) -> bool:
+    """Whether a file lies in the folder that a name has: in another one, the same name may be another picture's."""
+    within = PurePosixPath(name.casefold()).parent.parts
+    return Path(place.casefold()).parent.parts[::-1][: len(within)] == within[::-1]
 
 
 if __name__ == "__main__":

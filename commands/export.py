@@ -55,16 +55,15 @@ def _write_model(folder: Path, kind: str) -> None:
     from pipeline.models.sentence import write_sentence_transformers
     from pipeline.models.whole import write_onnx, write_transformers
     from pipeline.params import dotted, load_params
-    from pipeline.paths import BASE, EVALUATED, INTERVALS, METRICS, RUN, SOURCE, TRAINED
+    from pipeline.paths import BASE, EVALUATED, INTERVALS, RUN, SOURCE, TRAINED
     from pipeline.report.card import model_card
 
     check_target(folder, "README.md", "Made by `python -m commands.export")
-    params, metrics = dotted(load_params()), read_record(METRICS, "evaluate")
-    intervals = read_record(INTERVALS) if INTERVALS.exists() else None
-    told = params, metrics, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source
-    run = read_record(RUN, "train")
-    if read_record(EVALUATED, "evaluate").get("train_key") != run["key"]:
-        raise InputError(f"{METRICS}: not of the training in {TRAINED}; run `dvc repro evaluate`")
+    run, evaluated = read_record(RUN, "train"), read_record(EVALUATED, "evaluate")
+    if evaluated["train_key"] != run["key"]:
+        raise InputError(f"{EVALUATED}: not of the training in {TRAINED}; run `dvc repro evaluate`")
+    params, intervals = dotted(load_params()), read_record(INTERVALS) if INTERVALS.exists() else None
+    told = params, evaluated, intervals, read_record(SOURCE, "download"), read_base_record(BASE).source
     origin = run.get("published")
     write = {
         "transformers": write_transformers,

@@ -28,7 +28,9 @@ class Model:
         self._embedder = embedder
 
     def encode_image(self, pictures: Sequence[Path | str | Image]) -> Tensor:
-        """Unit vectors (B, D) of pictures: files, or opened by PIL; the EXIF orientation is applied to both.
+        """Unit vectors (B, D) of pictures: files, or opened by PIL.
+
+        The EXIF orientation is applied to both: `ImageOps.exif_transpose` before is no harm, turning by hand is.
 
         Raises:
             InputError: naming a file that is missing or is no picture; for a single picture that is no list.

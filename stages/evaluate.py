@@ -119,7 +119,7 @@ def main(weights: str | None) -> None:
     with atomic_folder(EVALUATION) as folder:
         vectors = {"image_ND": encoded.image_ND, "text_MD": encoded.text_MD}
         write_json(folder / LAST_METRICS.name, metrics["last"])
-        write_json(folder / EVALUATED.name, {"train_key": run.key})
+        write_json(folder / EVALUATED.name, {"train_key": run.key, "test": metrics["test"]})
         write_tensors(folder / EMBEDDINGS.name, vectors, {"key": evaluate_key})  # stage audit finds the run by this key
         curves.to_csv(folder / "similarity.csv", index=False)
         recall_curve(judgment.ranks).to_csv(folder / "recall.csv", index=False)

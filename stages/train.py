@@ -74,7 +74,7 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
     from pipeline.files import atomic_folder
     from pipeline.paths import BASE, EVIDENCE, FEATURES, LAST, SPLIT, TRAINED
     from pipeline.runtime.processes import process_index
-    from pipeline.training.health import without_effect
+    from pipeline.training.health import warm_up_is_all, without_effect
     from pipeline.training.record import write_training
     from pipeline.training.setup import open_training
 
@@ -110,7 +110,7 @@ def _train(params: Params, key: str, tracker: Tracker, checkpoint: Checkpoint) -
     send(at.history)
     where = f"in epoch {at.best['epoch'] + 1} of {at.epoch}" if at.epoch else "nothing trained"
     click.echo(f"best validation: rsum {at.best_rsum:.1f}, {where}")
-    if at.best["epoch"] < params.train.warmup_epochs < at.epoch:
+    if at.best["epoch"] < params.train.warmup_epochs < at.epoch and not warm_up_is_all(params):
         click.echo(
             "warning: that is an epoch of the warm-up (train.warmup_epochs): sampler.strategy, loss.name and "
             "targets.name had no effect on the weights that are kept; the last epoch's are evaluated beside them",

@@ -132,9 +132,10 @@ def described(record: Mapping[str, Any]) -> list[str]:
     train = record["train"]
     if "trust" in train:
         lines.append(f"AUC of the trust against the known noise {train['trust']['auc']:.3f}")
+    bound = f"at least 1 in {record['posterior']['prior']:.0f} unpaired pairs matches; "
     return [
-        f"evidence from {', '.join(used)}: at least 1 in {record['posterior']['prior']:.0f} unpaired pairs "
-        f"matches; {train['listed']} of {train['pairs']} training pairs may; mean trust {train['trust_mean']:.3f}",
+        f"evidence from {', '.join(used)}: {bound if record['auc'] >= LEAST_AUC else ''}"
+        f"{train['listed']} of {train['pairs']} training pairs may match; mean trust {train['trust_mean']:.3f}",
         *lines,
     ]
 

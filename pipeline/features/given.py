@@ -31,7 +31,7 @@ def write_given(folder: Path, splits: Mapping[str, Split], file: Path) -> None:
     for side, kind in (("image", "images"), ("text", "captions")):
         row_of = {name.strip(): row for row, name in enumerate(arrays[ARRAYS[side]].tolist())}
         for split, content in splits.items():
-            wanted = getattr(content, kind)
+            wanted = [name.strip() for name in getattr(content, kind)]
             missing = next((name for name in wanted if name not in row_of), None)
             if missing is not None:
                 raise InputError(f"{file}: {ARRAYS[side]}: no vector of {missing[:80]!r}, which the data set has")

@@ -181,7 +181,7 @@ def open_inputs(
         wanted = getattr(model, key)
         if manifest.get(key) != wanted and (key, wanted) != ("resize", "auto"):
             made = f"{path}: made for model.{key} {manifest.get(key)}"
-            if key in own:
+            if key in own and key in manifest:
                 back = "set it back in params.yaml and run `dvc repro features`"
                 raise InputError(f"{made}, models/trained for {wanted}; {back}, or train")
             raise InputError(f"{made}, params.yaml says {wanted}; run `dvc repro features`")

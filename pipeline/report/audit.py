@@ -173,7 +173,8 @@ def said(found: Findings) -> list[str]:
         (found.suspects, "suspects", "are wrong", "about", "wrong pairs"),
     ):
         pairs = listing.pairs
-        precision = f"; {', '.join(map(str, pairs.precision))} {right} in truth" if pairs.precision else ""
+        top = ", ".join(map(str, pairs.precision))
+        precision = f"; at the top of the ranking {top} {right} in truth" if pairs.precision else ""
         expected = ""
         if listing.measured is not None:
             expected = f"; {about} {count(listing.measured.expected.value)} {sought} expected in all"

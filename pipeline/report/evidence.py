@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.data.splits.format import Split
-from pipeline.evidence.kinds import SplitEvidence
+from pipeline.evidence.kinds import ABOUT_THE_PAIR, SplitEvidence
 from pipeline.evidence.table import (
     LEAST_AUC,
     RECORD,
@@ -71,6 +71,7 @@ def read_evidence(
         for name in names
     }
     encoders = ", ".join(dict.fromkeys(Path(encoder["name"]).name for encoder in record["encoders"].values()))
-    kinds_said = ", ".join(used) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
+    named = [kind for kind in record["kinds"] if kind in used or (kind in ABOUT_THE_PAIR and record["seen"][kind])]
+    kinds_said = ", ".join(named) + (f" by {encoders}" if encoders else "") + "; no labels, no training"
     is_bound = estimated and record["auc"] >= LEAST_AUC
     return ListedEvidence(pairs, opened, prior, how, kinds_said, is_bound, used)

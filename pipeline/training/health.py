@@ -35,6 +35,12 @@ def without_effect(params: Params) -> list[str]:
     return warnings
 
 
+def warm_up_is_all(params: Params) -> bool:
+    """Whether later epochs do what the warm-up does: the whole batch counts, in the same loss, for the own pair."""
+    same = params.sampler.strategy == "all" and params.loss.name == params.train.warmup
+    return same and params.memory.size == 0 and params.targets.name == "own"
+
+
 def means_of(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """The mean of each metric over all processes and over steps that all logged the same names.
 

@@ -190,4 +190,4 @@ def test_a_table_says_what_was_chosen_and_whose_weights_are_of_the_warm_up(resul
     assert "| HCL | w | beta 1 ↑ |" in text
     assert "| LG | w | any |" in text
     assert "| SigLIP | loss | temperature 0.05 |" in text, "the middle one has no mark"
-    assert "\nWeights of the warm-up, on which the method had no effect yet: LG (2 of 3 seeds).\n" in text
+    assert "`train.warmup` names: LG (2 of 3 seeds).\n" in text

@@ -225,7 +225,14 @@ def test_tables_show_t_intervals_over_seeds_and_paired_differences() -> None:
         for method, values in rsum.items()
         for seed, value in enumerate(values)
     ]
+    rows[0]["best_epoch"] = 1
+    tried = {"case": "", "method": "triplet", "phase": "tune", "seed": 11, "val_rsum": 100.0}
+    for margin, epoch in ((0.1, 3), (0.2, 1)):
+        setting = {"overrides": json.dumps({"loss.margin": margin}), "best_epoch": epoch}
+        rows.append(columns | tried | setting | {"val_rsum": 100 + margin})
     page = study_tables(STUDY, pandas.DataFrame(rows))
+    assert "`train.warmup` names: InfoNCE (1 of 3 seeds).\n" in page
+    assert "| `loss.margin 0.2` by its warm-up |" in page
     t = 4.303  # the 97.5 % point of Student's t with two degrees of freedom
     assert f"| 202.0 ± {t * 2 / math.sqrt(3):.1f} |" in page
     assert f"| triplet | +2.0 [{2 - t / math.sqrt(3):+.1f}, {2 + t / math.sqrt(3):+.1f}]" in page

@@ -57,7 +57,22 @@ def test_pictures_are_found_as_the_audit_found_them(suffix: str, place: str, tmp
         assert tar.extractfile("000000000.png").read() == archive.read("blue.png")  # type: ignore[union-attr]
     (folder / place / "BLUE.PNG").unlink()
     said = invoke_with("clean", str(report), *options).output
-    assert said.startswith(f"error: --images {folder}: 'blue{suffix}' is none of its 3 images; unpack")
+    assert said.startswith(f"error: --images {folder}: 'blue{suffix}' is none of its 3 images; name")
+
+
+def test_a_picture_of_the_same_name_in_another_folder_is_not_given_back(tmp_path: Path) -> None:
+    report, archive = write_audit(tmp_path / "report"), write_pictures(tmp_path)
+    (tmp_path / "shop/train").mkdir(parents=True)
+    for name in archive.names:
+        (tmp_path / "shop/train" / name).write_bytes(archive.read(name))
+    pairs = pandas.read_parquet(report / "pairs.parquet")
+    pairs.assign(image="test/" + pairs["image"]).to_parquet(report / "pairs.parquet")
+    options = ["--format", "open_clip", "--to", str(tmp_path / "clean"), "--images", str(tmp_path / "shop")]
+    assert (
+        "none of its 4 images; name the folder that was audited" in invoke_with("clean", str(report), *options).output
+    )
+    (tmp_path / "shop/train").rename(tmp_path / "shop/Test")
+    assert invoke_with("clean", str(report), *options).exit_code == 0
 
 
 def test_pictures_in_shards_are_given_back_by_the_pipeline(clone: Path, tmp_path: Path) -> None:

@@ -131,10 +131,14 @@ def test_recalls_of_an_earlier_training_are_not_written_beside_later_weights(rea
     write_tiny_params(ready, seed=2)
     run("train")
     said = invoke_with("export", "--to", "out", "--format", "transformers")
-    assert said.output == "error: metrics.json: not of the training in models/trained; run `dvc repro evaluate`\n"
+    place = "evaluation/evaluated.json"
+    assert said.output == f"error: {place}: not of the training in models/trained; run `dvc repro evaluate`\n"
     assert not Path("out").exists()
     run("evaluate")
+    rsum = json.loads(Path("metrics.json").read_text())["test"]["rsum"]
+    Path("metrics.json").write_text("{}")  # of another commit, as git checkout leaves it
     assert invoke_with("export", "--to", "out", "--format", "transformers").exit_code == 0
+    assert f"| {rsum:.1f} |" in Path("out/README.md").read_text()
 
 
 def test_the_card_of_published_weights_says_what_their_captions_need_and_no_training(ready: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def test_blanks_around_a_text_do_not_count(tmp_path: Path) -> None:
     np.savez(tmp_path / "raw.npz", **arrays(caption=np.array([" four", "three  ", "two", "\tone\n"])))
     write_given(tmp_path / "features", SPLITS, tmp_path / "raw.npz")
     assert all_features(tmp_path / "features/test", "captions").tolist() == [TEXTS["one"], TEXTS["four"]]
+    blank = {name: replace(split, images=tuple(f" {one}" for one in split.images)) for name, split in SPLITS.items()}
+    write_given(tmp_path / "blank", blank, tmp_path / "raw.npz")
+    assert all_features(tmp_path / "blank/test", "images").tolist() == [IMAGES[one] for one in SPLITS["test"].images]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,15 @@ def test_rsum_is_the_sum_of_the_six_recalls() -> None:
     }
 
 
+def test_equal_hits_are_one_sum_to_the_last_digit() -> None:
+    of_400, of_2000 = (63, 170, 244), (183, 739, 1092)  # the sum of these six recalls as floats is 219.95000000000002
+
+    def ranks(hits: tuple[int, int, int], queries: int) -> torch.Tensor:
+        return torch.tensor([(0, 4, 9, 10)[sum(row >= hit for hit in hits)] for row in range(queries)])
+
+    assert recalls(ranks(of_400, 400), ranks(of_2000, 2000))["rsum"] == 219.95
+
+
 def test_the_report_nests_the_same_figures() -> None:
     i2t, t2i = torch.tensor([0, 3, 7]), torch.tensor([0, 0, 12])
     report, flat = retrieval_report(i2t, t2i), recalls(i2t, t2i)

@@ -73,5 +73,6 @@ def test_where_validation_keeps_weights_of_the_warm_up_train_says_that_no_method
     write_tiny_params(heads_clone, model__train="heads", train__epochs=2, train__lr=1e-12)  # no later one is better
     said = run("train")
     assert "in epoch 1 of 2\nwarning: that is an epoch of the warm-up" in said
-    write_tiny_params(heads_clone, model__train="heads", train__epochs=2, train__lr=1e-12, train__warmup_epochs=0)
-    assert "warning" not in run("train")
+    for same in ({"train__warmup_epochs": 0}, {"sampler__strategy": "all", "memory__size": 0}):
+        write_tiny_params(heads_clone, model__train="heads", train__epochs=2, train__lr=1e-12, **same)
+        assert "warning" not in run("train")
