@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = {
     "CUSA": _q("cusa", "targets.weight", 1.6, 3.2, 6.4, targets__temperature=1.0),
     "Sinkhorn targets": _q("sinkhorn", "targets.weight", 0.1, 0.3, 0.5, targets__temperature=1.0),
     "SigLIP": Method("loss", {"loss.name": "sigmoid"}, ("loss.temperature", (0.02, 0.05, 0.1))),
-    "RINCE": Method("loss", {"loss.name": "rince"}, ("loss.exponent", (0.1, 0.3, 0.5))),
+    "RINCE": Method("loss", {"loss.name": "rince"}, ("loss.exponent", (0.02, 0.05, 0.1))),
     "RCL": Method("loss", {"loss.name": "rcl"}, ("loss.penalty", ("log", "tan", "gce"))),
     **{
         name: Method("t", {"pairs.weighting": weighting})
