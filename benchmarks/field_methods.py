@@ -58,7 +58,7 @@ METHODS: dict[str, Method] = {
     "drop by evidence": _w("all", "sampler.drop", 0.01, 0.05, 0.2, **EVIDENCE),
     "HCL": _w("hcl", "sampler.beta", 0.25, 0.5, 1.0),
     "hardness": _w("hardness", "sampler.hardness", 2.0, 5.0, 9.0),
-    "DECL": _w("decl", "sampler.annealing", 0.3, 0.9, 3.0, loss__name="hinge_mean"),
+    "DECL": _w("decl", "sampler.annealing", 0.3, 3.0, 10.0, loss__name="hinge_mean"),
     "GloFND": _w("glofnd", "sampler.false_share", 0.0005, 0.001, 0.01),
     "GIST": _w("gist", sampler__guide="regression"),
     "GIST, posterior": _w("gist", sampler__guide="posterior"),
